@@ -1,0 +1,98 @@
+//! One call of a collective, as every interface (Rust, C, command line) hands it to the engine.
+
+use crate::reduce::Reduction;
+use crate::{Collective, DType, Segment, Tag, Tolerance};
+use std::time::Duration;
+
+/// Blocks of a vector, one per rank, in elements (`…_v` calls).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Blocks {
+    /// Elements of each rank's block.
+    pub counts: Vec<usize>,
+    /// First element of each rank's block; same length as `counts`.
+    pub offsets: Vec<usize>,
+}
+
+impl Blocks {
+    /// Blocks that follow each other without gaps.
+    pub fn dense(counts: &[usize]) -> Blocks {
+        let mut end = 0usize;
+        let offsets = counts.iter().map(|&c| std::mem::replace(&mut end, end.saturating_add(c))).collect();
+        Blocks { counts: counts.to_vec(), offsets }
+    }
+}
+
+/// Options of one call; the defaults suit almost everybody.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CallOptions {
+    /// Deadline of this call; `None` takes the group's (default 300 s, `RONDE_TIMEOUT`).
+    pub timeout: Option<Duration>,
+    /// Calls with the same tag are issued in the same order on every rank. Threads that call
+    /// concurrently use different tags. Default 0.
+    pub tag: Tag,
+    /// Whether the op survives a lost peer.
+    pub tolerance: Tolerance,
+    /// Force an algorithm by its name (`"ring"`, `"two-shot"`, …); `None` lets the cost model choose.
+    pub algorithm: Option<&'static str>,
+}
+
+/// One call.
+///
+/// `count` is in elements: of the whole vector for all_reduce, reduce and broadcast; of one rank's
+/// block for all_gather (its input), reduce_scatter (its output), all_to_all (each pair), gather and
+/// scatter; of the message for send and receive; 0 for a barrier. For `…_v` calls it is this rank's
+/// own block (input of all_gather_v and gather_v, output of reduce_scatter_v and scatter_v) and
+/// unused for all_to_all_v.
+///
+/// In place: `input` and `output` are the same memory for all_reduce, reduce, broadcast and
+/// all_to_all(-v); for all_gather(-v) and gather(-v) at the root the input is one's own block of the
+/// output; for reduce_scatter(-v) and scatter(-v) at the root the output is one's own block of the input.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// What to do.
+    pub collective: Collective,
+    /// Element type.
+    pub dtype: DType,
+    /// Elements, see above.
+    pub count: usize,
+    /// The operator of calls that reduce.
+    pub reduction: Option<Reduction>,
+    /// Root of a rooted call, the other rank of a send or receive; else 0.
+    pub peer: u32,
+    /// Blocks sent: all_to_all_v; scatter_v at the root; reduce_scatter_v (the same on all ranks).
+    pub send: Blocks,
+    /// Blocks received: all_to_all_v, all_gather_v (the same on all ranks), gather_v at the root.
+    pub recv: Blocks,
+    /// What is sent; empty where a rank sends nothing.
+    pub input: Segment,
+    /// Where the result goes; empty where a rank receives nothing.
+    pub output: Segment,
+    /// Options.
+    pub options: CallOptions,
+}
+
+/// Sizes and roles of one rank's call: what a plan is a function of.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape<'a> {
+    /// What to do.
+    pub collective: Collective,
+    /// This rank.
+    pub rank: u32,
+    /// Ranks in the group.
+    pub world: u32,
+    /// As in [`Call`].
+    pub count: usize,
+    /// Bytes of one element.
+    pub element: usize,
+    /// As in [`Call`].
+    pub peer: u32,
+    /// As in [`Call`].
+    pub send: &'a Blocks,
+    /// As in [`Call`].
+    pub recv: &'a Blocks,
+    /// Input and output share memory, in the way stated at [`Call`].
+    pub in_place: bool,
+    /// Operands must be combined in ascending rank order (user-defined operators), so only plans that
+    /// reduce all contributions at once, in order, may be used.
+    pub ordered: bool,
+}

@@ -1,0 +1,200 @@
+//! Errors, sorted by who must act.
+
+use crate::{Collective, Epoch, OpId, PeerId, Rank, Seq};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Result with Ronde's error.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a call failed. Cheap to clone: every op that fails for one reason carries the same text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The caller must change the call.
+    #[error("misuse: {0}")]
+    Misuse(#[from] Misuse),
+    /// A peer is gone; the survivors all see this same error.
+    #[error("{0}")]
+    PeerLost(Arc<PeerLost>),
+    /// The op or group was ended by agreement (deadline, `abort()`, mismatched calls).
+    #[error("{0}")]
+    Aborted(Arc<Aborted>),
+    /// This handle is no longer a member: the others went on without it.
+    #[error("this peer was expelled from the group in epoch {epoch}: {reason}; join again to go on")]
+    Expelled {
+        /// The first epoch without this peer.
+        epoch: Epoch,
+        /// What the coordinator saw.
+        reason: Arc<str>,
+    },
+    /// Something on this machine: a port, a limit, a file, memory.
+    #[error("local resource: {0}")]
+    Resource(Arc<str>),
+    /// Joining did not succeed: address, token, version, time.
+    #[error("cannot join: {0}")]
+    Join(Arc<str>),
+    /// A bug in Ronde: a broken invariant was contained.
+    #[error("internal error, please report it: {0}")]
+    Internal(Arc<str>),
+}
+
+impl Error {
+    /// A [`Error::Resource`] with this text.
+    pub fn resource(text: impl Into<Arc<str>>) -> Error {
+        Error::Resource(text.into())
+    }
+
+    /// A [`Error::Join`] with this text.
+    pub fn join(text: impl Into<Arc<str>>) -> Error {
+        Error::Join(text.into())
+    }
+
+    /// A [`Error::Internal`] with this text.
+    pub fn internal(text: impl Into<Arc<str>>) -> Error {
+        Error::Internal(text.into())
+    }
+}
+
+/// A call that can never succeed as it was made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)]
+pub enum Misuse {
+    #[error("operator {op} has no meaning on {dtype}")]
+    Unsupported { op: &'static str, dtype: &'static str },
+    #[error("{what} has {got} bytes, the call needs {need}")]
+    BufferSize { what: &'static str, got: usize, need: usize },
+    #[error("{count} elements of {size} bytes overflow the address space")]
+    CountOverflow { count: usize, size: usize },
+    #[error("{what} is {got}, the group has {size} ranks")]
+    RankOutOfRange { what: &'static str, got: u32, size: u32 },
+    #[error("{what} is null but its length is not 0")]
+    NullPointer { what: &'static str },
+    #[error("unknown {what} {got}")]
+    Unknown { what: &'static str, got: u64 },
+    #[error("input and output overlap in part: they must be the same memory or disjoint")]
+    Overlap,
+    #[error("the group was closed")]
+    Closed,
+    #[error("send and receive need another rank, not this one ({rank})")]
+    SelfMessage { rank: Rank },
+    #[error("{0}")]
+    Other(Arc<str>),
+}
+
+/// The loss of a peer, as the coordinator announced it to all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerLost {
+    /// Who.
+    pub peer: PeerId,
+    /// Its rank in the last view.
+    pub rank: Rank,
+    /// Its host name.
+    pub host: String,
+    /// Its address.
+    pub address: String,
+    /// What was seen, by whom.
+    pub reason: String,
+    /// How long it had been silent when it was given up.
+    pub silent_for: Duration,
+    /// The epoch that fences it.
+    pub epoch: Epoch,
+}
+
+impl std::fmt::Display for PeerLost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "peer {} ({}, host {}, {}) was lost: {}; silent for {:.1} s; epoch {}. \
+             Start it again or go on with the others in a new group",
+            self.rank,
+            self.peer,
+            self.host,
+            self.address,
+            self.reason,
+            self.silent_for.as_secs_f64(),
+            self.epoch
+        )
+    }
+}
+
+/// An op or group that was ended by agreement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Aborted {
+    /// Two ranks made different calls with the same sequence number.
+    Mismatch {
+        /// The op.
+        op: OpId,
+        /// One rank's call.
+        rank: Rank,
+        /// In words.
+        call: String,
+        /// The other's.
+        other_rank: Rank,
+        /// In words.
+        other_call: String,
+    },
+    /// The op missed its deadline.
+    Timeout {
+        /// The op.
+        op: OpId,
+        /// What kind.
+        collective: Collective,
+        /// How long it was waited for.
+        waited: Duration,
+        /// Who did not arrive and what is known of them.
+        culprits: String,
+    },
+    /// Somebody called `abort()`.
+    Requested {
+        /// Who.
+        rank: Rank,
+        /// Their words.
+        reason: String,
+    },
+    /// A group-wide failure announced by the coordinator, as text.
+    Announced(String),
+}
+
+impl std::fmt::Display for Aborted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Aborted::Mismatch { op, rank, call, other_rank, other_call } => write!(
+                f,
+                "ranks disagree on op #{} (tag {}): rank {rank} called {call}, rank {other_rank} called \
+                 {other_call}; every rank must make the same calls in the same order",
+                op.seq, op.tag
+            ),
+            Aborted::Timeout { op, collective, waited, culprits } => write!(
+                f,
+                "{collective} #{} (tag {}) missed its deadline after {:.1} s: {culprits}",
+                op.seq,
+                op.tag,
+                waited.as_secs_f64()
+            ),
+            Aborted::Requested { rank, reason } => write!(f, "rank {rank} aborted the group: {reason}"),
+            Aborted::Announced(text) => f.write_str(text),
+        }
+    }
+}
+
+/// What a call that succeeded says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[must_use]
+#[non_exhaustive]
+pub struct Outcome {
+    /// View in which it committed.
+    pub epoch: Epoch,
+    /// Number of peers whose input is in the result.
+    pub contributors: u32,
+    /// Its number within the tag.
+    pub seq: Seq,
+    /// Payload bytes sent.
+    pub bytes_sent: u64,
+    /// Payload bytes received.
+    pub bytes_received: u64,
+    /// Name of the algorithm.
+    pub algorithm: &'static str,
+}

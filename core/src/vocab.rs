@@ -1,0 +1,200 @@
+//! The words of the design as types, so that a rank is never taken for a sequence number.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+macro_rules! newtype {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(
+            Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize,
+        )]
+        pub struct $name(pub $inner);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+newtype!(
+    /// Place of a peer in a group, dense from 0 to size - 1 within a generation.
+    Rank(u32)
+);
+newtype!(
+    /// Number of a view; grows with each view and is never reused. It labels an *attempt* of an op.
+    Epoch(u64)
+);
+newtype!(
+    /// Stretch between safe points in which ranks, roots and sizes keep their meaning.
+    Generation(u32)
+);
+newtype!(
+    /// Names a group (what users call a communicator) within a job.
+    GroupId(u64)
+);
+newtype!(
+    /// Stream of calls issued in the same order on every rank; concurrent threads use different tags.
+    Tag(u32)
+);
+newtype!(
+    /// Number of an op within its (group, generation, tag), from 0.
+    Seq(u64)
+);
+newtype!(
+    /// Which life of the coordinator speaks; grows with each restart or succession.
+    Incarnation(u64)
+);
+
+impl Rank {
+    /// The rank as an index.
+    #[inline]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// One process of a job: 128 random bits, new at each join.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct PeerId(pub [u8; 16]);
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..4].iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+impl fmt::Debug for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PeerId({self})")
+    }
+}
+
+/// Identity of one call, the same on every member.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct OpId {
+    /// The group it runs on.
+    pub group: GroupId,
+    /// The generation of that group.
+    pub generation: Generation,
+    /// The caller's tag.
+    pub tag: Tag,
+    /// Its number within the tag.
+    pub seq: Seq,
+}
+
+/// What an op does. The numbers travel on the wire and in the C ABI and are never reused.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[repr(u8)]
+#[allow(missing_docs)]
+pub enum Collective {
+    AllReduce = 0,
+    ReduceScatter = 1,
+    AllGather = 2,
+    AllToAll = 3,
+    Broadcast = 4,
+    Reduce = 5,
+    Gather = 6,
+    Scatter = 7,
+    Barrier = 8,
+    Send = 9,
+    Recv = 10,
+    AllGatherV = 11,
+    ReduceScatterV = 12,
+    AllToAllV = 13,
+    GatherV = 14,
+    ScatterV = 15,
+}
+
+impl Collective {
+    /// Every kind, in the order of their numbers.
+    pub const ALL: [Collective; 16] = {
+        use Collective::*;
+        [
+            AllReduce,
+            ReduceScatter,
+            AllGather,
+            AllToAll,
+            Broadcast,
+            Reduce,
+            Gather,
+            Scatter,
+            Barrier,
+            Send,
+            Recv,
+            AllGatherV,
+            ReduceScatterV,
+            AllToAllV,
+            GatherV,
+            ScatterV,
+        ]
+    };
+
+    /// The name used in messages and on the command line.
+    pub fn name(self) -> &'static str {
+        use Collective::*;
+        match self {
+            AllReduce => "all_reduce",
+            ReduceScatter => "reduce_scatter",
+            AllGather => "all_gather",
+            AllToAll => "all_to_all",
+            Broadcast => "broadcast",
+            Reduce => "reduce",
+            Gather => "gather",
+            Scatter => "scatter",
+            Barrier => "barrier",
+            Send => "send",
+            Recv => "recv",
+            AllGatherV => "all_gather_v",
+            ReduceScatterV => "reduce_scatter_v",
+            AllToAllV => "all_to_all_v",
+            GatherV => "gather_v",
+            ScatterV => "scatter_v",
+        }
+    }
+
+    /// The kind with this number.
+    pub fn from_number(number: u8) -> Option<Collective> {
+        Self::ALL.get(number as usize).copied()
+    }
+
+    /// True for an op between two ranks only.
+    pub fn is_point_to_point(self) -> bool {
+        matches!(self, Collective::Send | Collective::Recv)
+    }
+}
+
+impl fmt::Display for Collective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Whether an op survives the loss of a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum Tolerance {
+    /// No backup, log or commit: a lost peer is an error on all, quickly.
+    None = 0,
+    /// The op commits, and its data is kept until then. The default.
+    #[default]
+    Recover = 1,
+}
+
+/// Nanoseconds since a start that the caller chose; only differences mean anything.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub struct Instant(pub u64);
+
+impl Instant {
+    /// The instant `span` later, saturating.
+    pub fn after(self, span: std::time::Duration) -> Instant {
+        Instant(self.0.saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
+    /// Time passed since `earlier`, zero if that lies ahead.
+    pub fn since(self, earlier: Instant) -> std::time::Duration {
+        std::time::Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
