@@ -17,7 +17,14 @@ impl Blocks {
     /// Blocks that follow each other without gaps.
     pub fn dense(counts: &[usize]) -> Blocks {
         let mut end = 0usize;
-        let offsets = counts.iter().map(|&c| std::mem::replace(&mut end, end.saturating_add(c))).collect();
+        let offsets = counts
+            .iter()
+            .map(|&count| {
+                let start = end;
+                end = end.saturating_add(count);
+                start
+            })
+            .collect();
         Blocks { counts: counts.to_vec(), offsets }
     }
 }

@@ -67,7 +67,7 @@ impl Group {
     /// The first error that ended the group, if any.
     pub fn failure(&self) -> Option<ronde_core::Error> { unreachable!() }
     /// Memory that local peers read without a copy (shared memory), zeroed; plain memory where no local peer exists.
-    pub fn mem_alloc(&self, bytes: usize) -> Result<ronde_core::memory::SharedBuffer> { let _ = bytes; unreachable!() }
+    pub fn mem_alloc(&self, bytes: usize) -> Result<ronde_shm::SharedBuffer> { let _ = bytes; unreachable!() }
 
     // Typed calls. Each has a `_with(…, &CallOptions)` twin.
 

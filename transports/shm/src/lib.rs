@@ -1,1 +1,4 @@
 //! Part of Ronde.
+
+/// Memory that local peers read without a copy.
+pub struct SharedBuffer {}
