@@ -78,6 +78,22 @@ pub struct Call {
     pub options: CallOptions,
 }
 
+impl Call {
+    /// A barrier without options; the base of others.
+    pub const EMPTY: Call = Call {
+        collective: Collective::Barrier,
+        dtype: DType::U8,
+        count: 0,
+        reduction: None,
+        peer: 0,
+        send: Blocks { counts: Vec::new(), offsets: Vec::new() },
+        recv: Blocks { counts: Vec::new(), offsets: Vec::new() },
+        input: Segment::EMPTY,
+        output: Segment::EMPTY,
+        options: CallOptions { timeout: None, tag: Tag(0), tolerance: Tolerance::Recover, algorithm: None },
+    };
+}
+
 /// Sizes and roles of one rank's call: what a plan is a function of.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape<'a> {

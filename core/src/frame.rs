@@ -80,6 +80,19 @@ pub enum FrameError {
 }
 
 impl Header {
+    /// A data header whose every number is 0; the base of others.
+    pub const EMPTY: Header = Header {
+        kind: FrameKind::Data,
+        payload_len: 0,
+        op: OpId { group: GroupId(0), generation: Generation(0), tag: Tag(0), seq: Seq(0) },
+        point_to_point: false,
+        epoch: Epoch(0),
+        window: 0,
+        label: 0,
+        fingerprint: 0,
+        returned_through: Seq(0),
+    };
+
     /// Bytes that the payload takes on the wire.
     #[inline]
     pub fn padded_payload(&self) -> usize {

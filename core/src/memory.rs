@@ -34,9 +34,12 @@ unsafe impl Send for Segment {}
 unsafe impl Sync for Segment {}
 
 impl Segment {
-    /// An empty segment.
+    /// A segment of 0 bytes.
+    pub const EMPTY: Segment = Segment { ptr: NonNull::<u8>::dangling().as_ptr(), len: 0, loan: None };
+
+    /// A segment of 0 bytes.
     pub const fn empty() -> Segment {
-        Segment { ptr: NonNull::<u8>::dangling().as_ptr(), len: 0, loan: None }
+        Segment::EMPTY
     }
 
     /// A segment over raw memory.

@@ -1,1 +1,27 @@
-//! The collective machine.
+//! The collective machine: drives the plans of many ops over links, and commits them.
+//!
+//! * [`Executor`] holds every open op of a process. It is fed by links (it implements
+//!   [`crate::transport::Receiver`]) and by [`Executor::start`], and moved on by
+//!   [`Executor::advance`]. It never blocks, allocates nothing once warm, and reads no clock.
+//! * `window::Running` is one open window of an op: which steps are done, ready, or wait.
+//! * `early` keeps what peers sent before this process entered the op, within a budget that the
+//!   senders know too, so no correct peer overruns it and a flood closes its link.
+//! * `log` keeps the contributions of small ops until every member is known to have returned from
+//!   them, so that their commit costs no message (PROTOCOL, Commit).
+
+mod descriptor;
+mod early;
+mod executor;
+mod group;
+mod log;
+mod op;
+mod receive;
+mod slots;
+mod window;
+
+pub use descriptor::Descriptor;
+pub use executor::{Effect, Executor, Limits, OpHandle, Overdue, Started};
+pub use group::GroupIndex;
+
+/// Links of a process by world rank; `None` for itself and for links that are gone.
+pub type Links = Vec<Option<Box<dyn crate::transport::Link>>>;

@@ -1,0 +1,100 @@
+//! Frames that came before this process entered their op.
+//!
+//! A peer may be ahead. What it may send before it knows that the receiver entered is bounded by
+//! [`super::Limits::eager_bytes`] per op and [`super::Limits::early_bytes`] per link; a peer that
+//! sends more breaks the protocol.
+
+use super::slots::SlotPool;
+use crate::Segment;
+use crate::frame::{HEADER_BYTES, Header};
+use crate::memory::Arena;
+
+/// One frame that waits for its op.
+pub(crate) struct Early {
+    pub(crate) link: usize,
+    pub(crate) header: Header,
+    pub(crate) block: Option<Arena>,
+    /// The payload is complete (a placed frame is announced before its bytes are there).
+    complete: bool,
+}
+
+impl Early {
+    pub(crate) fn payload(&self) -> Segment {
+        match &self.block {
+            Some(block) => block.segment(0, self.header.payload_len as usize),
+            None => Segment::empty(),
+        }
+    }
+}
+
+/// All frames that wait for their op.
+#[derive(Default)]
+pub(crate) struct EarlyFrames {
+    frames: Vec<Early>,
+    /// Bytes held, by link.
+    held: Vec<usize>,
+}
+
+impl EarlyFrames {
+    pub(crate) fn new(links: usize) -> EarlyFrames {
+        EarlyFrames { frames: Vec::new(), held: vec![0; links] }
+    }
+
+    fn cost(header: &Header) -> usize {
+        HEADER_BYTES + header.payload_len as usize
+    }
+
+    /// Makes room for a frame; `None` if the link is over its budget.
+    pub(crate) fn admit(
+        &mut self,
+        link: usize,
+        header: &Header,
+        budget: usize,
+        pool: &mut SlotPool,
+    ) -> Option<Segment> {
+        let cost = Self::cost(header);
+        if self.held[link] + cost > budget {
+            return None;
+        }
+        self.held[link] += cost;
+        let block = (header.payload_len > 0).then(|| pool.take(header.payload_len as usize));
+        self.frames.push(Early { link, header: *header, block, complete: false });
+        self.frames.last().map(Early::payload)
+    }
+
+    /// The payload of an admitted frame has arrived. Returns false if there is none (the frame was
+    /// claimed by its op while its bytes were on the way; see [`EarlyFrames::take_complete`]).
+    pub(crate) fn completed(&mut self, link: usize, header: &Header) -> bool {
+        let frame = self.frames.iter_mut().find(|f| f.link == link && !f.complete && f.header == *header);
+        match frame {
+            Some(frame) => {
+                frame.complete = true;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Takes the next complete frame that `wanted` picks.
+    pub(crate) fn take_complete(&mut self, wanted: impl Fn(usize, &Header) -> bool) -> Option<Early> {
+        let at = self.frames.iter().position(|f| f.complete && wanted(f.link, &f.header))?;
+        let frame = self.frames.remove(at);
+        self.held[frame.link] -= Self::cost(&frame.header);
+        Some(frame)
+    }
+
+    /// True if nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Gives all memory back.
+    pub(crate) fn clear(&mut self, pool: &mut SlotPool) {
+        for frame in self.frames.drain(..) {
+            if let Some(block) = frame.block {
+                pool.give(block);
+            }
+        }
+        self.held.fill(0);
+    }
+}

@@ -1,0 +1,407 @@
+//! The table of open ops.
+
+use super::early::EarlyFrames;
+use super::group::{GroupIndex, GroupState};
+use super::log::CommitLog;
+use super::op::{Commit, OpState, Owed, Phase};
+use super::slots::SlotPool;
+use super::{Descriptor, Links};
+use crate::call::Call;
+use crate::error::{Error, Outcome};
+use crate::frame::{FrameKind, Header};
+use crate::memory::Segment;
+use crate::plan::Plan;
+use crate::reduce::Kernels;
+use crate::transport::{Submit, ViewToken};
+use crate::{Collective, Epoch, GroupId, Instant, OpId, Rank, Result, Tag, Tolerance};
+
+/// Bounds of one executor; each is a sum that [`Executor::memory_bound`] spells out.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes that one op may send to a peer that is not known to have entered it. Default 256 KiB.
+    pub eager_bytes: usize,
+    /// Bytes of frames per link that wait for their op. Default 4 MiB.
+    pub early_bytes: usize,
+    /// Bytes per link that may be read in place at one time; above that, copies. Default 512 KiB.
+    pub view_bytes: usize,
+    /// Bytes of the commit log. Default 8 MiB.
+    pub log_bytes: usize,
+    /// Entries of the commit log. Default 1024.
+    pub log_entries: usize,
+    /// Largest vector that commits by log where a frame costs a system call. Default 64 KiB.
+    pub log_op_bytes_syscall: usize,
+    /// Largest vector that commits by log over shared memory, where Done is cheap. Default 1 KiB.
+    pub log_op_bytes_memory: usize,
+    /// Windows of one op that may be open because a peer is ahead. Default 4096.
+    pub open_windows: usize,
+    /// Outputs from this size on are written past the cache where they are not read again. Default 8 MiB.
+    pub streaming_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            eager_bytes: 256 << 10,
+            early_bytes: 4 << 20,
+            view_bytes: 512 << 10,
+            log_bytes: 8 << 20,
+            log_entries: 1024,
+            log_op_bytes_syscall: 64 << 10,
+            log_op_bytes_memory: 1 << 10,
+            open_windows: 4096,
+            streaming_bytes: 8 << 20,
+        }
+    }
+}
+
+/// What the executor wants the coordinator to hear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Two ranks made different calls.
+    Mismatch {
+        /// The op.
+        op: OpId,
+        /// This rank (in its group).
+        rank: Rank,
+        /// Its call.
+        call: String,
+        /// The other rank.
+        other_rank: Rank,
+        /// Its call.
+        other_call: String,
+    },
+}
+
+/// Names an op that was started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OpHandle {
+    pub(crate) at: u32,
+    pub(crate) life: u8,
+}
+
+/// Answer to [`Executor::start`].
+pub type Started = Result<OpHandle>;
+
+/// Everything that ops share.
+pub(crate) struct Shared {
+    pub(crate) limits: Limits,
+    pub(crate) groups: Vec<GroupState>,
+    pub(crate) pool: SlotPool,
+    pub(crate) log: CommitLog,
+    /// By link: eager bytes whose receiver is not known to have entered.
+    pub(crate) unentered: Vec<usize>,
+    /// By link: bytes of views held.
+    pub(crate) held_views: Vec<usize>,
+    pub(crate) releases: Vec<(usize, ViewToken)>,
+    pub(crate) owed: Vec<Owed>,
+    pub(crate) effects: Vec<Effect>,
+    /// Frames without payload that their link had no room for.
+    pub(crate) unsent: Vec<(GroupIndex, usize, Header, Segment)>,
+}
+
+impl Shared {
+    pub(crate) fn release(&mut self, link: usize, token: ViewToken, len: usize) {
+        self.held_views[link] -= len;
+        self.releases.push((link, token));
+    }
+
+    pub(crate) fn returned_through(&mut self, group: GroupIndex, tag: Tag) -> crate::Seq {
+        self.groups[group.0].returned_through(tag)
+    }
+
+    pub(crate) fn submit_control(
+        &mut self,
+        group: GroupIndex,
+        rank: usize,
+        header: &Header,
+        payload: &Segment,
+        links: &mut Links,
+    ) -> bool {
+        let link = self.groups[group.0].members[rank];
+        let mut header = *header;
+        header.payload_len = payload.len() as u32;
+        // The payload of a Mismatch lies in the descriptor block, which is never reused.
+        links[link].as_mut().is_none_or(|link| link.submit(&header, payload, u64::MAX) != Submit::Full)
+    }
+
+    /// Asks those who hold the oldest log entry back for an acknowledgement.
+    pub(crate) fn ask_laggards(&mut self, links: &mut Links) {
+        let Some((group, tag)) = self.log.oldest() else { return };
+        let state = &mut self.groups[group.0];
+        let me = state.me;
+        let returned = state.returned_through(tag);
+        let header = Header {
+            kind: FrameKind::AckRequest,
+            op: OpId { group: state.id, generation: state.generation, tag, seq: crate::Seq(u64::MAX) },
+            epoch: state.epoch,
+            returned_through: returned,
+            ..Header::EMPTY
+        };
+        let laggards: Vec<usize> = state.tag(tag).laggards(me).collect();
+        for rank in laggards {
+            if !self.submit_control(group, rank, &header, &Segment::EMPTY, links) {
+                self.unsent.push((group, rank, header, Segment::EMPTY));
+            }
+        }
+    }
+
+    fn flush(&mut self, links: &mut Links) {
+        for (link, token) in self.releases.drain(..) {
+            if let Some(link) = links[link].as_mut() {
+                link.release(token);
+            }
+        }
+        let mut waiting = std::mem::take(&mut self.unsent);
+        waiting.retain(|(group, rank, header, payload)| {
+            !self.submit_control(*group, *rank, header, payload, links)
+        });
+        self.unsent.append(&mut waiting);
+    }
+}
+
+/// Every open op of a process.
+pub struct Executor<P> {
+    pub(crate) ops: Vec<OpState<P>>,
+    /// Ops that are running or stalled.
+    pub(crate) active: Vec<usize>,
+    free: Vec<usize>,
+    pub(crate) shared: Shared,
+    pub(crate) early: EarlyFrames,
+    /// Bytes of Mismatch descriptors that came, by link.
+    pub(crate) scratch: crate::memory::Arena,
+    /// Descriptors sent, kept until the executor ends.
+    pub(crate) told: Vec<crate::memory::Arena>,
+}
+
+/// At most so many ops may be open at one time (a cookie has 16 bits for them).
+const MAX_OPS: usize = 1 << 16;
+
+impl<P: Plan> Executor<P> {
+    /// An executor over `links` links (one per world rank, one's own unused).
+    pub fn new(links: usize, limits: Limits) -> Executor<P> {
+        Executor {
+            ops: Vec::new(),
+            active: Vec::with_capacity(64),
+            free: Vec::with_capacity(64),
+            early: EarlyFrames::new(links),
+            scratch: crate::memory::Arena::new(links * 64),
+            told: Vec::new(),
+            shared: Shared {
+                groups: Vec::new(),
+                pool: SlotPool::new(),
+                log: CommitLog::new(limits.log_bytes, limits.log_entries),
+                unentered: vec![0; links],
+                held_views: vec![0; links],
+                releases: Vec::with_capacity(64),
+                owed: Vec::new(),
+                effects: Vec::new(),
+                unsent: Vec::new(),
+                limits,
+            },
+        }
+    }
+
+    /// Adds a group: `members` are links in rank order, `me` is this process's rank in it.
+    pub fn add_group(&mut self, id: GroupId, epoch: Epoch, members: Vec<usize>, me: Rank) -> GroupIndex {
+        self.shared.groups.push(GroupState::new(id, epoch, members, me.index()));
+        GroupIndex(self.shared.groups.len() - 1)
+    }
+
+    /// Starts a call with its plan. The caller has checked the call's buffers against the plan.
+    pub fn start(
+        &mut self,
+        group: GroupIndex,
+        call: Call,
+        plan: P,
+        links: &mut Links,
+        kernels: &dyn Kernels,
+        now: Instant,
+        deadline: Instant,
+    ) -> Started {
+        let at = self.take_slot()?;
+        let commit = self.commit_of(group, &call, &plan, links);
+        let state = &mut self.shared.groups[group.0];
+        let op = &mut self.ops[at];
+        op.reset(state.members.len());
+        op.pair = None;
+        op.receives = call.collective == Collective::Recv;
+        op.id = if call.collective.is_point_to_point() {
+            op.pair = Some(state.members[call.peer as usize]);
+            state.next_message(Rank(call.peer), call.options.tag, !op.receives)
+        } else {
+            state.next_op(call.options.tag).0
+        };
+        op.group = group;
+        op.descriptor = Descriptor::of(&call);
+        op.header = Header {
+            op: op.id,
+            point_to_point: op.pair.is_some(),
+            epoch: state.epoch,
+            fingerprint: op.descriptor.fingerprint(),
+            ..Header::EMPTY
+        };
+        op.commit = commit;
+        op.keeps_contributions = commit == Commit::Log && call.collective == Collective::AllReduce;
+        op.started = now;
+        op.deadline = deadline;
+        op.call = Some(call);
+        op.plan = Some(plan);
+        op.keep_own_contribution(&mut self.shared.pool);
+        op.open_windows();
+        op.plan_entry(&self.shared.limits);
+        let life = op.life;
+        self.active.push(at);
+        self.run(at, links, kernels);
+        self.deliver_early(at);
+        Ok(OpHandle { at: at as u32, life })
+    }
+
+    fn take_slot(&mut self) -> Result<usize> {
+        if let Some(at) = self.free.pop() {
+            return Ok(at);
+        }
+        if self.ops.len() == MAX_OPS {
+            return Err(Error::resource(format!("{MAX_OPS} operations are open already: wait for some")));
+        }
+        self.ops.push(OpState::new());
+        Ok(self.ops.len() - 1)
+    }
+
+    /// How the op commits. A pure function of the call and of the slowest kind of link in the group.
+    fn commit_of(&self, group: GroupIndex, call: &Call, plan: &P, links: &Links) -> Commit {
+        let members = &self.shared.groups[group.0].members;
+        if call.options.tolerance == Tolerance::None
+            || call.collective.is_point_to_point()
+            || members.len() == 1
+        {
+            return Commit::Local;
+        }
+        let by_log = match call.collective {
+            Collective::Barrier => true,
+            Collective::AllReduce => plan.name() == "one-shot" && plan.windows() <= 1,
+            _ => false,
+        };
+        let slow = members
+            .iter()
+            .any(|&m| links[m].as_ref().is_some_and(|link| link.capabilities().syscall_per_frame));
+        let limits = &self.shared.limits;
+        let limit = if slow { limits.log_op_bytes_syscall } else { limits.log_op_bytes_memory };
+        if by_log && call.output.len() <= limit { Commit::Log } else { Commit::Done }
+    }
+
+    /// Runs everything that can run. Returns true if anything moved.
+    pub fn advance(&mut self, links: &mut Links, kernels: &dyn Kernels) -> bool {
+        self.shared.flush(links);
+        let mut moved = false;
+        let mut i = 0;
+        while i < self.active.len() {
+            let at = self.active[i];
+            moved |= self.run(at, links, kernels);
+            if self.active.get(i) == Some(&at) {
+                i += 1;
+            }
+        }
+        moved
+    }
+
+    fn run(&mut self, at: usize, links: &mut Links, kernels: &dyn Kernels) -> bool {
+        let moved = self.ops[at].run(at, &mut self.shared, links, kernels);
+        if matches!(self.ops[at].phase, Phase::Ended(_)) {
+            self.active.retain(|&a| a != at);
+        }
+        if !self.shared.releases.is_empty() {
+            self.shared.flush(links);
+        }
+        moved
+    }
+
+    /// The result of an op, once it has ended; the handle is spent then.
+    pub fn take(&mut self, handle: OpHandle) -> Option<Result<Outcome>> {
+        let op = &mut self.ops[handle.at as usize];
+        if op.life != handle.life {
+            return Some(Err(Error::internal("an operation handle was used twice")));
+        }
+        if !matches!(op.phase, Phase::Ended(_)) {
+            return None;
+        }
+        let Phase::Ended(result) = std::mem::replace(&mut op.phase, Phase::Free) else { return None };
+        self.free.push(handle.at as usize);
+        Some(result)
+    }
+
+    /// Whether [`Executor::take`] would give a result.
+    pub fn has_ended(&self, handle: OpHandle) -> bool {
+        let op = &self.ops[handle.at as usize];
+        op.life != handle.life || matches!(op.phase, Phase::Ended(_))
+    }
+
+    /// Number of ops that have not ended.
+    pub fn open_ops(&self) -> usize {
+        self.active.len()
+    }
+
+    /// True if nothing that a peer may still need is held here.
+    pub fn log_is_empty(&self) -> bool {
+        self.shared.log.is_empty()
+    }
+
+    /// Asks the members that hold log entries back to say how far they are.
+    pub fn ask_for_acknowledgement(&mut self, links: &mut Links) {
+        self.shared.ask_laggards(links);
+    }
+
+    /// What the coordinator should hear.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.shared.effects)
+    }
+
+    /// The earliest deadline of an open op.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.active.iter().map(|&at| self.ops[at].deadline).min()
+    }
+
+    /// An op that is past its deadline: its id, kind, time waited, and the group ranks that hold it up,
+    /// each with whether it has been heard of in this op.
+    pub fn overdue(&self, now: Instant) -> Option<Overdue> {
+        let op = self.active.iter().map(|&at| &self.ops[at]).find(|op| op.deadline <= now)?;
+        let missing = op.missing();
+        Some(Overdue {
+            op: op.id,
+            group: op.group,
+            collective: op.call.as_ref().map_or(Collective::Barrier, |c| c.collective),
+            waited: now.since(op.started),
+            missing: missing.into_iter().map(|r| (Rank(r), op.entered[r as usize])).collect(),
+        })
+    }
+
+    /// Ends every open op with the same error. The caller has closed the links first, so that no late
+    /// write lands in a caller's memory.
+    pub fn fail_all(&mut self, error: &Error) {
+        for at in std::mem::take(&mut self.active) {
+            self.ops[at].fail(error, &mut self.shared);
+        }
+        self.shared.releases.clear();
+        self.shared.log.clear(&mut self.shared.pool);
+        self.early.clear(&mut self.shared.pool);
+    }
+
+    /// Most bytes of staging that were in use at one time.
+    pub fn staging_peak(&self) -> usize {
+        self.shared.pool.peak()
+    }
+}
+
+/// An op that missed its deadline.
+#[derive(Clone, Debug)]
+pub struct Overdue {
+    /// The op.
+    pub op: OpId,
+    /// Its group.
+    pub group: GroupIndex,
+    /// What kind.
+    pub collective: Collective,
+    /// Since its start.
+    pub waited: std::time::Duration,
+    /// Group ranks that hold it up, and whether they have entered it.
+    pub missing: Vec<(Rank, bool)>,
+}

@@ -1,0 +1,157 @@
+//! What the executor knows of a group.
+
+use crate::{Epoch, Generation, GroupId, OpId, Rank, Seq, Tag};
+
+/// Number of a group within one executor.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct GroupIndex(pub(crate) usize);
+
+/// Progress of one tag.
+pub(crate) struct TagState {
+    tag: Tag,
+    next: Seq,
+    /// Every op below has returned here.
+    returned: Seq,
+    /// Ops at or above `returned` that have returned out of order.
+    returned_ahead: Vec<Seq>,
+    /// What the members said of theirs, by rank.
+    peers_returned: Vec<Seq>,
+}
+
+impl TagState {
+    /// The seq below which all *other* members have returned.
+    pub(crate) fn returned_by_all(&self, me: usize) -> Seq {
+        let others = self.peers_returned.iter().enumerate().filter(|(rank, _)| *rank != me);
+        others.map(|(_, seq)| *seq).min().unwrap_or(self.next)
+    }
+
+    /// Members that have not returned from everything below `next`.
+    pub(crate) fn laggards(&self, me: usize) -> impl Iterator<Item = usize> + '_ {
+        let returned = self.returned;
+        (0..self.peers_returned.len()).filter(move |&r| r != me && self.peers_returned[r] < returned)
+    }
+}
+
+/// Sequence of one (peer, tag, direction) of sends or receives.
+struct PairSeq {
+    peer: u32,
+    tag: Tag,
+    sends: bool,
+    next: Seq,
+}
+
+/// A group: its members as links, and where each tag stands.
+pub(crate) struct GroupState {
+    pub(crate) id: GroupId,
+    pub(crate) generation: Generation,
+    pub(crate) epoch: Epoch,
+    /// World rank (= link) of each group rank.
+    pub(crate) members: Vec<usize>,
+    pub(crate) me: usize,
+    tags: Vec<TagState>,
+    pairs: Vec<PairSeq>,
+}
+
+impl GroupState {
+    pub(crate) fn new(id: GroupId, epoch: Epoch, members: Vec<usize>, me: usize) -> GroupState {
+        GroupState { id, generation: Generation(0), epoch, members, me, tags: Vec::new(), pairs: Vec::new() }
+    }
+
+    /// The group rank behind a link.
+    #[inline]
+    pub(crate) fn rank_of(&self, link: usize) -> Option<usize> {
+        // Worlds and most groups are ordered, so the first guess is nearly always right.
+        if self.members.get(link) == Some(&link) {
+            return Some(link);
+        }
+        self.members.iter().position(|&member| member == link)
+    }
+
+    pub(crate) fn tag(&mut self, tag: Tag) -> &mut TagState {
+        let at = match self.tags.iter().position(|t| t.tag == tag) {
+            Some(at) => at,
+            None => {
+                self.tags.push(TagState {
+                    tag,
+                    next: Seq(0),
+                    returned: Seq(0),
+                    returned_ahead: Vec::new(),
+                    peers_returned: vec![Seq(0); self.members.len()],
+                });
+                self.tags.len() - 1
+            }
+        };
+        &mut self.tags[at]
+    }
+
+    /// Gives the next op of this tag its number; also says what has returned.
+    pub(crate) fn next_op(&mut self, tag: Tag) -> (OpId, Seq) {
+        let (group, generation) = (self.id, self.generation);
+        let state = self.tag(tag);
+        let seq = state.next;
+        state.next.0 += 1;
+        (OpId { group, generation, tag, seq }, state.returned)
+    }
+
+    /// Gives the next send to (or receive from) `peer` its number.
+    pub(crate) fn next_message(&mut self, peer: Rank, tag: Tag, sends: bool) -> OpId {
+        let (group, generation) = (self.id, self.generation);
+        let next = self.pair(peer.0, tag, sends);
+        let seq = *next;
+        next.0 += 1;
+        OpId { group, generation, tag, seq }
+    }
+
+    fn pair(&mut self, peer: u32, tag: Tag, sends: bool) -> &mut Seq {
+        let at = self.pairs.iter().position(|p| p.peer == peer && p.tag == tag && p.sends == sends);
+        let at = at.unwrap_or_else(|| {
+            self.pairs.push(PairSeq { peer, tag, sends, next: Seq(0) });
+            self.pairs.len() - 1
+        });
+        &mut self.pairs[at].next
+    }
+
+    /// True if an op with this number was started here already; `message` says for a send or receive
+    /// whether it is this side that sends.
+    pub(crate) fn was_started(&mut self, rank: usize, op: &OpId, message: Option<bool>) -> bool {
+        match message {
+            None => op.seq < self.tag(op.tag).next,
+            Some(sends) => op.seq < *self.pair(rank as u32, op.tag, sends),
+        }
+    }
+
+    /// An op returned here.
+    pub(crate) fn returned(&mut self, tag: Tag, seq: Seq) {
+        let state = self.tag(tag);
+        if seq != state.returned {
+            state.returned_ahead.push(seq);
+            return;
+        }
+        state.returned.0 += 1;
+        while let Some(at) = state.returned_ahead.iter().position(|s| *s == state.returned) {
+            state.returned_ahead.swap_remove(at);
+            state.returned.0 += 1;
+        }
+    }
+
+    /// All ops of the tag below this one have returned here.
+    pub(crate) fn returned_through(&mut self, tag: Tag) -> Seq {
+        self.tag(tag).returned
+    }
+
+    /// A member said how far it is; returns the new bound below which everybody has returned, if it
+    /// grew.
+    pub(crate) fn peer_returned(&mut self, rank: usize, tag: Tag, through: Seq) -> Option<Seq> {
+        let me = self.me;
+        let state = self.tag(tag);
+        // A peer cannot have returned from an op that this one has not even started.
+        let through = through.min(state.next);
+        if state.peers_returned[rank] >= through {
+            return None;
+        }
+        let before = state.returned_by_all(me);
+        state.peers_returned[rank] = through;
+        let after = state.returned_by_all(me);
+        (after > before).then_some(after)
+    }
+}

@@ -1,0 +1,573 @@
+//! One op: its plan's windows, who has entered it, and its commit.
+
+use super::executor::{Limits, Shared};
+use super::group::GroupIndex;
+use super::window::Running;
+use super::{Descriptor, Links};
+use crate::call::Call;
+use crate::error::{Error, Outcome};
+use crate::frame::{FrameKind, Header};
+use crate::memory::Segment;
+use crate::plan::{Action, Place, Plan, StepId};
+use crate::reduce::{Kernels, ReduceSpec, Reduction};
+use crate::transport::Submit;
+use crate::{Instant, OpId, Result};
+
+static NOTHING: Segment = Segment::EMPTY;
+
+/// How the op becomes final (PROTOCOL, Commit without a coordinator).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Commit {
+    /// Local completion is enough (`tolerance = none`, sends and receives).
+    Local,
+    /// The contributions stay in the log.
+    Log,
+    /// Everybody tells everybody.
+    Done,
+}
+
+#[derive(Debug)]
+pub(crate) enum Phase {
+    Free,
+    Running,
+    /// Calls disagree: waits for the coordinator's verdict.
+    Stalled,
+    Ended(Result<Outcome>),
+}
+
+/// State of one op. Reused from op to op, so that its vectors keep their memory.
+pub(crate) struct OpState<P> {
+    pub(crate) life: u8,
+    pub(crate) phase: Phase,
+    pub(crate) group: GroupIndex,
+    pub(crate) id: OpId,
+    /// The link of the other side, for a send or receive.
+    pub(crate) pair: Option<usize>,
+    pub(crate) receives: bool,
+    pub(crate) descriptor: Descriptor,
+    pub(crate) header: Header,
+    pub(crate) call: Option<Call>,
+    pub(crate) plan: Option<P>,
+    pub(crate) commit: Commit,
+    pub(crate) started: Instant,
+    pub(crate) deadline: Instant,
+    /// No view may be kept: the contributions go to the log.
+    pub(crate) keeps_contributions: bool,
+    next_window: u32,
+    finished_windows: u32,
+    pub(crate) open: Vec<Running>,
+    spare: Vec<Running>,
+    /// By group rank: a frame of this op has come from it.
+    pub(crate) entered: Vec<bool>,
+    /// By group rank: bytes sent before it was known to have entered.
+    pub(crate) eager: Vec<usize>,
+    asked: Vec<bool>,
+    pub(crate) enter_to: Vec<u32>,
+    pub(crate) done_from: Vec<bool>,
+    pub(crate) done_missing: u32,
+    done_next: u32,
+    asked_for_log_room: bool,
+    pub(crate) mismatch_told: bool,
+    /// Copies for the log: one's own contribution, and the others' as they came into slots.
+    kept: [Option<crate::memory::Arena>; 2],
+    pub(crate) sent_bytes: u64,
+    pub(crate) received_bytes: u64,
+    sources: Vec<Segment>,
+}
+
+impl<P: Plan> OpState<P> {
+    pub(crate) fn new() -> OpState<P> {
+        OpState {
+            life: 0,
+            phase: Phase::Free,
+            group: GroupIndex(0),
+            id: Header::EMPTY.op,
+            pair: None,
+            receives: false,
+            descriptor: Descriptor::of(&Call::EMPTY),
+            header: Header::EMPTY,
+            call: None,
+            plan: None,
+            commit: Commit::Local,
+            started: Instant(0),
+            deadline: Instant(0),
+            keeps_contributions: false,
+            next_window: 0,
+            finished_windows: 0,
+            open: Vec::new(),
+            spare: Vec::new(),
+            entered: Vec::new(),
+            eager: Vec::new(),
+            asked: Vec::new(),
+            enter_to: Vec::new(),
+            done_from: Vec::new(),
+            done_missing: 0,
+            done_next: 0,
+            asked_for_log_room: false,
+            mismatch_told: false,
+            kept: [None, None],
+            sent_bytes: 0,
+            received_bytes: 0,
+            sources: Vec::new(),
+        }
+    }
+
+    /// Sets the counters for a group of `world` ranks.
+    pub(crate) fn reset(&mut self, world: usize) {
+        self.life = self.life.wrapping_add(1);
+        self.phase = Phase::Running;
+        self.next_window = 0;
+        self.finished_windows = 0;
+        self.done_next = 0;
+        self.asked_for_log_room = false;
+        self.mismatch_told = false;
+        self.sent_bytes = 0;
+        self.received_bytes = 0;
+        self.enter_to.clear();
+        for flags in [&mut self.entered, &mut self.asked, &mut self.done_from] {
+            flags.clear();
+            flags.resize(world, false);
+        }
+        self.eager.clear();
+        self.eager.resize(world, 0);
+        self.done_missing = world as u32 - 1;
+    }
+
+    /// Copies this peer's contribution for the log, before an op in place overwrites it.
+    pub(crate) fn keep_own_contribution(&mut self, pool: &mut super::slots::SlotPool) {
+        let Some(call) = &self.call else { return };
+        if self.keeps_contributions && !call.input.is_empty() {
+            let block = pool.take(call.input.len());
+            call.input.copy_to(&block.segment(0, call.input.len()));
+            self.kept[0] = Some(block);
+        }
+    }
+
+    fn windows(&self) -> u32 {
+        self.plan.as_ref().map_or(0, Plan::windows)
+    }
+
+    /// Opens windows up to the plan's number in flight.
+    pub(crate) fn open_windows(&mut self) {
+        let in_flight = self.plan.as_ref().map_or(1, Plan::windows_in_flight).max(1) as usize;
+        while self.open.len() < in_flight && self.next_window < self.windows() {
+            self.open_next();
+        }
+    }
+
+    fn open_next(&mut self) {
+        let mut running = self.spare.pop().unwrap_or_default();
+        if let Some(plan) = &self.plan {
+            running.load(plan, self.next_window);
+        }
+        self.next_window += 1;
+        self.open.push(running);
+    }
+
+    /// The open window with this index; a peer that is ahead makes this side open it now.
+    pub(crate) fn window(&mut self, index: u32, limits: &Limits) -> Option<usize> {
+        while self.next_window <= index && index < self.windows() && self.open.len() < limits.open_windows {
+            self.open_next();
+        }
+        self.open.iter().position(|w| w.index == index)
+    }
+
+    /// Notes who must be told that this side has entered: peers that may send more than the eager
+    /// bytes and hear nothing else from this side first.
+    pub(crate) fn plan_entry(&mut self, limits: &Limits) {
+        let windows = self.windows() as usize;
+        let Some(first) = self.open.first() else { return };
+        for step in &first.plan.steps {
+            let Action::Recv { from, dst, .. } = &step.action else { continue };
+            if dst.len * windows <= limits.eager_bytes && self.commit != Commit::Local {
+                continue;
+            }
+            let speaks_first =
+                first.plan.steps.iter().any(|s| {
+                    matches!(&s.action, Action::Send { to, .. } if to == from) && s.after.is_empty()
+                });
+            if !speaks_first && !self.enter_to.contains(from) {
+                self.enter_to.push(*from);
+            }
+        }
+    }
+
+    /// Runs every step whose turn has come. Returns true if anything moved.
+    pub(crate) fn run(
+        &mut self,
+        at: usize,
+        shared: &mut Shared,
+        links: &mut Links,
+        kernels: &dyn Kernels,
+    ) -> bool {
+        if !matches!(self.phase, Phase::Running) {
+            return false;
+        }
+        let mut moved = self.send_entries(shared, links);
+        let mut i = 0;
+        while i < self.open.len() {
+            moved |= self.run_window(i, at, shared, links, kernels);
+            if self.open[i].is_finished() {
+                self.close_window(i, shared);
+                moved = true;
+            } else {
+                i += 1;
+            }
+        }
+        if self.finished_windows == self.windows() {
+            moved |= self.try_commit(shared, links);
+        }
+        moved
+    }
+
+    fn run_window(
+        &mut self,
+        i: usize,
+        at: usize,
+        shared: &mut Shared,
+        links: &mut Links,
+        kernels: &dyn Kernels,
+    ) -> bool {
+        let mut moved = false;
+        let mut next = 0;
+        while next < self.open[i].ready.len() {
+            let step = self.open[i].ready[next];
+            if self.run_step(i, step, at, shared, links, kernels) {
+                self.open[i].ready.remove(next);
+                moved = true;
+            } else {
+                next += 1;
+            }
+        }
+        moved
+    }
+
+    /// Runs a ready step; false if it has to wait for its link.
+    fn run_step(
+        &mut self,
+        i: usize,
+        step: StepId,
+        at: usize,
+        shared: &mut Shared,
+        links: &mut Links,
+        kernels: &dyn Kernels,
+    ) -> bool {
+        match self.open[i].plan.steps[step as usize].action.clone() {
+            Action::Send { to, src, label } => {
+                let payload = self.source(i, src);
+                match self.send(i, step, to, label, payload, at, shared, links) {
+                    Submit::Full => return false,
+                    Submit::Pending => return true,
+                    Submit::Sent => {}
+                }
+            }
+            Action::Copy { src, dst } => {
+                self.open[i].ensure_slots(&mut shared.pool);
+                let (from, to) = (self.source(i, src), self.memory(i, dst));
+                from.copy_to(&to);
+            }
+            Action::Reduce { srcs, dst, finish } => {
+                self.open[i].ensure_slots(&mut shared.pool);
+                self.reduce(i, srcs, dst, finish, shared, kernels);
+            }
+            Action::Recv { .. } => return true,
+        }
+        self.open[i].finish(step, |link, token, len| shared.release(link, token, len));
+        true
+    }
+
+    fn segments(&self) -> (&Segment, &Segment) {
+        match &self.call {
+            Some(call) => (&call.input, &call.output),
+            None => (&NOTHING, &NOTHING),
+        }
+    }
+
+    fn source(&self, i: usize, span: crate::plan::Span) -> Segment {
+        let (input, output) = self.segments();
+        self.open[i].source(span, input, output)
+    }
+
+    fn memory(&self, i: usize, span: crate::plan::Span) -> Segment {
+        let (input, output) = self.segments();
+        self.open[i].memory(span, input, output)
+    }
+
+    fn reduce(
+        &mut self,
+        i: usize,
+        srcs: std::ops::Range<u32>,
+        dst: crate::plan::Span,
+        finish: bool,
+        shared: &Shared,
+        kernels: &dyn Kernels,
+    ) {
+        let mut sources = std::mem::take(&mut self.sources);
+        for at in srcs {
+            let span = self.open[i].plan.sources[at as usize];
+            sources.push(self.source(i, span));
+        }
+        let to = self.memory(i, dst);
+        let Some(call) = &self.call else { return };
+        let builtin = Reduction::Builtin(crate::ReduceOp::Sum);
+        let spec = ReduceSpec {
+            dtype: call.dtype,
+            reduction: call.reduction.as_ref().unwrap_or(&builtin),
+            finish: finish.then(|| self.entered.len() as u64),
+            streaming: dst.place == Place::Output
+                && call.output.len() >= shared.limits.streaming_bytes
+                && !call.input.overlaps(&call.output),
+        };
+        kernels.reduce(&spec, &sources, &to);
+        sources.clear();
+        self.sources = sources;
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn send(
+        &mut self,
+        i: usize,
+        step: StepId,
+        to: u32,
+        label: u16,
+        payload: Segment,
+        at: usize,
+        shared: &mut Shared,
+        links: &mut Links,
+    ) -> Submit {
+        let rank = to as usize;
+        let link_at = shared.groups[self.group.0].members[rank];
+        if !self.may_send(rank, payload.len(), link_at, shared, links) {
+            return Submit::Full;
+        }
+        let Some(link) = links[link_at].as_mut() else { return Submit::Full };
+        let mut header = self.header;
+        header.kind = FrameKind::Data;
+        header.window = self.open[i].index;
+        header.label = label;
+        header.payload_len = payload.len() as u32;
+        header.returned_through = shared.returned_through(self.group, self.id.tag);
+        let cookie = Cookie { op: at, life: self.life, window: header.window, step }.pack();
+        let answer = link.submit(&header, &payload, cookie);
+        if answer != Submit::Full {
+            self.sent_bytes += payload.len() as u64;
+            if !self.entered[rank] {
+                self.eager[rank] += payload.len();
+                shared.unentered[link_at] += payload.len();
+            }
+        }
+        if answer == Submit::Pending {
+            self.open[i].sending(step);
+        }
+        answer
+    }
+
+    /// Flow control: beyond the eager bytes only to those who have entered.
+    fn may_send(
+        &mut self,
+        rank: usize,
+        len: usize,
+        link: usize,
+        shared: &mut Shared,
+        links: &mut Links,
+    ) -> bool {
+        let limits = &shared.limits;
+        if self.entered[rank]
+            || (self.eager[rank] + len <= limits.eager_bytes
+                && shared.unentered[link] + len <= limits.early_bytes / 2)
+        {
+            return true;
+        }
+        if !self.asked[rank] {
+            self.asked[rank] = self.control(FrameKind::AckRequest, rank, shared, links);
+        }
+        false
+    }
+
+    /// Sends a frame without payload; false if the link is full.
+    pub(crate) fn control(
+        &self,
+        kind: FrameKind,
+        rank: usize,
+        shared: &mut Shared,
+        links: &mut Links,
+    ) -> bool {
+        let mut header = self.header;
+        header.kind = kind;
+        header.returned_through = shared.returned_through(self.group, self.id.tag);
+        shared.submit_control(self.group, rank, &header, &Segment::EMPTY, links)
+    }
+
+    fn send_entries(&mut self, shared: &mut Shared, links: &mut Links) -> bool {
+        let mut moved = false;
+        while let Some(&rank) = self.enter_to.last() {
+            if !self.control(FrameKind::Enter, rank as usize, shared, links) {
+                break;
+            }
+            self.enter_to.pop();
+            moved = true;
+        }
+        moved
+    }
+
+    fn close_window(&mut self, i: usize, shared: &mut Shared) {
+        let mut window = self.open.remove(i);
+        if self.keeps_contributions {
+            self.kept[1] = window.take_slots();
+        }
+        window.unload(&mut shared.pool, |link, token, len| {
+            shared.held_views[link] -= len;
+            shared.releases.push((link, token));
+        });
+        self.spare.push(window);
+        self.finished_windows += 1;
+        self.open_windows();
+    }
+
+    fn try_commit(&mut self, shared: &mut Shared, links: &mut Links) -> bool {
+        match self.commit {
+            Commit::Local => self.end_well(shared),
+            Commit::Log => self.commit_by_log(shared, links),
+            Commit::Done => self.commit_by_done(shared, links),
+        }
+    }
+
+    fn commit_by_done(&mut self, shared: &mut Shared, links: &mut Links) -> bool {
+        let me = shared.groups[self.group.0].me;
+        let mut moved = false;
+        while (self.done_next as usize) < self.entered.len() {
+            let rank = self.done_next as usize;
+            if rank != me && !self.control(FrameKind::Done, rank, shared, links) {
+                return moved;
+            }
+            self.done_next += 1;
+            moved = true;
+        }
+        if self.done_missing == 0 {
+            return self.end_well(shared);
+        }
+        moved
+    }
+
+    fn commit_by_log(&mut self, shared: &mut Shared, links: &mut Links) -> bool {
+        let bytes = self.kept.iter().flatten().map(crate::memory::Arena::len).sum();
+        if !shared.log.has_room(bytes) {
+            if !self.asked_for_log_room {
+                self.asked_for_log_room = true;
+                shared.ask_laggards(links);
+            }
+            return false;
+        }
+        shared.log.push(self.group, self.id.tag, self.id.seq, std::mem::take(&mut self.kept));
+        self.end_well(shared)
+    }
+
+    fn end_well(&mut self, shared: &mut Shared) -> bool {
+        let outcome = Outcome {
+            epoch: self.header.epoch,
+            contributors: self.entered.len() as u32,
+            seq: self.id.seq,
+            bytes_sent: self.sent_bytes,
+            bytes_received: self.received_bytes,
+            algorithm: self.plan.as_ref().map_or("none", Plan::name),
+        };
+        self.end(Ok(outcome), shared);
+        true
+    }
+
+    /// Ends the op: gives all memory back, so that the caller may have its buffers.
+    pub(crate) fn end(&mut self, result: Result<Outcome>, shared: &mut Shared) {
+        for mut window in self.open.drain(..) {
+            window.unload(&mut shared.pool, |link, token, len| {
+                shared.held_views[link] -= len;
+                shared.releases.push((link, token));
+            });
+            self.spare.push(window);
+        }
+        for block in self.kept.iter_mut().filter_map(Option::take) {
+            shared.pool.give(block);
+        }
+        self.call = None;
+        self.plan = None;
+        self.keep_owed(shared);
+        if self.pair.is_none() {
+            shared.groups[self.group.0].returned(self.id.tag, self.id.seq);
+        }
+        self.phase = Phase::Ended(result);
+    }
+
+    /// Eager bytes whose receiver has not been heard of stay on its account.
+    fn keep_owed(&mut self, shared: &mut Shared) {
+        for rank in 0..self.eager.len() {
+            if self.eager[rank] > 0 && !self.entered[rank] {
+                let link = shared.groups[self.group.0].members[rank];
+                shared.owed.push(Owed { op: self.id, pair: self.pair, link, bytes: self.eager[rank] });
+            }
+        }
+    }
+
+    /// The other side is known to have entered.
+    pub(crate) fn note_entered(&mut self, rank: usize, link: usize, shared: &mut Shared) {
+        if !self.entered[rank] {
+            self.entered[rank] = true;
+            shared.unentered[link] -= self.eager[rank];
+        }
+    }
+
+    /// Ranks that hold the op up, ascending.
+    pub(crate) fn missing(&self) -> Vec<u32> {
+        let mut ranks: Vec<u32> = self.open.iter().flat_map(Running::waits_on).collect();
+        if self.open.is_empty() && self.commit == Commit::Done {
+            ranks.extend((0..self.done_from.len()).filter(|&r| !self.done_from[r]).map(|r| r as u32));
+        }
+        ranks.sort_unstable();
+        ranks.dedup();
+        ranks
+    }
+
+    pub(crate) fn fail(&mut self, error: &Error, shared: &mut Shared) {
+        if matches!(self.phase, Phase::Running | Phase::Stalled) {
+            self.end(Err(error.clone()), shared);
+        }
+    }
+}
+
+/// Eager bytes of an op that ended before its receiver was heard of.
+pub(crate) struct Owed {
+    pub(crate) op: OpId,
+    pub(crate) pair: Option<usize>,
+    pub(crate) link: usize,
+    pub(crate) bytes: usize,
+}
+
+/// What a link gives back when a payload has left: 16 bits op, 8 life, 20 window, 20 step.
+pub(crate) struct Cookie {
+    pub(crate) op: usize,
+    pub(crate) life: u8,
+    pub(crate) window: u32,
+    pub(crate) step: StepId,
+}
+
+impl Cookie {
+    const LOW20: u64 = (1 << 20) - 1;
+
+    pub(crate) fn pack(self) -> u64 {
+        (self.op as u64) << 48
+            | (self.life as u64) << 40
+            | (self.window as u64 & Self::LOW20) << 20
+            | (self.step as u64 & Self::LOW20)
+    }
+
+    pub(crate) fn unpack(cookie: u64) -> Cookie {
+        Cookie {
+            op: (cookie >> 48) as usize,
+            life: (cookie >> 40) as u8,
+            window: (cookie >> 20 & Self::LOW20) as u32,
+            step: (cookie & Self::LOW20) as u32,
+        }
+    }
+
+    pub(crate) fn names_window(&self, index: u32) -> bool {
+        index as u64 & Self::LOW20 == self.window as u64
+    }
+}

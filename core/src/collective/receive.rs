@@ -1,0 +1,392 @@
+//! What links bring: frames find their op, window and step.
+
+use super::Descriptor;
+use super::early::Early;
+use super::executor::{Effect, Executor};
+use super::group::GroupIndex;
+use super::op::{Cookie, Phase};
+use super::window::Landing;
+use crate::frame::{FrameKind, Header};
+use crate::memory::Segment;
+use crate::plan::{Plan, StepId};
+use crate::transport::{Payload, Placement, Receiver, ViewToken};
+use crate::{OpId, Rank};
+
+/// True for a frame of a message that is for its sender: all others are for its receiver.
+fn for_sender(header: &Header) -> bool {
+    header.kind == FrameKind::Enter
+}
+
+/// Where a data frame belongs.
+struct Target {
+    op: usize,
+    window: usize,
+    step: StepId,
+}
+
+impl<P: Plan> Receiver for Executor<P> {
+    fn place(&mut self, link: usize, header: &Header) -> Placement {
+        match header.kind {
+            FrameKind::Data => self.place_data(link, header),
+            FrameKind::Mismatch => match header.payload_len as usize {
+                super::descriptor::DESCRIPTOR_BYTES => {
+                    Placement::Into(self.scratch.segment(link * 64, header.payload_len as usize))
+                }
+                _ => Placement::Refuse("a descriptor of the wrong size"),
+            },
+            _ if header.payload_len == 0 => Placement::Into(Segment::empty()),
+            _ => Placement::Refuse("a control frame with a payload"),
+        }
+    }
+
+    fn arrived(&mut self, link: usize, header: &Header, payload: Payload) -> bool {
+        self.note_returned(link, header);
+        if header.kind != FrameKind::Data {
+            let bytes = match &payload {
+                Payload::Placed => self.scratch.segment(link * 64, header.payload_len.min(64) as usize),
+                Payload::View(segment, _) => segment.clone(),
+            };
+            self.control_frame(link, header, &bytes);
+            return false;
+        }
+        match payload {
+            Payload::Placed => {
+                self.placed(link, header);
+                false
+            }
+            Payload::View(segment, token) => self.viewed(link, header, segment, token),
+        }
+    }
+
+    fn sent(&mut self, _link: usize, cookie: u64) {
+        if cookie == u64::MAX {
+            return;
+        }
+        let cookie = Cookie::unpack(cookie);
+        let Some(op) = self.ops.get_mut(cookie.op) else { return };
+        if op.life != cookie.life || !matches!(op.phase, Phase::Running | Phase::Stalled) {
+            return;
+        }
+        let shared = &mut self.shared;
+        if let Some(window) = op.open.iter_mut().find(|w| cookie.names_window(w.index))
+            && window.is_sending(cookie.step)
+        {
+            window.finish(cookie.step, |link, token, len| shared.release(link, token, len));
+        }
+    }
+}
+
+impl<P: Plan> Executor<P> {
+    fn group_of(&self, op: &OpId) -> Option<GroupIndex> {
+        self.shared.groups.iter().position(|g| g.id == op.group).map(GroupIndex)
+    }
+
+    /// The open op that a frame belongs to.
+    fn find(&self, link: usize, header: &Header) -> Option<usize> {
+        self.active.iter().copied().find(|&at| {
+            let op = &self.ops[at];
+            op.id == header.op
+                && match op.pair {
+                    None => !header.point_to_point,
+                    Some(peer) => header.point_to_point && peer == link && op.receives != for_sender(header),
+                }
+        })
+    }
+
+    /// The sender's rank in the op's group, if it is a member and the frame is of this attempt.
+    fn sender(&self, at: usize, link: usize, header: &Header) -> Option<usize> {
+        let group = &self.shared.groups[self.ops[at].group.0];
+        (group.epoch.0 as u32 as u64 == header.epoch.0).then(|| group.rank_of(link)).flatten()
+    }
+
+    fn place_data(&mut self, link: usize, header: &Header) -> Placement {
+        let Some(at) = self.find(link, header) else { return self.place_early(link, header) };
+        let Some(target) = self.target(at, link, header) else { return Placement::Discard };
+        let shared = &mut self.shared;
+        let op = &mut self.ops[target.op];
+        let Some(call) = &op.call else { return Placement::Discard };
+        let window = &mut op.open[target.window];
+        match window.landing(
+            target.step,
+            header.payload_len as usize,
+            &call.input,
+            &call.output,
+            &mut shared.pool,
+        ) {
+            Landing::At(memory) => {
+                window.start_placing(target.step);
+                Placement::Into(memory)
+            }
+            Landing::Unexpected => Placement::Discard,
+            Landing::Length(expected) => {
+                self.wrong_length(at, link, header, expected);
+                Placement::Discard
+            }
+        }
+    }
+
+    fn place_early(&mut self, link: usize, header: &Header) -> Placement {
+        if self.is_stale(link, header) {
+            self.settle(link, header);
+            return Placement::Discard;
+        }
+        let budget = self.shared.limits.early_bytes;
+        match self.early.admit(link, header, budget, &mut self.shared.pool) {
+            Some(memory) => Placement::Into(memory),
+            None => Placement::Refuse("more bytes for calls not yet made here than flow control allows"),
+        }
+    }
+
+    /// True for a frame of an op that was started here before and has ended.
+    fn is_stale(&mut self, link: usize, header: &Header) -> bool {
+        let Some(group) = self.group_of(&header.op) else { return false };
+        let state = &mut self.shared.groups[group.0];
+        match state.rank_of(link) {
+            // Not a member: nothing of it can ever be wanted.
+            None => true,
+            Some(rank) => {
+                header.op.generation != state.generation
+                    || state.was_started(rank, &header.op, header.point_to_point.then(|| for_sender(header)))
+            }
+        }
+    }
+
+    /// The step of an open op that a data frame is for; notes that the sender has entered.
+    fn target(&mut self, at: usize, link: usize, header: &Header) -> Option<Target> {
+        let from = self.sender(at, link, header)?;
+        let op = &mut self.ops[at];
+        op.note_entered(from, link, &mut self.shared);
+        if header.fingerprint != op.header.fingerprint {
+            self.tell_mismatch(at, from);
+            return None;
+        }
+        let window = op.window(header.window, &self.shared.limits)?;
+        let step = op.open[window].receive_step(from as u32, header.label)?;
+        Some(Target { op: at, window, step })
+    }
+
+    fn placed(&mut self, link: usize, header: &Header) {
+        if !self.early.is_empty() && self.early.completed(link, header) {
+            if let Some(at) = self.find(link, header) {
+                self.deliver_early(at);
+            }
+            return;
+        }
+        let Some(at) = self.find(link, header) else { return };
+        let Some(from) = self.sender(at, link, header) else { return };
+        let (op, shared) = (&mut self.ops[at], &mut self.shared);
+        let Some(window) = op.open.iter_mut().find(|w| w.index == header.window) else { return };
+        if let Some(step) = window.placing_step(from as u32, header.label) {
+            op.received_bytes += header.payload_len as u64;
+            window.finish(step, |link, token, len| shared.release(link, token, len));
+        }
+    }
+
+    /// A payload that lies in the transport's memory. Returns true if it is kept there.
+    fn viewed(&mut self, link: usize, header: &Header, segment: Segment, token: ViewToken) -> bool {
+        let Some(at) = self.find(link, header) else {
+            if let Placement::Into(memory) = self.place_early(link, header) {
+                segment.copy_to(&memory);
+                self.early.completed(link, header);
+            }
+            return false;
+        };
+        let Some(target) = self.target(at, link, header) else { return false };
+        let op = &self.ops[target.op];
+        let window = &op.open[target.window];
+        let len = segment.len();
+        let keep = window.accepts_view(target.step)
+            && window.expected_len(target.step) == len
+            && !op.keeps_contributions
+            && self.shared.held_views[link] + len <= self.shared.limits.view_bytes;
+        if !keep {
+            self.copy_in(&target, link, header, &segment);
+            return false;
+        }
+        let shared = &mut self.shared;
+        shared.held_views[link] += len;
+        let op = &mut self.ops[target.op];
+        op.received_bytes += len as u64;
+        let window = &mut op.open[target.window];
+        window.hold_view(target.step, segment, link, token);
+        window.finish(target.step, |link, token, len| shared.release(link, token, len));
+        true
+    }
+
+    fn copy_in(&mut self, target: &Target, link: usize, header: &Header, bytes: &Segment) {
+        let shared = &mut self.shared;
+        let op = &mut self.ops[target.op];
+        let Some(call) = &op.call else { return };
+        let window = &mut op.open[target.window];
+        match window.landing(target.step, bytes.len(), &call.input, &call.output, &mut shared.pool) {
+            Landing::At(memory) => {
+                bytes.copy_to(&memory);
+                op.received_bytes += bytes.len() as u64;
+                window.finish(target.step, |link, token, len| shared.release(link, token, len));
+            }
+            Landing::Unexpected => {}
+            Landing::Length(expected) => self.wrong_length(target.op, link, header, expected),
+        }
+    }
+
+    /// Hands an op the frames that came before it started.
+    pub(crate) fn deliver_early(&mut self, at: usize) {
+        while !self.early.is_empty() {
+            let op = &self.ops[at];
+            let (id, pair, receives) = (op.id, op.pair, op.receives);
+            let members = &self.shared.groups[op.group.0];
+            let wanted = |link: usize, header: &Header| {
+                header.op == id
+                    && match pair {
+                        None => !header.point_to_point && members.rank_of(link).is_some(),
+                        Some(peer) => header.point_to_point && peer == link && receives != for_sender(header),
+                    }
+            };
+            let Some(frame) = self.early.take_complete(wanted) else { return };
+            self.deliver(at, frame);
+        }
+    }
+
+    fn deliver(&mut self, at: usize, frame: Early) {
+        let payload = frame.payload();
+        match frame.header.kind {
+            FrameKind::Data => {
+                if let Some(target) = self.target(at, frame.link, &frame.header) {
+                    self.copy_in(&target, frame.link, &frame.header, &payload);
+                }
+            }
+            _ => self.control_frame(frame.link, &frame.header, &payload),
+        }
+        if let Some(block) = frame.block {
+            self.shared.pool.give(block);
+        }
+    }
+
+    fn control_frame(&mut self, link: usize, header: &Header, payload: &Segment) {
+        if header.kind == FrameKind::Ack {
+            return;
+        }
+        if header.kind == FrameKind::AckRequest && header.op.seq.0 == u64::MAX {
+            return self.acknowledge(link, header);
+        }
+        let Some(at) = self.find(link, header) else {
+            if self.is_stale(link, header) {
+                self.settle(link, header);
+            } else {
+                let budget = self.shared.limits.early_bytes;
+                if let Some(memory) = self.early.admit(link, header, budget, &mut self.shared.pool) {
+                    payload.copy_to(&memory);
+                    self.early.completed(link, header);
+                }
+            }
+            return;
+        };
+        let Some(from) = self.sender(at, link, header) else { return };
+        let op = &mut self.ops[at];
+        op.note_entered(from, link, &mut self.shared);
+        if header.kind != FrameKind::Mismatch && header.fingerprint != op.header.fingerprint {
+            return self.tell_mismatch(at, from);
+        }
+        match header.kind {
+            FrameKind::Done if !op.done_from[from] => {
+                op.done_from[from] = true;
+                op.done_missing -= 1;
+            }
+            FrameKind::AckRequest => op.enter_to.push(from as u32),
+            FrameKind::Mismatch => self.learn_mismatch(at, from, payload),
+            _ => {}
+        }
+    }
+
+    fn acknowledge(&mut self, link: usize, header: &Header) {
+        let Some(group) = self.group_of(&header.op) else { return };
+        let Some(rank) = self.shared.groups[group.0].rank_of(link) else { return };
+        let returned_through = self.shared.returned_through(group, header.op.tag);
+        let answer = Header { kind: FrameKind::Ack, returned_through, ..*header };
+        self.shared.unsent.push((group, rank, answer, Segment::empty()));
+    }
+
+    /// A frame says how far its sender has returned in its tag.
+    fn note_returned(&mut self, link: usize, header: &Header) {
+        if header.point_to_point {
+            return;
+        }
+        let Some(group) = self.group_of(&header.op) else { return };
+        let shared = &mut self.shared;
+        let Some(rank) = shared.groups[group.0].rank_of(link) else { return };
+        if let Some(below) =
+            shared.groups[group.0].peer_returned(rank, header.op.tag, header.returned_through)
+        {
+            shared.log.release(group, header.op.tag, below, &mut shared.pool);
+        }
+        let through = header.returned_through;
+        let (id, tag) = (header.op.group, header.op.tag);
+        shared.owed.retain(|owed| {
+            let settled = owed.link == link
+                && owed.pair.is_none()
+                && owed.op.group == id
+                && owed.op.tag == tag
+                && owed.op.seq < through;
+            if settled {
+                shared.unentered[link] -= owed.bytes;
+            }
+            !settled
+        });
+    }
+
+    /// A frame of an ended op: its sender has entered, so eager bytes are no longer on its account.
+    fn settle(&mut self, link: usize, header: &Header) {
+        let pair = header.point_to_point.then_some(link);
+        if let Some(at) = self
+            .shared
+            .owed
+            .iter()
+            .position(|owed| owed.link == link && owed.op == header.op && owed.pair == pair)
+        {
+            let owed = self.shared.owed.swap_remove(at);
+            self.shared.unentered[link] -= owed.bytes;
+        }
+    }
+
+    fn tell_mismatch(&mut self, at: usize, to: usize) {
+        let op = &mut self.ops[at];
+        op.phase = Phase::Stalled;
+        if std::mem::replace(&mut op.mismatch_told, true) {
+            return;
+        }
+        let block = crate::memory::Arena::new(super::descriptor::DESCRIPTOR_BYTES);
+        let payload = block.segment(0, block.len());
+        payload.fill_from(&op.descriptor.encode());
+        self.told.push(block);
+        let header = Header { kind: FrameKind::Mismatch, ..op.header };
+        self.shared.unsent.push((op.group, to, header, payload));
+    }
+
+    fn learn_mismatch(&mut self, at: usize, from: usize, payload: &Segment) {
+        let Some(theirs) = Descriptor::decode(payload.bytes()) else { return };
+        self.tell_mismatch(at, from);
+        let op = &self.ops[at];
+        let me = self.shared.groups[op.group.0].me;
+        self.shared.effects.push(Effect::Mismatch {
+            op: op.id,
+            rank: Rank(me as u32),
+            call: op.descriptor.to_string(),
+            other_rank: Rank(from as u32),
+            other_call: theirs.to_string(),
+        });
+    }
+
+    fn wrong_length(&mut self, at: usize, link: usize, header: &Header, expected: usize) {
+        let op = &mut self.ops[at];
+        op.phase = Phase::Stalled;
+        let group = &self.shared.groups[op.group.0];
+        let bytes = |n: usize| format!("{} with a block of {n} bytes for this pair", op.descriptor);
+        self.shared.effects.push(Effect::Mismatch {
+            op: op.id,
+            rank: Rank(group.me as u32),
+            call: bytes(expected),
+            other_rank: Rank(group.rank_of(link).unwrap_or(0) as u32),
+            other_call: bytes(header.payload_len as usize),
+        });
+    }
+}

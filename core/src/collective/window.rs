@@ -1,0 +1,271 @@
+//! One open window of an op.
+
+use super::slots::SlotPool;
+use crate::Segment;
+use crate::memory::Arena;
+use crate::plan::{Action, Plan, Span, StepId, Window};
+use crate::transport::ViewToken;
+
+/// A view that a receive step holds: read in place instead of copied to the slot.
+struct HeldView {
+    step: StepId,
+    offset: usize,
+    segment: Segment,
+    link: usize,
+    token: ViewToken,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// Waits for other steps, or (a receive) for its message.
+    Waiting,
+    /// A receive whose bytes are being placed.
+    Placing,
+    /// A send that the link has taken but not finished.
+    Sending,
+    Done,
+}
+
+/// Progress of one window.
+#[derive(Default)]
+pub(crate) struct Running {
+    pub(crate) index: u32,
+    pub(crate) plan: Window,
+    state: Vec<State>,
+    /// Steps that each step still waits for.
+    waits_for: Vec<u32>,
+    /// Steps that still have to read what this one made.
+    uses: Vec<u32>,
+    /// Compressed rows: the steps that wait for step i are `waiters[starts[i]..starts[i + 1]]`.
+    starts: Vec<u32>,
+    waiters: Vec<StepId>,
+    /// Steps whose turn has come (never receives).
+    pub(crate) ready: Vec<StepId>,
+    unfinished: usize,
+    slots: Option<Arena>,
+    views: Vec<HeldView>,
+}
+
+/// What to do with the bytes of a receive step.
+pub(crate) enum Landing {
+    /// In user memory or in a slot.
+    At(Segment),
+    /// The step had its bytes already, or the label is unknown.
+    Unexpected,
+    /// The peer sent another number of bytes than this side expects.
+    Length(usize),
+}
+
+impl Running {
+    /// Loads window `index` of `plan`.
+    pub(crate) fn load<P: Plan>(&mut self, plan: &P, index: u32) {
+        self.index = index;
+        self.plan.clear();
+        plan.window(index, &mut self.plan);
+        let steps = self.plan.steps.len();
+        self.state.clear();
+        self.state.resize(steps, State::Waiting);
+        self.ready.clear();
+        self.unfinished = steps;
+        self.index_waiters(steps);
+        for (id, step) in self.plan.steps.iter().enumerate() {
+            if self.waits_for[id] == 0 && !matches!(step.action, Action::Recv { .. }) {
+                self.ready.push(id as StepId);
+            }
+        }
+    }
+
+    fn index_waiters(&mut self, steps: usize) {
+        self.waits_for.clear();
+        self.uses.clear();
+        self.uses.resize(steps, 0);
+        for step in &self.plan.steps {
+            let after = self.plan.after(step);
+            self.waits_for.push(after.len() as u32);
+            for &dep in after {
+                self.uses[dep as usize] += 1;
+            }
+        }
+        self.starts.clear();
+        let mut total = 0;
+        for &uses in &self.uses {
+            self.starts.push(total);
+            total += uses;
+        }
+        self.starts.push(total);
+        self.waiters.clear();
+        self.waiters.resize(total as usize, 0);
+        // `starts[i]` is used as the write cursor of row i and put back by shifting afterwards.
+        for (id, step) in self.plan.steps.iter().enumerate() {
+            for &dep in self.plan.after(step) {
+                let cursor = &mut self.starts[dep as usize];
+                self.waiters[*cursor as usize] = id as StepId;
+                *cursor += 1;
+            }
+        }
+        for i in (1..=steps).rev() {
+            self.starts[i] = self.starts[i - 1];
+        }
+        self.starts[0] = 0;
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.unfinished == 0
+    }
+
+    /// The receive step for a message, if it still waits.
+    pub(crate) fn receive_step(&self, from: u32, label: u16) -> Option<StepId> {
+        let matches = |action: &Action| matches!(action, Action::Recv { from: f, label: l, .. } if *f == from && *l == label);
+        let id = self.plan.steps.iter().position(|step| matches(&step.action))?;
+        (self.state[id] == State::Waiting).then_some(id as StepId)
+    }
+
+    /// Where the bytes of receive step `id` go.
+    pub(crate) fn landing(
+        &mut self,
+        id: StepId,
+        len: usize,
+        input: &Segment,
+        output: &Segment,
+        pool: &mut SlotPool,
+    ) -> Landing {
+        let Action::Recv { dst, .. } = self.plan.steps[id as usize].action else {
+            return Landing::Unexpected;
+        };
+        if dst.len != len {
+            return Landing::Length(dst.len);
+        }
+        self.ensure_slots(pool);
+        Landing::At(self.memory(dst, input, output))
+    }
+
+    /// True if receive step `id` may be satisfied by a view: its bytes are read once, from a slot.
+    pub(crate) fn accepts_view(&self, id: StepId) -> bool {
+        use crate::plan::Place;
+        matches!(self.plan.steps[id as usize].action, Action::Recv { dst, .. } if dst.place == Place::Slot)
+            && self.uses[id as usize] > 0
+    }
+
+    pub(crate) fn expected_len(&self, id: StepId) -> usize {
+        match self.plan.steps[id as usize].action {
+            Action::Recv { dst, .. } => dst.len,
+            _ => 0,
+        }
+    }
+
+    pub(crate) fn start_placing(&mut self, id: StepId) {
+        self.state[id as usize] = State::Placing;
+    }
+
+    /// The receive step whose bytes are being placed for this message.
+    pub(crate) fn placing_step(&self, from: u32, label: u16) -> Option<StepId> {
+        self.plan
+            .steps
+            .iter()
+            .zip(&self.state)
+            .position(|(step, state)| {
+                *state == State::Placing
+                    && matches!(step.action, Action::Recv { from: f, label: l, .. } if f == from && l == label)
+            })
+            .map(|id| id as StepId)
+    }
+
+    /// Keeps a view as the bytes of receive step `id`.
+    pub(crate) fn hold_view(&mut self, id: StepId, segment: Segment, link: usize, token: ViewToken) {
+        let Action::Recv { dst, .. } = self.plan.steps[id as usize].action else { return };
+        self.views.push(HeldView { step: id, offset: dst.offset, segment, link, token });
+    }
+
+    pub(crate) fn sending(&mut self, id: StepId) {
+        self.state[id as usize] = State::Sending;
+    }
+
+    pub(crate) fn is_sending(&self, id: StepId) -> bool {
+        self.state.get(id as usize) == Some(&State::Sending)
+    }
+
+    /// Marks a step done, makes those that waited for it ready, and reports views nobody needs any more.
+    pub(crate) fn finish(&mut self, id: StepId, mut release: impl FnMut(usize, ViewToken, usize)) {
+        let at = id as usize;
+        debug_assert_ne!(self.state[at], State::Done);
+        self.state[at] = State::Done;
+        self.unfinished -= 1;
+        for row in self.starts[at]..self.starts[at + 1] {
+            let waiter = self.waiters[row as usize];
+            let left = &mut self.waits_for[waiter as usize];
+            *left -= 1;
+            if *left == 0 {
+                self.ready.push(waiter);
+            }
+        }
+        let after = self.plan.steps[at].after.clone();
+        for dep in after {
+            let dep = self.plan.dependencies[dep as usize];
+            self.uses[dep as usize] -= 1;
+            if self.uses[dep as usize] == 0
+                && let Some(view) = self.views.iter().position(|v| v.step == dep)
+            {
+                let view = self.views.swap_remove(view);
+                release(view.link, view.token, view.segment.len());
+            }
+        }
+    }
+
+    /// The bytes of a span for reading: a held view if there is one.
+    pub(crate) fn source(&self, span: Span, input: &Segment, output: &Segment) -> Segment {
+        use crate::plan::Place;
+        if span.place == Place::Slot
+            && let Some(view) = self
+                .views
+                .iter()
+                .find(|v| v.offset <= span.offset && span.offset + span.len <= v.offset + v.segment.len())
+        {
+            return view.segment.slice(span.offset - view.offset, span.len);
+        }
+        self.memory(span, input, output)
+    }
+
+    /// The memory of a span itself.
+    pub(crate) fn memory(&self, span: Span, input: &Segment, output: &Segment) -> Segment {
+        use crate::plan::Place;
+        match span.place {
+            Place::Input => input.slice(span.offset, span.len),
+            Place::Output => output.slice(span.offset, span.len),
+            Place::Slot if span.len == 0 => Segment::empty(),
+            Place::Slot => {
+                self.slots.as_ref().map_or_else(Segment::empty, |slots| slots.segment(span.offset, span.len))
+            }
+        }
+    }
+
+    /// Makes sure that the window has its slots.
+    pub(crate) fn ensure_slots(&mut self, pool: &mut SlotPool) {
+        if self.slots.is_none() && self.plan.slot_bytes > 0 {
+            self.slots = Some(pool.take(self.plan.slot_bytes));
+        }
+    }
+
+    /// Takes the slots with what they hold (for the log).
+    pub(crate) fn take_slots(&mut self) -> Option<Arena> {
+        self.slots.take()
+    }
+
+    /// Gives memory and views back, whatever the state.
+    pub(crate) fn unload(&mut self, pool: &mut SlotPool, mut release: impl FnMut(usize, ViewToken, usize)) {
+        for view in self.views.drain(..) {
+            release(view.link, view.token, view.segment.len());
+        }
+        if let Some(slots) = self.slots.take() {
+            pool.give(slots);
+        }
+    }
+
+    /// Ranks whose messages have not come, for error texts.
+    pub(crate) fn waits_on(&self) -> impl Iterator<Item = u32> + '_ {
+        self.plan.steps.iter().zip(&self.state).filter_map(|(step, state)| match (&step.action, state) {
+            (Action::Recv { from, .. }, State::Waiting | State::Placing) => Some(*from),
+            (Action::Send { to, .. }, State::Waiting | State::Sending) => Some(*to),
+            _ => None,
+        })
+    }
+}
