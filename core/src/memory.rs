@@ -136,7 +136,7 @@ impl Segment {
         unsafe { std::ptr::copy(src.as_ptr(), self.ptr, src.len()) }
     }
 
-    fn lent<'a>(ptr: *mut u8, len: usize, loan: &'a AtomicUsize) -> Segment {
+    fn lent(ptr: *mut u8, len: usize, loan: &AtomicUsize) -> Segment {
         loan.fetch_add(1, Ordering::Relaxed);
         Segment { ptr, len, loan: Some(NonNull::from(loan)) }
     }

@@ -1,12 +1,22 @@
 //! The group handle: what users call.
-//!
-//! This is the agreed interface; the engine behind it is being built.
 
-use ronde_core::call::{Call, CallOptions};
-use ronde_core::error::{Outcome, Result};
-use ronde_core::memory::Pod;
-use ronde_core::{DType, ReduceOp};
+use crate::config::Config;
+use crate::engine::{self, Engine};
+use crate::validate;
+use ronde_algorithms::{Algorithm, Topology, Tuning};
+use ronde_core::call::{Call, CallOptions, Shape};
+use ronde_core::collective::{GroupIndex, NewOp, OpHandle};
+use ronde_core::error::{Error, Misuse, Outcome, Result};
+use ronde_core::memory::{Arena, Pod, lend};
+use ronde_core::reduce::{Kernels, Reduction};
+use ronde_core::{Collective, DType, GroupId, Rank, ReduceOp, Tag};
+use ronde_shm::SharedBuffer;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+/// Tag of the library's own calls on a group.
+const INTERNAL_TAG: Tag = Tag(u32::MAX);
 
 /// Rust types that are element types.
 pub trait Element: Pod {
@@ -14,23 +24,45 @@ pub trait Element: Pod {
     const DTYPE: DType;
 }
 
+macro_rules! element {
+    ($($rust:ty => $dtype:ident),*) => { $(impl Element for $rust { const DTYPE: DType = DType::$dtype; })* };
+}
+element!(i8 => I8, u8 => U8, i16 => I16, u16 => U16, i32 => I32, u32 => U32, i64 => I64, u64 => U64,
+         f32 => F32, f64 => F64);
+
 /// A group of peers. Cheap to clone; clones are the same group.
+///
+/// Calls may be made from any thread. Threads that call concurrently use different tags, since the
+/// calls of one tag must come in the same order on every rank.
 #[derive(Clone)]
-pub struct Group {}
-
-/// An operation in flight. Dropping it lets the op run on to its end.
-pub struct Op {}
-
-impl Op {
-    /// The result if the op has ended; makes progress.
-    pub fn test(&self) -> Option<Result<Outcome>> { unreachable!() }
-    /// Waits for the end; makes progress on this thread.
-    pub fn wait(&self) -> Result<Outcome> { unreachable!() }
-    /// Calls `f` once when the op ends (at once if it has), on whichever thread notices.
-    pub fn on_complete(&self, f: impl FnOnce(&Result<Outcome>) + Send + 'static) { let _ = f; }
+pub struct Group {
+    inner: Arc<Inner>,
 }
 
-/// What bytes moved how, for `ronde demo` and diagnosis.
+struct Inner {
+    engine: Arc<Engine>,
+    id: GroupId,
+    index: GroupIndex,
+    rank: Rank,
+    /// World rank of each rank.
+    members: Vec<usize>,
+    topology: Arc<Topology>,
+    tuning: Tuning,
+    splits: AtomicU32,
+    closed: AtomicBool,
+    /// The group that `join` made: closing it ends the job here.
+    is_world: bool,
+}
+
+/// An operation in flight. Dropping it lets the op run on to its end; its buffers must stay valid
+/// until then.
+pub struct Op {
+    engine: Arc<Engine>,
+    handle: OpHandle,
+    result: Mutex<Option<Result<Outcome>>>,
+}
+
+/// One link of a group, with what moved over it.
 #[derive(Clone, Debug)]
 pub struct LinkInfo {
     /// Rank of the other side.
@@ -39,54 +71,389 @@ pub struct LinkInfo {
     pub transport: &'static str,
     /// Host name of the other side.
     pub host: String,
-    /// Payload bytes sent.
-    pub bytes_sent: u64,
-    /// Payload bytes received.
-    pub bytes_received: u64,
+}
+
+impl Op {
+    /// The result if the op has ended; makes progress.
+    pub fn test(&self) -> Option<Result<Outcome>> {
+        let mut kept = engine::lock(&self.result);
+        if kept.is_none() {
+            *kept = self.engine.test(self.handle);
+        }
+        kept.clone()
+    }
+
+    /// Waits for the end; makes progress on this thread. Bounded by the call's deadline.
+    pub fn wait(&self) -> Result<Outcome> {
+        let mut kept = engine::lock(&self.result);
+        kept.get_or_insert_with(|| self.engine.wait(self.handle)).clone()
+    }
+
+    /// Calls `f` once when the op ends (at once if it has), on whichever thread notices. Takes the op,
+    /// since the callback gets its result.
+    pub fn on_complete(self, f: impl FnOnce(&Result<Outcome>) + Send + 'static) {
+        let kept = engine::lock(&self.result).clone();
+        match kept {
+            Some(result) => f(&result),
+            None => {
+                // The callback takes the result now, so dropping this handle must not.
+                *engine::lock(&self.result) = Some(Err(Misuse::Closed.into()));
+                self.engine.on_complete(self.handle, Box::new(f));
+            }
+        }
+    }
+}
+
+impl Drop for Op {
+    fn drop(&mut self) {
+        if engine::lock(&self.result).is_none() {
+            self.engine.on_complete(self.handle, Box::new(|_| ()));
+        }
+    }
+}
+
+impl Config {
+    /// Joins the job this configuration describes and returns its group of all peers.
+    pub fn join(&self) -> Result<Group> {
+        let engine = Engine::join(self)?;
+        let members: Vec<usize> = (0..engine.view.members.len()).collect();
+        Ok(Group::new(engine.clone(), GroupId(0), members, engine.rank, true))
+    }
 }
 
 impl Group {
+    fn new(engine: Arc<Engine>, id: GroupId, members: Vec<usize>, rank: Rank, is_world: bool) -> Group {
+        let index = engine.add_group(id, members.clone(), rank);
+        let topology = engine.topology(&members);
+        Group {
+            inner: Arc::new(Inner {
+                id,
+                index,
+                rank,
+                members,
+                topology,
+                tuning: Tuning::default(),
+                splits: AtomicU32::new(0),
+                closed: AtomicBool::new(false),
+                is_world,
+                engine,
+            }),
+        }
+    }
+
     /// This process's rank.
-    pub fn rank(&self) -> u32 { unreachable!() }
+    pub fn rank(&self) -> u32 {
+        self.inner.rank.0
+    }
+
     /// Number of ranks.
-    pub fn size(&self) -> u32 { unreachable!() }
-    /// Starts a call.
-    pub fn start(&self, call: Call) -> Result<Op> { let _ = call; unreachable!() }
-    /// Makes a call and waits for its end on this thread.
-    pub fn run(&self, call: Call) -> Result<Outcome> { let _ = call; unreachable!() }
-    /// Splits by colour; ranks follow (key, old rank). `None` joins no new group. Collective.
-    pub fn split(&self, color: Option<u32>, key: i32) -> Result<Option<Group>> { let _ = (color, key); unreachable!() }
-    /// Ends every op of the group on all ranks with an error that carries `reason`. Never blocks for long.
-    pub fn abort(&self, reason: &str) { let _ = reason; }
-    /// Leaves in order: waits until the peers need nothing more from this one.
-    pub fn close(&self) -> Result<()> { unreachable!() }
-    /// The links of this group.
-    pub fn links(&self) -> Vec<LinkInfo> { unreachable!() }
+    pub fn size(&self) -> u32 {
+        self.inner.members.len() as u32
+    }
+
     /// The default deadline of a call.
-    pub fn timeout(&self) -> Duration { unreachable!() }
+    pub fn timeout(&self) -> Duration {
+        self.inner.engine.timeout
+    }
+
     /// The first error that ended the group, if any.
-    pub fn failure(&self) -> Option<ronde_core::Error> { unreachable!() }
-    /// Memory that local peers read without a copy (shared memory), zeroed; plain memory where no local peer exists.
-    pub fn mem_alloc(&self, bytes: usize) -> Result<ronde_shm::SharedBuffer> { let _ = bytes; unreachable!() }
+    pub fn failure(&self) -> Option<Error> {
+        self.inner.engine.failure()
+    }
 
-    // Typed calls. Each has a `_with(…, &CallOptions)` twin.
+    /// The links of this group.
+    pub fn links(&self) -> Vec<LinkInfo> {
+        let engine = &self.inner.engine;
+        let transports = engine.transports();
+        let members = self.inner.members.iter().enumerate();
+        members
+            .filter(|(rank, _)| *rank != self.inner.rank.index())
+            .map(|(rank, &member)| LinkInfo {
+                rank: rank as u32,
+                transport: transports[member],
+                host: engine.view.members[member].host.clone(),
+            })
+            .collect()
+    }
 
-    /// All-reduce in place.
-    pub fn all_reduce<T: Element>(&self, data: &mut [T], op: ReduceOp) -> Result<Outcome> { let _ = (data, op); unreachable!() }
-    /// All-reduce out of place.
-    pub fn all_reduce_into<T: Element>(&self, input: &[T], output: &mut [T], op: ReduceOp) -> Result<Outcome> { let _ = (input, output, op); unreachable!() }
-    /// Gathers every rank's `input` into `output` (size × input).
-    pub fn all_gather<T: Element>(&self, input: &[T], output: &mut [T]) -> Result<Outcome> { let _ = (input, output); unreachable!() }
-    /// Reduces and scatters: `input` is size × `output`.
-    pub fn reduce_scatter<T: Element>(&self, input: &[T], output: &mut [T], op: ReduceOp) -> Result<Outcome> { let _ = (input, output, op); unreachable!() }
-    /// Exchanges equal blocks.
-    pub fn all_to_all<T: Element>(&self, input: &[T], output: &mut [T]) -> Result<Outcome> { let _ = (input, output); unreachable!() }
-    /// Broadcast in place.
-    pub fn broadcast<T: Element>(&self, data: &mut [T], root: u32) -> Result<Outcome> { let _ = (data, root); unreachable!() }
-    /// Waits for all.
-    pub fn barrier(&self) -> Result<Outcome> { unreachable!() }
+    /// Zeroed memory that local peers read without a copy.
+    pub fn mem_alloc(&self, bytes: usize) -> Result<SharedBuffer> {
+        SharedBuffer::new(bytes, &self.inner.engine.registry)
+            .map_err(|e| Error::resource(format!("cannot allocate {bytes} bytes of shared memory: {e}")))
+    }
+
+    /// Starts a call. The buffers named in it must stay valid until the op ends, which the makers of
+    /// its segments vouch for.
+    pub fn start(&self, call: Call) -> Result<Op> {
+        let handle = self.submit(call)?;
+        self.inner.engine.hand_to_background();
+        Ok(Op { engine: self.inner.engine.clone(), handle, result: Mutex::new(None) })
+    }
+
+    /// Makes a call and waits for its end on this thread.
+    pub fn run(&self, call: Call) -> Result<Outcome> {
+        let handle = self.submit(call)?;
+        self.inner.engine.wait(handle)
+    }
+
+    /// Starts several calls, then waits for all; the first error wins. Sends and receives in a batch
+    /// cannot deadlock by their order.
+    pub fn run_all(&self, calls: impl IntoIterator<Item = Call>) -> Result<Vec<Outcome>> {
+        let started: Vec<Result<OpHandle>> = calls.into_iter().map(|call| self.submit(call)).collect();
+        let ended = started.into_iter().map(|handle| self.inner.engine.wait(handle?));
+        ended.collect::<Vec<_>>().into_iter().collect()
+    }
+
+    fn submit(&self, mut call: Call) -> Result<OpHandle> {
+        let group = &*self.inner;
+        if group.closed.load(Ordering::Relaxed) {
+            return Err(Misuse::Closed.into());
+        }
+        let in_place = validate::check(&call, group.rank, self.size())?;
+        let scratch = self.pre_multiply(&mut call);
+        let plan = {
+            let shape = Shape {
+                collective: call.collective,
+                rank: group.rank.0,
+                world: self.size(),
+                count: call.count,
+                element: call.dtype.size(),
+                peer: call.peer,
+                send: &call.send,
+                recv: &call.recv,
+                in_place: in_place && scratch.is_none(),
+                ordered: matches!(call.reduction, Some(Reduction::User(_))),
+            };
+            let algorithm = match call.options.algorithm {
+                Some(name) => validate::algorithm(name)?,
+                None => self.choose(&shape),
+            };
+            ronde_algorithms::build(&shape, algorithm, &group.topology, &group.tuning)?
+        };
+        let now = group.engine.now();
+        let deadline = now.after(call.options.timeout.unwrap_or(group.engine.timeout));
+        group.engine.start(NewOp { group: group.index, call, plan, now, deadline }, scratch)
+    }
+
+    fn choose(&self, shape: &Shape<'_>) -> Algorithm {
+        ronde_algorithms::choose(shape, &self.inner.topology)
+    }
+
+    /// The input of a pre-multiplied sum is scaled into memory of the library first.
+    fn pre_multiply(&self, call: &mut Call) -> Option<Arena> {
+        let Some(Reduction::PreMulSum(scalar)) = &call.reduction else { return None };
+        let scratch = self.inner.engine.take_scratch(call.input.len());
+        let scaled = scratch.segment(0, call.input.len());
+        self.inner.engine.kernels.scale(call.dtype, scalar, &call.input, &scaled);
+        call.input = scaled;
+        Some(scratch)
+    }
+
+    /// Splits the group: members with the same colour form a new one, ranked by (key, old rank).
+    /// `None` joins no new group. Every member calls it.
+    pub fn split(&self, color: Option<u32>, key: i32) -> Result<Option<Group>> {
+        let number = self.inner.splits.fetch_add(1, Ordering::Relaxed);
+        let mine = [color.map_or(-1, i64::from), i64::from(key)];
+        let mut all = vec![0i64; 2 * self.inner.members.len()];
+        let options = CallOptions { tag: INTERNAL_TAG, ..CallOptions::default() };
+        let _ = self.all_gather_with(&mine, &mut all, &options)?;
+        let Some(color) = color else { return Ok(None) };
+        let mut chosen: Vec<(i64, usize)> = all
+            .chunks_exact(2)
+            .enumerate()
+            .filter(|(_, pair)| pair[0] == i64::from(color))
+            .map(|(rank, pair)| (pair[1], rank))
+            .collect();
+        chosen.sort_unstable();
+        let me = chosen.iter().position(|(_, rank)| *rank == self.inner.rank.index());
+        let Some(me) = me else { return Err(Error::internal("a split lost its own caller")) };
+        let members = chosen.iter().map(|(_, rank)| self.inner.members[*rank]).collect();
+        let id = child_id(self.inner.id, number, color);
+        Ok(Some(Group::new(self.inner.engine.clone(), id, members, Rank(me as u32), false)))
+    }
+
+    /// Ends every op of the job on all ranks with an error that carries `reason`. Returns at once.
+    pub fn abort(&self, reason: &str) {
+        self.inner.engine.abort(reason);
+    }
+
+    /// Leaves in order: sees that the peers need nothing more from this one, for at most a second.
+    /// Closing a sub-group only ends this handle.
+    pub fn close(&self) -> Result<()> {
+        if self.inner.closed.swap(true, Ordering::AcqRel) || !self.inner.is_world {
+            return Ok(());
+        }
+        self.inner.engine.close()
+    }
+
+    // Typed calls. The `…_with` form takes options.
+
+    /// All-reduce in place: `data` becomes the reduction of every rank's `data`.
+    pub fn all_reduce<T: Element>(&self, data: &mut [T], op: ReduceOp) -> Result<Outcome> {
+        self.all_reduce_with(data, op, &CallOptions::default())
+    }
+
+    /// As [`Group::all_reduce`], with options.
+    pub fn all_reduce_with<T: Element>(
+        &self,
+        data: &mut [T],
+        op: ReduceOp,
+        options: &CallOptions,
+    ) -> Result<Outcome> {
+        let count = data.len();
+        lend(|lender| {
+            let data = lender.unique(data);
+            self.run(Call {
+                input: data.clone(),
+                output: data,
+                reduction: Some(Reduction::Builtin(op)),
+                ..call::<T>(Collective::AllReduce, count, options)
+            })
+        })
+    }
+
+    /// All-reduce out of place. The two slices have the same length.
+    pub fn all_reduce_into<T: Element>(&self, input: &[T], output: &mut [T], op: ReduceOp) -> Result<Outcome> {
+        self.reducing(Collective::AllReduce, input.len(), input, output, op, 0)
+    }
+
+    /// Gathers every rank's `input` into `output`, which is size × as long.
+    pub fn all_gather<T: Element>(&self, input: &[T], output: &mut [T]) -> Result<Outcome> {
+        self.all_gather_with(input, output, &CallOptions::default())
+    }
+
+    /// As [`Group::all_gather`], with options.
+    pub fn all_gather_with<T: Element>(
+        &self,
+        input: &[T],
+        output: &mut [T],
+        options: &CallOptions,
+    ) -> Result<Outcome> {
+        self.moving(Collective::AllGather, input.len(), input, output, 0, options)
+    }
+
+    /// Reduces and scatters: `input` is size × as long as `output`, which gets this rank's block.
+    pub fn reduce_scatter<T: Element>(&self, input: &[T], output: &mut [T], op: ReduceOp) -> Result<Outcome> {
+        self.reducing(Collective::ReduceScatter, output.len(), input, output, op, 0)
+    }
+
+    /// Exchanges equal blocks: block i of `input` goes to rank i. Both slices have the same length, a
+    /// multiple of the size.
+    pub fn all_to_all<T: Element>(&self, input: &[T], output: &mut [T]) -> Result<Outcome> {
+        let block = input.len() / self.inner.members.len();
+        self.moving(Collective::AllToAll, block, input, output, 0, &CallOptions::default())
+    }
+
+    /// Broadcast in place from `root`.
+    pub fn broadcast<T: Element>(&self, data: &mut [T], root: u32) -> Result<Outcome> {
+        let count = data.len();
+        lend(|lender| {
+            let data = lender.unique(data);
+            let options = CallOptions::default();
+            self.run(Call {
+                input: data.clone(),
+                output: data,
+                peer: root,
+                ..call::<T>(Collective::Broadcast, count, &options)
+            })
+        })
+    }
+
+    /// Reduces to `root`; `output` is used there only and may be empty elsewhere.
+    pub fn reduce<T: Element>(
+        &self,
+        input: &[T],
+        output: &mut [T],
+        op: ReduceOp,
+        root: u32,
+    ) -> Result<Outcome> {
+        self.reducing(Collective::Reduce, input.len(), input, output, op, root)
+    }
+
+    /// Gathers every rank's `input` at `root`; `output` is used there only.
+    pub fn gather<T: Element>(&self, input: &[T], output: &mut [T], root: u32) -> Result<Outcome> {
+        self.moving(Collective::Gather, input.len(), input, output, root, &CallOptions::default())
+    }
+
+    /// Scatters the blocks of `input` at `root`; `input` is used there only.
+    pub fn scatter<T: Element>(&self, input: &[T], output: &mut [T], root: u32) -> Result<Outcome> {
+        self.moving(Collective::Scatter, output.len(), input, output, root, &CallOptions::default())
+    }
+
+    /// Waits until every rank has called it.
+    pub fn barrier(&self) -> Result<Outcome> {
+        self.run(Call::EMPTY)
+    }
+
     /// Sends to a rank.
-    pub fn send<T: Element>(&self, data: &[T], to: u32, options: &CallOptions) -> Result<Outcome> { let _ = (data, to, options); unreachable!() }
-    /// Receives from a rank.
-    pub fn recv<T: Element>(&self, data: &mut [T], from: u32, options: &CallOptions) -> Result<Outcome> { let _ = (data, from, options); unreachable!() }
+    pub fn send<T: Element>(&self, data: &[T], to: u32, options: &CallOptions) -> Result<Outcome> {
+        self.moving(Collective::Send, data.len(), data, &mut [], to, options)
+    }
+
+    /// Receives from a rank; the lengths of send and receive are equal.
+    pub fn recv<T: Element>(&self, data: &mut [T], from: u32, options: &CallOptions) -> Result<Outcome> {
+        self.moving(Collective::Recv, data.len(), &[], data, from, options)
+    }
+
+    fn reducing<T: Element>(
+        &self,
+        collective: Collective,
+        count: usize,
+        input: &[T],
+        output: &mut [T],
+        op: ReduceOp,
+        peer: u32,
+    ) -> Result<Outcome> {
+        lend(|lender| {
+            self.run(Call {
+                input: lender.shared(input),
+                output: lender.unique(output),
+                reduction: Some(Reduction::Builtin(op)),
+                peer,
+                ..call::<T>(collective, count, &CallOptions::default())
+            })
+        })
+    }
+
+    fn moving<T: Element>(
+        &self,
+        collective: Collective,
+        count: usize,
+        input: &[T],
+        output: &mut [T],
+        peer: u32,
+        options: &CallOptions,
+    ) -> Result<Outcome> {
+        lend(|lender| {
+            self.run(Call {
+                input: lender.shared(input),
+                output: lender.unique(output),
+                peer,
+                ..call::<T>(collective, count, options)
+            })
+        })
+    }
+}
+
+fn call<T: Element>(collective: Collective, count: usize, options: &CallOptions) -> Call {
+    Call { collective, dtype: T::DTYPE, count, options: options.clone(), ..Call::EMPTY }
+}
+
+/// The id of a sub-group: the same on all members, different for every split.
+fn child_id(parent: GroupId, number: u32, color: u32) -> GroupId {
+    let mut bytes = [0u8; 16];
+    bytes[..8].copy_from_slice(&parent.0.to_le_bytes());
+    bytes[8..12].copy_from_slice(&number.to_le_bytes());
+    bytes[12..].copy_from_slice(&color.to_le_bytes());
+    GroupId(xxhash_rust::xxh3::xxh3_64(&bytes) | 1)
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Without `close()` the others take this peer's end for a crash, as promised; but threads and
+        // descriptors of this process must not outlive the handle.
+        if self.is_world && !self.closed.load(Ordering::Relaxed) {
+            self.engine.stop();
+        }
+    }
 }

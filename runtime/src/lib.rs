@@ -1,10 +1,23 @@
 //! Ronde: fault-tolerant collective communication.
+//!
+//! ```no_run
+//! let group = ronde::Config::from_env()?.join()?;
+//! let mut gradients = vec![0.5f32; 1 << 20];
+//! let outcome = group.all_reduce(&mut gradients, ronde::ReduceOp::Avg)?;
+//! println!("rank {} of {}: averaged over {}", group.rank(), group.size(), outcome.contributors);
+//! group.close()?;
+//! # Ok::<(), ronde::Error>(())
+//! ```
 #![forbid(unsafe_code)]
 
-pub mod group;
+mod engine;
+mod group;
+mod validate;
 
-pub use group::{Group, Op};
+pub use group::{Element, Group, LinkInfo, Op};
 pub use ronde_core::call::{Blocks, Call, CallOptions};
 pub use ronde_core::error::{Aborted, Misuse, Outcome, PeerLost};
+pub use ronde_core::memory;
 pub use ronde_core::reduce::{Reduction, UserReduce};
 pub use ronde_core::{Collective, DType, Error, Rank, ReduceOp, Result, Segment, Tag, Tolerance};
+pub use ronde_shm::SharedBuffer;

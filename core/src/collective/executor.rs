@@ -79,6 +79,20 @@ pub struct OpHandle {
     pub(crate) life: u8,
 }
 
+/// A call with what the executor needs to run it.
+pub struct NewOp<P> {
+    /// The group it is made on.
+    pub group: GroupIndex,
+    /// The call.
+    pub call: Call,
+    /// This rank's plan for it.
+    pub plan: P,
+    /// The time.
+    pub now: Instant,
+    /// When it is overdue.
+    pub deadline: Instant,
+}
+
 /// Answer to [`Executor::start`].
 pub type Started = Result<OpHandle>;
 
@@ -208,16 +222,8 @@ impl<P: Plan> Executor<P> {
     }
 
     /// Starts a call with its plan. The caller has checked the call's buffers against the plan.
-    pub fn start(
-        &mut self,
-        group: GroupIndex,
-        call: Call,
-        plan: P,
-        links: &mut Links,
-        kernels: &dyn Kernels,
-        now: Instant,
-        deadline: Instant,
-    ) -> Started {
+    pub fn start(&mut self, new: NewOp<P>, links: &mut Links, kernels: &dyn Kernels) -> Started {
+        let NewOp { group, call, plan, now, deadline } = new;
         let at = self.take_slot()?;
         let commit = self.commit_of(group, &call, &plan, links);
         let state = &mut self.shared.groups[group.0];
@@ -353,6 +359,15 @@ impl<P: Plan> Executor<P> {
     /// What the coordinator should hear.
     pub fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.shared.effects)
+    }
+
+    /// An open op that still waits for the peer behind `link`.
+    pub fn waits_on(&self, link: usize) -> Option<(OpId, Collective)> {
+        self.active.iter().map(|&at| &self.ops[at]).find_map(|op| {
+            let rank = self.shared.groups[op.group.0].rank_of(link)?;
+            let collective = op.call.as_ref()?.collective;
+            op.missing().contains(&(rank as u32)).then_some((op.id, collective))
+        })
     }
 
     /// The earliest deadline of an open op.

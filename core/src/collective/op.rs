@@ -313,7 +313,7 @@ impl<P: Plan> OpState<P> {
         let spec = ReduceSpec {
             dtype: call.dtype,
             reduction: call.reduction.as_ref().unwrap_or(&builtin),
-            finish: finish.then(|| self.entered.len() as u64),
+            finish: finish.then_some(self.entered.len() as u64),
             streaming: dst.place == Place::Output
                 && call.output.len() >= shared.limits.streaming_bytes
                 && !call.input.overlaps(&call.output),

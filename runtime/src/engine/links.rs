@@ -1,0 +1,170 @@
+//! The links of a process: which transport for which peer, and what their end means.
+
+use super::{Engine, Inner, Report};
+use crate::bootstrap::PeerSockets;
+use crate::config::Config;
+use ronde_algorithms::Topology;
+use ronde_core::collective::{Links, Overdue};
+use ronde_core::error::{Aborted, Error, Result};
+use ronde_core::membership::View;
+use ronde_core::transport::Link;
+use ronde_core::Rank;
+use ronde_shm::{Registry, ShmLink, ShmOptions};
+use ronde_tcp::{TcpLink, TcpOptions};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+/// What the engine keeps of a link besides the link.
+#[derive(Default)]
+pub(crate) struct LinkState {
+    /// Name of the transport; empty for one's own entry.
+    pub(crate) transport: &'static str,
+    /// Duplicates of its descriptors.
+    pub(crate) descriptors: Vec<OwnedFd>,
+    /// The peer has left in order.
+    pub(crate) left: bool,
+}
+
+/// Opens a link to every peer: shared memory where both run on one machine and it is allowed, else TCP.
+pub(crate) fn open(
+    config: &Config,
+    view: &View,
+    rank: Rank,
+    sockets: Vec<PeerSockets>,
+    registry: &Arc<Registry>,
+) -> Result<(Links, Vec<LinkState>)> {
+    let mut links: Links = Vec::with_capacity(sockets.len());
+    let mut states = Vec::with_capacity(sockets.len());
+    for (peer, sockets) in sockets.into_iter().enumerate() {
+        if peer == rank.index() {
+            links.push(None);
+            states.push(LinkState::default());
+            continue;
+        }
+        let (link, state) = open_one(config, peer, sockets, registry).map_err(|e| {
+            let member = &view.members[peer];
+            Error::join(format!("no link to rank {peer} (host {}): {e}", member.host))
+        })?;
+        links.push(Some(link));
+        states.push(state);
+    }
+    Ok((links, states))
+}
+
+fn open_one(
+    config: &Config,
+    peer: usize,
+    sockets: PeerSockets,
+    registry: &Arc<Registry>,
+) -> Result<(Box<dyn Link>, LinkState), String> {
+    let duplicate = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|e| e.to_string());
+    if let Some(socket) = sockets.unix
+        && config.allows_transport("shm")
+    {
+        let descriptors = vec![duplicate(socket.as_fd())?];
+        let deadline = std::time::Instant::now() + config.default_connect_timeout();
+        let link = ShmLink::connect(peer, socket, &ShmOptions::default(), registry.clone(), deadline)
+            .map_err(|e| e.to_string())?;
+        return Ok((Box::new(link), LinkState { transport: "shm", descriptors, left: false }));
+    }
+    if sockets.tcp.is_empty() {
+        return Err("no transport that both sides allow (see RONDE_TRANSPORTS)".into());
+    }
+    let descriptors = sockets.tcp.iter().map(|s| duplicate(s.as_fd())).collect::<Result<_, _>>()?;
+    let link = TcpLink::new(peer, sockets.tcp, &TcpOptions::default()).map_err(|e| e.to_string())?;
+    Ok((Box::new(link), LinkState { transport: "tcp", descriptors, left: false }))
+}
+
+/// Ranks on this process's machine, itself included.
+pub(crate) fn local_peers(view: &View, rank: Rank) -> usize {
+    let machine = &view.members[rank.index()].machine;
+    view.members.iter().filter(|m| m.machine == *machine).count()
+}
+
+/// Where the members of a group run, for the chooser and hierarchical plans.
+pub(crate) fn topology(view: &View, members: &[usize], shm: bool) -> Arc<Topology> {
+    let mut machines = Vec::new();
+    let nodes = members
+        .iter()
+        .map(|&member| {
+            let machine = &view.members[member].machine;
+            machines.iter().position(|m| *m == machine).unwrap_or_else(|| {
+                machines.push(machine);
+                machines.len() - 1
+            }) as u32
+        })
+        .collect();
+    Arc::new(Topology::new(nodes, shm))
+}
+
+/// Who holds an op up, in words.
+pub(crate) fn describe_missing(view: &View, me: Rank, overdue: &Overdue) -> String {
+    let peer = |rank: Rank| match view.members.get(rank.index()) {
+        Some(m) => format!("rank {rank} (host {}, {})", m.host, m.addresses.first().map_or_else(String::new, |a| a.to_string())),
+        None => format!("rank {rank}"),
+    };
+    let list = |entered: bool| -> Vec<String> {
+        overdue.missing.iter().filter(|(_, e)| *e == entered).map(|(r, _)| peer(*r)).collect()
+    };
+    let (absent, silent) = (list(false), list(true));
+    let mut text = String::new();
+    if !absent.is_empty() {
+        text += &format!("{} has not entered it", absent.join(", "));
+    }
+    if !silent.is_empty() {
+        let joint = if text.is_empty() { "" } else { "; " };
+        text += &format!("{joint}{} entered it and went silent", silent.join(", "));
+    }
+    if text.is_empty() {
+        text = "no peer is missing: the local links did not take the data".into();
+    }
+    format!("{text} (seen by rank {me}). Look at what those processes do, or raise the timeout")
+}
+
+impl Engine {
+    /// Polls every link. A link that ends is reported to the coordinator, who decides what it means.
+    pub(super) fn poll_links(&self, inner: &mut Inner) -> bool {
+        let mut moved = false;
+        for at in 0..inner.links.len() {
+            let Some(link) = inner.links[at].as_mut() else { continue };
+            match link.poll(&mut inner.executor) {
+                Ok(some) => moved |= some,
+                Err(failure) => {
+                    moved = true;
+                    if let Some(mut link) = inner.links[at].take() {
+                        link.close();
+                    }
+                    self.link_ended(inner, at, &failure.to_string());
+                }
+            }
+        }
+        moved
+    }
+
+    fn link_ended(&self, inner: &mut Inner, peer: usize, reason: &str) {
+        if inner.link_states[peer].left {
+            return self.check_left(inner, peer);
+        }
+        let transport = inner.link_states[peer].transport;
+        let reason = format!("rank {} saw on {transport}: {reason}", self.rank);
+        self.control.report(Report::LinkFailed { rank: Rank(peer as u32), reason: reason.clone() });
+        if inner.executor.open_ops() > 0 {
+            let text = format!("the link to rank {peer} ended ({reason}) and the coordinator gave no verdict");
+            let error = Error::Aborted(Arc::new(Aborted::Announced(text)));
+            inner.pending_verdict.get_or_insert((self.now(), error));
+        }
+    }
+
+    /// A peer that left in order is only missed if an op still waits for it and its link has ended.
+    pub(super) fn check_left(&self, inner: &mut Inner, peer: usize) {
+        if inner.links[peer].is_some() || !inner.link_states[peer].left {
+            return;
+        }
+        if let Some((op, collective)) = inner.executor.waits_on(peer) {
+            let reason = format!("rank {peer} left the group before {collective} #{}", op.seq);
+            self.control.report(Report::Abort { reason: reason.clone() });
+            let error = Error::Aborted(Arc::new(Aborted::Announced(reason)));
+            inner.pending_verdict.get_or_insert((self.now(), error));
+        }
+    }
+}

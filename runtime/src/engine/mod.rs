@@ -1,0 +1,422 @@
+//! The progress engine of one process: the executor, its links, and who moves them on.
+//!
+//! Whoever waits drives: a thread in a call polls the links and runs the plans itself, since waking
+//! another thread costs tens of microseconds. It spins briefly, yields for a bounded time, then
+//! blocks in poll(2). At most one thread blocks there (the *sleeper*); others that wait meanwhile
+//! sleep on a condition variable and are woken when an op ends. A background thread takes over only
+//! while nobody waits and asynchronous ops are open, and looks in every 20 ms otherwise.
+
+mod links;
+mod sleep;
+mod wait;
+
+use crate::bootstrap::{ControlEvents, Joined};
+use crate::config::Config;
+use crate::control::{Control, Report};
+use links::LinkState;
+use ronde_algorithms::kernels::CpuKernels;
+use ronde_algorithms::{AnyPlan, Topology};
+use ronde_core::collective::{Effect, Executor, GroupIndex, Limits, Links, NewOp, OpHandle, Overdue};
+use ronde_core::error::{Aborted, Error, Outcome, Result};
+use ronde_core::memory::Arena;
+use ronde_core::membership::View;
+use ronde_core::{GroupId, Instant, Rank};
+use sleep::Waker;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How long the engine waits for the coordinator's verdict before it fails ops on its own.
+const VERDICT_PATIENCE: Duration = Duration::from_secs(5);
+/// How often the background thread looks in when no op is open.
+const IDLE_TICK: Duration = Duration::from_millis(20);
+
+type Callback = Box<dyn FnOnce(&Result<Outcome>) + Send>;
+
+/// What the lock protects.
+pub(crate) struct Inner {
+    pub(crate) executor: Executor<AnyPlan>,
+    pub(crate) links: Links,
+    pub(crate) link_states: Vec<LinkState>,
+    callbacks: Vec<(OpHandle, Callback)>,
+    /// Memory that belongs to an op until its result is taken.
+    scratch: Vec<(OpHandle, Arena)>,
+    spare_scratch: Vec<Arena>,
+    sleeping: bool,
+    /// When a report was made that the coordinator has not answered yet, and the error if it never does.
+    pending_verdict: Option<(Instant, Error)>,
+    failed: bool,
+}
+
+/// One process's part in a job.
+pub(crate) struct Engine {
+    inner: Mutex<Inner>,
+    /// Woken when an op ends or the sleeper returns.
+    ended: Condvar,
+    /// Woken when the background thread should look.
+    background: Condvar,
+    waiters: AtomicUsize,
+    announced: Arc<Announced>,
+    waker: Arc<Waker>,
+    start: std::time::Instant,
+    pub(crate) control: Control,
+    pub(crate) view: View,
+    pub(crate) rank: Rank,
+    pub(crate) kernels: &'static CpuKernels,
+    pub(crate) registry: Arc<ronde_shm::Registry>,
+    pub(crate) timeout: Duration,
+    oversubscribed: bool,
+    stop: AtomicBool,
+}
+
+/// The mailbox between the control thread and the engine.
+#[derive(Default)]
+pub(crate) struct Announced {
+    failed: AtomicBool,
+    error: Mutex<Option<Error>>,
+    left: Mutex<Vec<Rank>>,
+    news: AtomicBool,
+    waker: Mutex<Option<Arc<Waker>>>,
+}
+
+impl Announced {
+    fn wake(&self) {
+        self.news.store(true, Ordering::Release);
+        if let Some(waker) = &*lock(&self.waker) {
+            waker.wake();
+        }
+    }
+}
+
+impl ControlEvents for Announced {
+    fn failed(&self, error: Error) {
+        lock(&self.error).get_or_insert(error);
+        self.failed.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    fn left(&self, rank: Rank) {
+        lock(&self.left).push(rank);
+        self.wake();
+    }
+}
+
+/// A lock whose poison means nothing: every critical section leaves the state consistent or fails
+/// the group.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Engine {
+    /// Joins the job and starts the engine.
+    pub(crate) fn join(config: &Config) -> Result<Arc<Engine>> {
+        let announced = Arc::new(Announced::default());
+        let Joined { view, rank, sockets, control } = crate::bootstrap::join(config, announced.clone())?;
+        let registry = Arc::new(ronde_shm::Registry::new());
+        let (links, link_states) = links::open(config, &view, rank, sockets, &registry)?;
+        let waker = Arc::new(Waker::new(&link_states)?);
+        *lock(&announced.waker) = Some(waker.clone());
+        let oversubscribed = links::local_peers(&view, rank) > crate::environment::cores();
+        let world = view.members.len();
+        let limits = Limits::default();
+        let early_bytes = limits.early_bytes.min((256 << 20) / world.max(1)).max(1 << 20);
+        let engine = Arc::new(Engine {
+            inner: Mutex::new(Inner {
+                executor: Executor::new(world, Limits { early_bytes, ..limits }),
+                links,
+                link_states,
+                callbacks: Vec::new(),
+                scratch: Vec::new(),
+                spare_scratch: Vec::new(),
+                sleeping: false,
+                pending_verdict: None,
+                failed: false,
+            }),
+            ended: Condvar::new(),
+            background: Condvar::new(),
+            waiters: AtomicUsize::new(0),
+            announced,
+            waker,
+            start: std::time::Instant::now(),
+            oversubscribed,
+            control,
+            view,
+            rank,
+            kernels: CpuKernels::detect(),
+            registry,
+            timeout: config.default_timeout(),
+            stop: AtomicBool::new(false),
+        });
+        engine.clone().spawn_background()?;
+        Ok(engine)
+    }
+
+    /// Time since the engine started.
+    pub(crate) fn now(&self) -> Instant {
+        Instant(self.start.elapsed().as_nanos() as u64)
+    }
+
+    /// Adds a group over links (world ranks).
+    pub(crate) fn add_group(&self, id: GroupId, members: Vec<usize>, me: Rank) -> GroupIndex {
+        lock(&self.inner).executor.add_group(id, self.view.epoch, members, me)
+    }
+
+    /// The error that ended the job here, if any.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        match self.announced.failed.load(Ordering::Acquire) {
+            true => lock(&self.announced.error).clone(),
+            false => None,
+        }
+    }
+
+    /// Starts an op; `scratch` stays with it until it ends.
+    pub(crate) fn start(&self, new: NewOp<AnyPlan>, scratch: Option<Arena>) -> Result<OpHandle> {
+        let mut inner = lock(&self.inner);
+        if let Some(error) = self.failure() {
+            return Err(error);
+        }
+        let inner = &mut *inner;
+        let handle = inner.executor.start(new, &mut inner.links, self.kernels)?;
+        if let Some(scratch) = scratch {
+            inner.scratch.push((handle, scratch));
+        }
+        if inner.sleeping {
+            self.waker.wake();
+        }
+        Ok(handle)
+    }
+
+    /// Memory that [`Engine::start`] can keep for an op.
+    pub(crate) fn take_scratch(&self, bytes: usize) -> Arena {
+        let mut inner = lock(&self.inner);
+        match inner.spare_scratch.iter().position(|arena| arena.len() >= bytes) {
+            Some(at) => inner.spare_scratch.swap_remove(at),
+            None => Arena::new(bytes.next_power_of_two()),
+        }
+    }
+
+    /// Lets the background thread take an asynchronous op over.
+    pub(crate) fn hand_to_background(&self) {
+        if self.waiters.load(Ordering::Relaxed) == 0 {
+            self.background.notify_one();
+        }
+    }
+
+    /// Calls `f` when the op ends.
+    pub(crate) fn on_complete(&self, handle: OpHandle, f: Callback) {
+        let mut inner = lock(&self.inner);
+        inner.callbacks.push((handle, f));
+        self.run_callbacks(inner);
+        self.hand_to_background();
+    }
+
+    /// Where the members of a group run.
+    pub(crate) fn topology(&self, members: &[usize]) -> Arc<Topology> {
+        links::topology(&self.view, members, self.transports().contains(&"shm"))
+    }
+
+    /// Name of the transport to each world rank; empty for one's own.
+    pub(crate) fn transports(&self) -> Vec<&'static str> {
+        lock(&self.inner).link_states.iter().map(|state| state.transport).collect()
+    }
+
+    /// Ends this process's part without telling anybody.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.background.notify_all();
+        let mut inner = lock(&self.inner);
+        let closed = Error::Misuse(ronde_core::error::Misuse::Closed);
+        lock(&self.announced.error).get_or_insert(closed.clone());
+        self.announced.failed.store(true, Ordering::Release);
+        inner.fail(&closed);
+        drop(inner);
+        self.control.shutdown();
+    }
+
+    /// Ends the job for everybody with a reason.
+    pub(crate) fn abort(&self, reason: &str) {
+        self.control.report(Report::Abort { reason: reason.to_owned() });
+        let mut inner = lock(&self.inner);
+        let error = Error::Aborted(Arc::new(Aborted::Requested { rank: self.rank, reason: reason.to_owned() }));
+        inner.pending_verdict.get_or_insert((self.now(), error));
+    }
+
+    /// Sees that no peer needs anything more from here, then leaves.
+    pub(crate) fn close(&self) -> Result<()> {
+        let until = std::time::Instant::now() + Duration::from_secs(1);
+        self.drain_log(until);
+        let left = match self.failure() {
+            Some(_) => Ok(()),
+            None => self.control.leave(Duration::from_secs(2)),
+        };
+        self.stop();
+        left
+    }
+
+    fn drain_log(&self, until: std::time::Instant) {
+        let mut asked = false;
+        loop {
+            let mut inner = lock(&self.inner);
+            if inner.executor.log_is_empty() || self.failure().is_some() {
+                return;
+            }
+            if !asked {
+                let inner = &mut *inner;
+                inner.executor.ask_for_acknowledgement(&mut inner.links);
+                asked = true;
+            }
+            self.poll(&mut inner);
+            let now = std::time::Instant::now();
+            if now >= until {
+                return;
+            }
+            let _ = self.sleep(inner, (until - now).min(Duration::from_millis(5)));
+        }
+    }
+
+    fn spawn_background(self: Arc<Engine>) -> Result<()> {
+        let weak = Arc::downgrade(&self);
+        std::thread::Builder::new()
+            .name("ronde-progress".into())
+            .spawn(move || {
+                while let Some(engine) = weak.upgrade() {
+                    if engine.stop.load(Ordering::Acquire) {
+                        return;
+                    }
+                    engine.background_round();
+                }
+            })
+            .map(drop)
+            .map_err(|e| Error::resource(format!("cannot start the progress thread: {e}")))
+    }
+
+    fn background_round(&self) {
+        let mut inner = lock(&self.inner);
+        if self.waiters.load(Ordering::Relaxed) > 0 || inner.executor.open_ops() == 0 {
+            let waited = self.background.wait_timeout(inner, IDLE_TICK);
+            inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        if self.waiters.load(Ordering::Relaxed) > 0 {
+            return;
+        }
+        let moved = self.poll(&mut inner);
+        let open = inner.executor.open_ops() > 0;
+        let inner = self.run_callbacks(inner);
+        if open && !moved {
+            drop(self.sleep(inner, IDLE_TICK));
+        }
+    }
+
+    /// Runs the callbacks of ended ops outside the lock.
+    fn run_callbacks<'a>(&'a self, mut inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
+        while let Some(at) = inner.callbacks.iter().position(|(op, _)| inner.executor.has_ended(*op)) {
+            let (handle, callback) = inner.callbacks.swap_remove(at);
+            let result = inner.take(handle);
+            drop(inner);
+            if let Some(result) = result {
+                callback(&result);
+            }
+            inner = lock(&self.inner);
+        }
+        inner
+    }
+
+    /// Moves everything that can be moved. Returns whether anything did.
+    fn poll(&self, inner: &mut Inner) -> bool {
+        if self.announced.news.load(Ordering::Acquire) {
+            self.hear(inner);
+        }
+        let mut moved = self.poll_links(inner);
+        moved |= inner.executor.advance(&mut inner.links, self.kernels);
+        for effect in inner.executor.take_effects() {
+            self.report_effect(inner, effect);
+        }
+        moved
+    }
+
+    fn report_effect(&self, inner: &mut Inner, effect: Effect) {
+        let Effect::Mismatch { op, rank, call, other_rank, other_call } = effect;
+        let report = Report::Mismatch {
+            op,
+            rank,
+            call: call.clone(),
+            other_rank,
+            other_call: other_call.clone(),
+        };
+        self.control.report(report);
+        let error = Error::Aborted(Arc::new(Aborted::Mismatch { op, rank, call, other_rank, other_call }));
+        inner.pending_verdict.get_or_insert((self.now(), error));
+    }
+
+    /// Takes in what the control thread announced.
+    fn hear(&self, inner: &mut Inner) {
+        let announced = &self.announced;
+        announced.news.store(false, Ordering::Release);
+        for rank in lock(&announced.left).drain(..) {
+            inner.link_states[rank.index()].left = true;
+            self.check_left(inner, rank.index());
+        }
+        if let Some(error) = self.failure()
+            && !inner.failed
+        {
+            inner.fail(&error);
+            self.ended.notify_all();
+        }
+    }
+
+    /// Fails the job here if the coordinator did not answer a report in time; reports overdue ops.
+    fn check_time(&self, inner: &mut Inner) {
+        if inner.failed {
+            return;
+        }
+        let now = self.now();
+        if let Some((since, error)) = &inner.pending_verdict {
+            if now.since(*since) > VERDICT_PATIENCE {
+                let error = error.clone();
+                self.announced.failed(error);
+            }
+            return;
+        }
+        if inner.executor.next_deadline().is_some_and(|deadline| deadline <= now)
+            && let Some(overdue) = inner.executor.overdue(now)
+        {
+            let (report, error) = self.timeout_report(&overdue);
+            self.control.report(report);
+            inner.pending_verdict = Some((now, error));
+        }
+    }
+
+    fn timeout_report(&self, overdue: &Overdue) -> (Report, Error) {
+        let culprits = links::describe_missing(&self.view, self.rank, overdue);
+        let Overdue { op, collective, waited, .. } = *overdue;
+        let report = Report::Timeout { op, collective, waited, culprits: culprits.clone() };
+        (report, Error::Aborted(Arc::new(Aborted::Timeout { op, collective, waited, culprits })))
+    }
+}
+
+impl Inner {
+    /// The result of an op if it has ended; its scratch goes back.
+    fn take(&mut self, handle: OpHandle) -> Option<Result<Outcome>> {
+        let result = self.executor.take(handle)?;
+        if let Some(at) = self.scratch.iter().position(|(op, _)| *op == handle) {
+            let (_, arena) = self.scratch.swap_remove(at);
+            self.spare_scratch.push(arena);
+        }
+        Some(result)
+    }
+
+    fn close_links(&mut self) {
+        for slot in &mut self.links {
+            if let Some(mut link) = slot.take() {
+                link.close();
+            }
+        }
+    }
+
+    /// Ends everything with one error: links first, so that no late write lands in a caller's memory.
+    fn fail(&mut self, error: &Error) {
+        self.failed = true;
+        self.close_links();
+        self.executor.fail_all(error);
+    }
+}

@@ -1,0 +1,79 @@
+//! Blocking until a link, another thread or the control thread has something.
+
+use super::links::LinkState;
+use super::{Engine, Inner, lock};
+use ronde_core::error::{Error, Result};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Ends the sleep of whoever blocks.
+pub(crate) struct Waker {
+    event: OwnedFd,
+    /// Duplicates of every link's descriptors with the link's number: valid without the lock.
+    sources: Vec<(usize, OwnedFd)>,
+}
+
+impl Waker {
+    pub(crate) fn new(links: &[LinkState]) -> Result<Waker> {
+        let failed = |e: &dyn std::fmt::Display| Error::resource(format!("no descriptor to wait with: {e}"));
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| failed(&e))?;
+        let mut sources = Vec::new();
+        for (link, state) in links.iter().enumerate() {
+            for descriptor in &state.descriptors {
+                sources.push((link, descriptor.try_clone().map_err(|e| failed(&e))?));
+            }
+        }
+        Ok(Waker { event, sources })
+    }
+
+    pub(crate) fn wake(&self) {
+        // The only failure is a full counter, and then the sleeper wakes anyway.
+        let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+    }
+
+    fn block(&self, writes: &[bool], ended: &[bool], timeout: Duration) {
+        let mut set: Vec<PollFd<'_>> = Vec::with_capacity(self.sources.len() + 1);
+        set.push(PollFd::from_borrowed_fd(self.event.as_fd(), PollFlags::IN));
+        for (link, descriptor) in self.sources.iter().filter(|(link, _)| !ended[*link]) {
+            let write = if writes[*link] { PollFlags::OUT } else { PollFlags::empty() };
+            set.push(PollFd::from_borrowed_fd(descriptor.as_fd(), PollFlags::IN | write));
+        }
+        let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
+        // Interrupted or failed: the caller polls and comes back.
+        if poll(&mut set, Some(&timeout)).is_ok_and(|n| n > 0) {
+            let _ = rustix::io::read(&self.event, &mut [0u8; 8]);
+        }
+    }
+}
+
+impl Engine {
+    /// Blocks until something may have happened, at most for `timeout`.
+    pub(super) fn sleep<'a>(
+        &'a self,
+        mut inner: MutexGuard<'a, Inner>,
+        timeout: Duration,
+    ) -> MutexGuard<'a, Inner> {
+        if inner.sleeping {
+            let waited = self.ended.wait_timeout(inner, timeout);
+            return waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        if inner.links.iter_mut().flatten().all(|link| link.prepare_sleep()) {
+            let writes: Vec<bool> = inner
+                .links
+                .iter()
+                .map(|l| l.as_ref().and_then(|l| l.wake_source()).is_some_and(|s| s.write))
+                .collect();
+            let ended: Vec<bool> = inner.links.iter().map(Option::is_none).collect();
+            inner.sleeping = true;
+            drop(inner);
+            self.waker.block(&writes, &ended, timeout);
+            inner = lock(&self.inner);
+            inner.sleeping = false;
+            self.ended.notify_all();
+        }
+        inner.links.iter_mut().flatten().for_each(|link| link.cancel_sleep());
+        inner
+    }
+}

@@ -1,0 +1,104 @@
+//! Waiting for an op on the caller's thread.
+
+use super::{Engine, Inner, lock};
+use ronde_core::collective::OpHandle;
+use ronde_core::error::{Outcome, Result};
+use std::sync::MutexGuard;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Polls without a pause between them before the thread starts to yield.
+const SPINS: u32 = 200;
+/// How long a thread yields before it blocks.
+const YIELD_FOR: Duration = Duration::from_millis(1);
+/// Longest single block: deadlines are looked at this often.
+const LONGEST_SLEEP: Duration = Duration::from_millis(50);
+
+/// Counts this thread among those that wait.
+struct Waiting<'a>(&'a Engine);
+
+impl<'a> Waiting<'a> {
+    fn new(engine: &'a Engine) -> Waiting<'a> {
+        engine.waiters.fetch_add(1, Ordering::Relaxed);
+        Waiting(engine)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiters.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Engine {
+    /// The result if the op has ended; makes progress.
+    pub(crate) fn test(&self, handle: OpHandle) -> Option<Result<Outcome>> {
+        let mut inner = lock(&self.inner);
+        self.poll(&mut inner);
+        self.check_time(&mut inner);
+        let result = inner.take(handle);
+        drop(self.run_callbacks(inner));
+        result
+    }
+
+    /// Waits for the end of an op, driving all of them.
+    pub(crate) fn wait(&self, handle: OpHandle) -> Result<Outcome> {
+        let waiting = Waiting::new(self);
+        let mut idle = Idle::default();
+        loop {
+            let mut inner = lock(&self.inner);
+            let moved = self.poll(&mut inner);
+            if let Some(result) = inner.take(handle) {
+                self.leave(inner, waiting);
+                return result;
+            }
+            if moved {
+                idle = Idle::default();
+                continue;
+            }
+            idle.rounds += 1;
+            if idle.rounds <= SPINS && !self.oversubscribed {
+                drop(inner);
+                std::hint::spin_loop();
+                continue;
+            }
+            self.rest(inner, &mut idle);
+        }
+    }
+
+    /// Past the spinning: yield for a while, then block.
+    fn rest(&self, mut inner: MutexGuard<'_, Inner>, idle: &mut Idle) {
+        let since = *idle.since.get_or_insert_with(std::time::Instant::now);
+        if idle.rounds % 16 == 0 {
+            self.check_time(&mut inner);
+            if since.elapsed() > YIELD_FOR {
+                if !inner.callbacks.is_empty() {
+                    inner = self.run_callbacks(inner);
+                }
+                drop(self.sleep(inner, LONGEST_SLEEP));
+                return;
+            }
+        }
+        drop(inner);
+        std::thread::yield_now();
+    }
+
+    /// The end of a wait: others may have to be told, or the background thread takes over.
+    fn leave(&self, inner: MutexGuard<'_, Inner>, waiting: Waiting<'_>) {
+        drop(waiting);
+        let open = inner.executor.open_ops() > 0 || !inner.callbacks.is_empty();
+        let inner = if inner.callbacks.is_empty() { inner } else { self.run_callbacks(inner) };
+        drop(inner);
+        if self.waiters.load(Ordering::Relaxed) > 0 {
+            self.ended.notify_all();
+        } else if open {
+            self.background.notify_one();
+        }
+    }
+}
+
+#[derive(Default)]
+struct Idle {
+    rounds: u32,
+    since: Option<std::time::Instant>,
+}

@@ -1,0 +1,171 @@
+//! Checks of a call before anything is sent: sizes, ranks, pointers, overlap.
+
+use ronde_algorithms::Algorithm;
+use ronde_core::call::{Blocks, Call};
+use ronde_core::error::{Misuse, Result};
+use ronde_core::reduce::Reduction;
+use ronde_core::{Collective, Rank, Segment};
+
+/// Bytes that a call needs in its input and output.
+struct Need {
+    input: usize,
+    output: usize,
+}
+
+/// Checks a call; returns whether it is in place.
+pub(crate) fn check(call: &Call, rank: Rank, size: u32) -> Result<bool, Misuse> {
+    check_peer(call, rank, size)?;
+    check_reduction(call)?;
+    check_blocks(call, rank, size)?;
+    let need = need(call, rank, size)?;
+    check_len("input", &call.input, need.input)?;
+    check_len("output", &call.output, need.output)?;
+    in_place(call, rank)
+}
+
+/// The algorithm with this name.
+pub(crate) fn algorithm(name: &str) -> Result<Algorithm, Misuse> {
+    Algorithm::from_name(name).ok_or_else(|| {
+        let known: Vec<&str> = Algorithm::ALL.iter().map(|a| a.name()).collect();
+        Misuse::Other(format!("unknown algorithm \"{name}\"; known are {}", known.join(", ")).into())
+    })
+}
+
+fn check_peer(call: &Call, rank: Rank, size: u32) -> Result<(), Misuse> {
+    let what = if call.collective.is_point_to_point() { "the other rank" } else { "the root" };
+    if call.peer >= size {
+        return Err(Misuse::RankOutOfRange { what, got: call.peer, size });
+    }
+    if call.collective.is_point_to_point() && call.peer == rank.0 {
+        return Err(Misuse::SelfMessage { rank });
+    }
+    Ok(())
+}
+
+fn check_reduction(call: &Call) -> Result<(), Misuse> {
+    use Collective::*;
+    let reduces = matches!(call.collective, AllReduce | ReduceScatter | ReduceScatterV | Reduce);
+    match &call.reduction {
+        Some(Reduction::Builtin(op)) if reduces && !op.supports(call.dtype) => {
+            Err(Misuse::Unsupported { op: op.name(), dtype: call.dtype.name() })
+        }
+        Some(Reduction::PreMulSum(_)) if call.dtype == ronde_core::DType::Bool => {
+            Err(Misuse::Unsupported { op: "premulsum", dtype: "bool" })
+        }
+        None if reduces => Err(Misuse::Other("the call reduces but names no operator".into())),
+        Some(_) if !reduces => Err(Misuse::Other("the call names an operator but does not reduce".into())),
+        _ => Ok(()),
+    }
+}
+
+fn check_blocks(call: &Call, rank: Rank, size: u32) -> Result<(), Misuse> {
+    use Collective::*;
+    let at_root = call.peer == rank.0;
+    let (send, recv) = match call.collective {
+        AllToAllV => (true, true),
+        AllGatherV => (false, true),
+        ReduceScatterV => (true, false),
+        GatherV => (false, at_root),
+        ScatterV => (at_root, false),
+        _ => (false, false),
+    };
+    for (needed, blocks, name) in [(send, &call.send, "send"), (recv, &call.recv, "recv")] {
+        if needed && (blocks.counts.len() != size as usize || blocks.offsets.len() != size as usize) {
+            let text = format!("{name} blocks are given for {} ranks, the group has {size}", blocks.counts.len());
+            return Err(Misuse::Other(text.into()));
+        }
+    }
+    if send && call.collective == ReduceScatterV && blocks_overlap(&call.send)
+        || recv && blocks_overlap(&call.recv)
+    {
+        return Err(Misuse::Other("blocks that are written or reduced overlap".into()));
+    }
+    Ok(())
+}
+
+fn blocks_overlap(blocks: &Blocks) -> bool {
+    let mut spans: Vec<(usize, usize)> =
+        blocks.offsets.iter().copied().zip(blocks.counts.iter().copied()).filter(|(_, c)| *c > 0).collect();
+    spans.sort_unstable();
+    spans.windows(2).any(|w| w[0].0.saturating_add(w[0].1) > w[1].0)
+}
+
+/// Elements from the first to the last byte that blocks name.
+fn extent(blocks: &Blocks) -> Option<usize> {
+    let ends = blocks.offsets.iter().zip(&blocks.counts).filter(|(_, c)| **c > 0);
+    ends.map(|(offset, count)| offset.checked_add(*count)).try_fold(0, |most, end| Some(most.max(end?)))
+}
+
+fn need(call: &Call, rank: Rank, size: u32) -> Result<Need, Misuse> {
+    use Collective::*;
+    let element = call.dtype.size();
+    let overflow = Misuse::CountOverflow { count: call.count, size: element };
+    let bytes = |elements: Option<usize>| {
+        elements
+            .and_then(|n| n.checked_mul(element))
+            .filter(|n| *n <= isize::MAX as usize)
+            .ok_or_else(|| overflow.clone())
+    };
+    let one = bytes(Some(call.count))?;
+    let all = bytes(call.count.checked_mul(size as usize))?;
+    let at_root = |n: usize| if call.peer == rank.0 { n } else { 0 };
+    let own = |blocks: &Blocks| blocks.counts.get(rank.index()).copied();
+    let (input, output) = match call.collective {
+        AllReduce => (one, one),
+        Reduce => (one, at_root(one)),
+        Broadcast => (at_root(one), one),
+        AllGather => (one, all),
+        ReduceScatter => (all, one),
+        AllToAll => (all, all),
+        Gather => (one, at_root(all)),
+        Scatter => (at_root(all), one),
+        Barrier => (0, 0),
+        Send => (one, 0),
+        Recv => (0, one),
+        AllGatherV => (bytes(own(&call.recv))?, bytes(extent(&call.recv))?),
+        ReduceScatterV => (bytes(extent(&call.send))?, bytes(own(&call.send))?),
+        AllToAllV => (bytes(extent(&call.send))?, bytes(extent(&call.recv))?),
+        GatherV if call.peer == rank.0 => (bytes(own(&call.recv))?, bytes(extent(&call.recv))?),
+        ScatterV if call.peer == rank.0 => (bytes(extent(&call.send))?, bytes(own(&call.send))?),
+        GatherV => (one, 0),
+        ScatterV => (0, one),
+    };
+    Ok(Need { input, output })
+}
+
+fn check_len(what: &'static str, segment: &Segment, need: usize) -> Result<(), Misuse> {
+    if need > 0 && segment.len() > 0 && segment.as_ptr().is_null() {
+        return Err(Misuse::NullPointer { what });
+    }
+    if segment.len() < need {
+        return Err(Misuse::BufferSize { what, got: segment.len(), need });
+    }
+    Ok(())
+}
+
+/// Whether the buffers share memory in the way that the collective allows; any other overlap is an error.
+fn in_place(call: &Call, rank: Rank) -> Result<bool, Misuse> {
+    use Collective::*;
+    if !call.input.overlaps(&call.output) {
+        return Ok(false);
+    }
+    let element = call.dtype.size();
+    let block_of = |whole: &Segment, part: &Segment, offset: Option<usize>| {
+        offset
+            .and_then(|elements| elements.checked_mul(element))
+            .is_some_and(|bytes| part.as_ptr() as usize == (whole.as_ptr() as usize).wrapping_add(bytes))
+    };
+    let own = |blocks: &Blocks| blocks.offsets.get(rank.index()).copied();
+    let even = call.count.checked_mul(rank.index());
+    let (input, output) = (&call.input, &call.output);
+    let fits = match call.collective {
+        AllReduce | Reduce | Broadcast | AllToAll => input.as_ptr() == output.as_ptr(),
+        AllToAllV => input.as_ptr() == output.as_ptr() && call.send == call.recv,
+        AllGather | Gather => block_of(output, input, even),
+        ReduceScatter | Scatter => block_of(input, output, even),
+        AllGatherV | GatherV => block_of(output, input, own(&call.recv)),
+        ReduceScatterV | ScatterV => block_of(input, output, own(&call.send)),
+        Barrier | Send | Recv => true,
+    };
+    if fits { Ok(true) } else { Err(Misuse::Overlap) }
+}
