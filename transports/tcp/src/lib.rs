@@ -1,1 +1,22 @@
-//! Part of Ronde.
+//! Frames over TCP: a [`TcpLink`] moves them over one or more connected sockets to one peer.
+//!
+//! Everything on the wire is a multiple of 64 bytes: header, payload, padding. Payloads leave
+//! straight from their segment and land straight in the place that the receiver names; only
+//! payloads of up to 256 bytes, and what shares a read with a header, are copied once on the way.
+//!
+//! * `outgoing`: a bounded outbox per link, from which streams with room pull frames.
+//! * `incoming`: a receive block and the frame being received, per stream.
+//! * `link`: the two together, and what ends a link.
+#![forbid(unsafe_code)]
+
+mod incoming;
+mod link;
+mod options;
+mod outgoing;
+mod sleep;
+
+pub use link::TcpLink;
+pub use options::{Congestion, TcpOptions};
+
+/// Largest payload of one frame.
+pub const MAX_PAYLOAD: usize = 1 << 20;

@@ -1,0 +1,266 @@
+//! The sending half: an outbox of frames per link, batches of them per stream.
+//!
+//! A frame that cannot leave at once takes a slot of the [`Outbox`] and waits until a stream with
+//! room pulls it into its [`Batch`]. Slots and queues are allocated once.
+
+use ronde_core::Segment;
+use ronde_core::frame::{HEADER_BYTES, Header, pad};
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::net::TcpStream;
+
+/// Frames that a link holds before it answers `Full`.
+const SLOTS: usize = 64;
+/// Payloads up to this size are copied behind their header: one contiguous write, and the caller's
+/// memory is free at once.
+const INLINE_BYTES: usize = 256;
+/// Frames that one write carries at most.
+const BATCH_FRAMES: usize = 16;
+/// A batch takes no further frame from here on, so that other streams find work too.
+const BATCH_BYTES: usize = 512 << 10;
+/// Head, payload and padding of each frame.
+const MAX_PARTS: usize = 3 * BATCH_FRAMES;
+static PADDING: [u8; HEADER_BYTES] = [0; HEADER_BYTES];
+
+/// A frame on its way out.
+pub(crate) struct Outgoing {
+    /// Header, and the padded payload if that is small.
+    head: [u8; HEADER_BYTES + INLINE_BYTES],
+    head_len: usize,
+    /// Payload that is not in `head`.
+    payload: Segment,
+    /// To be reported when the payload has left; none for a payload that was copied.
+    cookie: Option<u64>,
+}
+
+impl Outgoing {
+    const NONE: Outgoing = Outgoing {
+        head: [0; HEADER_BYTES + INLINE_BYTES],
+        head_len: 0,
+        payload: Segment::EMPTY,
+        cookie: None,
+    };
+
+    pub(crate) fn new(header: &Header, payload: &Segment, cookie: u64) -> Outgoing {
+        let mut frame = Outgoing { head_len: HEADER_BYTES, ..Outgoing::NONE };
+        frame.head[..HEADER_BYTES].copy_from_slice(&header.encode());
+        if payload.len() <= INLINE_BYTES {
+            frame.head[HEADER_BYTES..HEADER_BYTES + payload.len()].copy_from_slice(payload.bytes());
+            frame.head_len += pad(payload.len());
+        } else {
+            frame.payload = payload.clone();
+            frame.cookie = Some(cookie);
+        }
+        frame
+    }
+
+    /// True if nothing of the caller's memory is needed any more.
+    pub(crate) fn is_copied(&self) -> bool {
+        self.cookie.is_none()
+    }
+
+    fn len(&self) -> usize {
+        self.head_len + pad(self.payload.len())
+    }
+
+    fn parts(&self) -> [&[u8]; 3] {
+        let padding = pad(self.payload.len()) - self.payload.len();
+        [&self.head[..self.head_len], self.payload.bytes(), &PADDING[..padding]]
+    }
+
+    /// Writes what the socket takes of this frame; returns the bytes taken.
+    fn write(&self, socket: &TcpStream) -> Result<usize, Errno> {
+        if self.payload.is_empty() {
+            return retry(|| send(socket, &self.head[..self.head_len], FLAGS));
+        }
+        let parts = self.parts().map(IoSlice::new);
+        write_vectored(socket, &parts)
+    }
+}
+
+/// Frames that wait for a stream, and the memory of those being written.
+pub(crate) struct Outbox {
+    slots: Box<[Outgoing]>,
+    free: Vec<usize>,
+    waiting: VecDeque<usize>,
+}
+
+impl Outbox {
+    pub(crate) fn new() -> Outbox {
+        Outbox {
+            slots: (0..SLOTS).map(|_| Outgoing::NONE).collect(),
+            free: (0..SLOTS).rev().collect(),
+            waiting: VecDeque::with_capacity(SLOTS),
+        }
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.free.is_empty()
+    }
+
+    /// True if no frame waits for a stream.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// True if no frame waits or is being written.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.free.len() == SLOTS
+    }
+
+    /// Queues a frame. Only for an outbox that is not full.
+    pub(crate) fn push(&mut self, frame: Outgoing) {
+        let slot = self.keep(frame);
+        self.waiting.push_back(slot);
+    }
+
+    /// Forgets every frame, so that nothing refers to the callers' memory any more.
+    pub(crate) fn clear(&mut self) {
+        for slot in 0..SLOTS {
+            self.slots[slot].payload = Segment::EMPTY;
+        }
+        self.free.clear();
+        self.free.extend(0..SLOTS);
+        self.waiting.clear();
+    }
+
+    fn keep(&mut self, frame: Outgoing) -> usize {
+        let slot = self.free.pop().expect("the caller asked whether the outbox is full");
+        self.slots[slot] = frame;
+        slot
+    }
+
+    fn finish(&mut self, slot: usize) -> Option<u64> {
+        // A lent payload must not outlive its frame: its lender waits for the last clone.
+        self.slots[slot].payload = Segment::EMPTY;
+        self.free.push(slot);
+        self.slots[slot].cookie
+    }
+}
+
+/// The frames that one stream is writing, in wire order.
+pub(crate) struct Batch {
+    slots: VecDeque<usize>,
+    /// Bytes of the first frame that have been written.
+    written: usize,
+}
+
+impl Batch {
+    pub(crate) fn new() -> Batch {
+        Batch { slots: VecDeque::with_capacity(BATCH_FRAMES), written: 0 }
+    }
+
+    /// True if the stream can begin a new frame.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Begins a frame at once. Returns whether all of it was written; otherwise the rest is kept,
+    /// in a slot of an outbox that is not full.
+    pub(crate) fn begin(
+        &mut self,
+        frame: Outgoing,
+        outbox: &mut Outbox,
+        socket: &TcpStream,
+    ) -> Result<bool, Errno> {
+        let written = frame.write(socket)?;
+        if written == frame.len() {
+            return Ok(true);
+        }
+        self.slots.push_back(outbox.keep(frame));
+        self.written = written;
+        Ok(false)
+    }
+
+    /// Pulls and writes frames until the socket is full or nothing waits; `sent` hears the cookies
+    /// of those whose payload has left. Returns whether a byte moved.
+    pub(crate) fn flush(
+        &mut self,
+        outbox: &mut Outbox,
+        socket: &TcpStream,
+        sent: &mut dyn FnMut(u64),
+    ) -> Result<bool, Errno> {
+        let mut moved = false;
+        loop {
+            if self.slots.is_empty() {
+                self.pull(outbox);
+            }
+            let Some((asked, written)) = self.write(outbox, socket)? else { return Ok(moved) };
+            moved |= written > 0;
+            self.advance(written, outbox, sent);
+            if written < asked {
+                return Ok(moved);
+            }
+        }
+    }
+
+    /// Forgets the frames; the outbox is cleared with them.
+    pub(crate) fn clear(&mut self) {
+        self.slots.clear();
+        self.written = 0;
+    }
+
+    fn pull(&mut self, outbox: &mut Outbox) {
+        let mut bytes = 0;
+        while self.slots.len() < BATCH_FRAMES && bytes < BATCH_BYTES {
+            let Some(slot) = outbox.waiting.pop_front() else { return };
+            bytes += outbox.slots[slot].len();
+            self.slots.push_back(slot);
+        }
+    }
+
+    /// One write of the whole batch: bytes asked for and taken; nothing for an empty batch.
+    fn write(&self, outbox: &Outbox, socket: &TcpStream) -> Result<Option<(usize, usize)>, Errno> {
+        let mut parts = [IoSlice::new(&[]); MAX_PARTS];
+        let (mut count, mut asked, mut skip) = (0, 0, self.written);
+        for part in self.slots.iter().flat_map(|&slot| outbox.slots[slot].parts()) {
+            let skipped = skip.min(part.len());
+            skip -= skipped;
+            if skipped < part.len() {
+                parts[count] = IoSlice::new(&part[skipped..]);
+                asked += part.len() - skipped;
+                count += 1;
+            }
+        }
+        if count == 0 {
+            return Ok(None);
+        }
+        Ok(Some((asked, write_vectored(socket, &parts[..count])?)))
+    }
+
+    fn advance(&mut self, written: usize, outbox: &mut Outbox, sent: &mut dyn FnMut(u64)) {
+        self.written += written;
+        while let Some(&slot) = self.slots.front() {
+            let len = outbox.slots[slot].len();
+            if self.written < len {
+                return;
+            }
+            self.written -= len;
+            self.slots.pop_front();
+            if let Some(cookie) = outbox.finish(slot) {
+                sent(cookie);
+            }
+        }
+    }
+}
+
+/// `NOSIGNAL`: a library must not let SIGPIPE end a process whose C main left it at its default;
+/// `writev`, which the standard library would use, has no such flag.
+const FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
+
+fn write_vectored(socket: &TcpStream, parts: &[IoSlice<'_>]) -> Result<usize, Errno> {
+    retry(|| sendmsg(socket, parts, &mut SendAncillaryBuffer::default(), FLAGS))
+}
+
+/// Repeats an interrupted call; a full socket takes 0 bytes.
+fn retry(mut call: impl FnMut() -> Result<usize, Errno>) -> Result<usize, Errno> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => continue,
+            Err(Errno::AGAIN) => return Ok(0),
+            other => return other,
+        }
+    }
+}
