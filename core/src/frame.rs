@@ -26,16 +26,18 @@ pub enum FrameKind {
     Done = 3,
     /// The sender's call disagrees with the receiver's; the payload is the sender's descriptor.
     Mismatch = 4,
-    /// The sender asks for `returned_through` of the tag, since its log is full.
-    AckRequest = 5,
+    /// The sender wants to hear that the receiver has entered the op, to send more than the eager bytes.
+    EnterRequest = 5,
     /// Carries only `returned_through`.
     Ack = 6,
+    /// The sender's log is full: it wants an Ack as soon as the receiver has returned from the op.
+    AckRequest = 7,
 }
 
 impl FrameKind {
     fn from_number(number: u8) -> Option<FrameKind> {
         use FrameKind::*;
-        [Data, Enter, Done, Mismatch, AckRequest, Ack].into_iter().find(|k| *k as u8 == number)
+        [Data, Enter, Done, Mismatch, EnterRequest, Ack, AckRequest].into_iter().find(|k| *k as u8 == number)
     }
 }
 
@@ -173,7 +175,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_encoded_is_decoded(
-            kind in 1u8..=6, payload_len in 0u32..=MAX_PAYLOAD as u32, group: u64, generation: u32,
+            kind in 1u8..=7, payload_len in 0u32..=MAX_PAYLOAD as u32, group: u64, generation: u32,
             tag: u32, seq: u64, p2p: bool, epoch: u32, window: u32, label: u16, fingerprint: u32,
             returned: u64,
         ) {

@@ -126,6 +126,8 @@ pub struct Window {
     pub sources: Vec<Span>,
     /// Bytes of slots.
     pub slot_bytes: usize,
+    /// Lists that authors collect steps and spans in, kept for their memory.
+    lists: (Vec<StepId>, Vec<Span>),
 }
 
 impl Window {
@@ -135,6 +137,23 @@ impl Window {
         self.dependencies.clear();
         self.sources.clear();
         self.slot_bytes = 0;
+    }
+
+    /// An empty list of steps that keeps its memory from window to window; see [`Window::give_back`].
+    pub fn borrow_list(&mut self) -> Vec<StepId> {
+        std::mem::take(&mut self.lists.0)
+    }
+
+    /// An empty list of spans, likewise.
+    pub fn borrow_spans(&mut self) -> Vec<Span> {
+        std::mem::take(&mut self.lists.1)
+    }
+
+    /// Takes borrowed lists back.
+    pub fn give_back(&mut self, mut steps: Vec<StepId>, mut spans: Vec<Span>) {
+        steps.clear();
+        spans.clear();
+        self.lists = (steps, spans);
     }
 
     /// Reserves `len` bytes of slot, 64-byte aligned.

@@ -109,6 +109,8 @@ pub(crate) struct Shared {
     pub(crate) releases: Vec<(usize, ViewToken)>,
     pub(crate) owed: Vec<Owed>,
     pub(crate) effects: Vec<Effect>,
+    /// Who wants to hear when this peer has returned from an op.
+    pub(crate) ack_requests: Vec<(GroupIndex, usize, Header)>,
     /// Frames without payload that their link had no room for.
     pub(crate) unsent: Vec<(GroupIndex, usize, Header, Segment)>,
 }
@@ -138,24 +140,41 @@ impl Shared {
         links[link].as_mut().is_none_or(|link| link.submit(&header, payload, u64::MAX) != Submit::Full)
     }
 
-    /// Asks those who hold the oldest log entry back for an acknowledgement.
-    pub(crate) fn ask_laggards(&mut self, links: &mut Links) {
-        let Some((group, tag)) = self.log.oldest() else { return };
+    /// Asks those who hold the oldest log entry back for an acknowledgement, once per entry.
+    pub(crate) fn ask_laggards(&mut self, links: &mut Links) -> bool {
+        let Some((group, tag, seq)) = self.log.ask_about() else { return false };
         let state = &mut self.groups[group.0];
         let me = state.me;
         let returned = state.returned_through(tag);
         let header = Header {
             kind: FrameKind::AckRequest,
-            op: OpId { group: state.id, generation: state.generation, tag, seq: crate::Seq(u64::MAX) },
+            op: OpId { group: state.id, generation: state.generation, tag, seq },
             epoch: state.epoch,
             returned_through: returned,
             ..Header::EMPTY
         };
-        let laggards: Vec<usize> = state.tag(tag).laggards(me).collect();
+        let laggards: Vec<usize> = state.tag(tag).laggards(me, seq).collect();
         for rank in laggards {
             if !self.submit_control(group, rank, &header, &Segment::EMPTY, links) {
                 self.unsent.push((group, rank, header, Segment::EMPTY));
             }
+        }
+        true
+    }
+
+    /// Answers those who wait to hear that this peer has returned from an op, where it has.
+    pub(crate) fn answer_ack_requests(&mut self) {
+        let mut at = 0;
+        while at < self.ack_requests.len() {
+            let (group, rank, header) = self.ack_requests[at];
+            let returned_through = self.returned_through(group, header.op.tag);
+            if returned_through <= header.op.seq {
+                at += 1;
+                continue;
+            }
+            self.ack_requests.swap_remove(at);
+            let answer = Header { kind: FrameKind::Ack, returned_through, ..header };
+            self.unsent.push((group, rank, answer, Segment::EMPTY));
         }
     }
 
@@ -209,6 +228,7 @@ impl<P: Plan> Executor<P> {
                 releases: Vec::with_capacity(64),
                 owed: Vec::new(),
                 effects: Vec::new(),
+                ack_requests: Vec::new(),
                 unsent: Vec::new(),
                 limits,
             },
@@ -398,6 +418,19 @@ impl<P: Plan> Executor<P> {
         self.shared.releases.clear();
         self.shared.log.clear(&mut self.shared.pool);
         self.early.clear(&mut self.shared.pool);
+    }
+
+    /// What every open op waits for, for error texts and tests.
+    pub fn describe(&self) -> String {
+        let mut text = String::new();
+        for op in self.active.iter().map(|&at| &self.ops[at]) {
+            let waits = op.missing();
+            text += &format!(
+                "{} tag {} seq {}: commit {:?}, phase {:?}, waits for ranks {waits:?}; ",
+                op.descriptor, op.id.tag, op.id.seq, op.commit, op.phase
+            );
+        }
+        text
     }
 
     /// Most bytes of staging that were in use at one time.

@@ -25,10 +25,9 @@ impl TagState {
         others.map(|(_, seq)| *seq).min().unwrap_or(self.next)
     }
 
-    /// Members that have not returned from everything below `next`.
-    pub(crate) fn laggards(&self, me: usize) -> impl Iterator<Item = usize> + '_ {
-        let returned = self.returned;
-        (0..self.peers_returned.len()).filter(move |&r| r != me && self.peers_returned[r] < returned)
+    /// Members not known to have returned from an op.
+    pub(crate) fn laggards(&self, me: usize, op: Seq) -> impl Iterator<Item = usize> + '_ {
+        (0..self.peers_returned.len()).filter(move |&r| r != me && self.peers_returned[r] <= op)
     }
 }
 

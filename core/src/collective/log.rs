@@ -24,11 +24,19 @@ pub(crate) struct CommitLog {
     bytes: usize,
     max_bytes: usize,
     max_entries: usize,
+    /// The op whose laggards were asked last.
+    asked: Option<(GroupIndex, Tag, Seq)>,
 }
 
 impl CommitLog {
     pub(crate) fn new(max_bytes: usize, max_entries: usize) -> CommitLog {
-        CommitLog { entries: VecDeque::with_capacity(max_entries), bytes: 0, max_bytes, max_entries }
+        CommitLog {
+            entries: VecDeque::with_capacity(max_entries),
+            bytes: 0,
+            max_bytes,
+            max_entries,
+            asked: None,
+        }
     }
 
     /// Whether an op with so many bytes of contributions fits now.
@@ -65,9 +73,14 @@ impl CommitLog {
         self.entries.is_empty()
     }
 
-    /// Tags with entries, for asking their members.
-    pub(crate) fn oldest(&self) -> Option<(GroupIndex, Tag)> {
-        self.entries.front().map(|e| (e.group, e.tag))
+    /// The oldest op, if its laggards have not been asked since it became the oldest.
+    pub(crate) fn ask_about(&mut self) -> Option<(GroupIndex, Tag, Seq)> {
+        let oldest = self.entries.front().map(|e| (e.group, e.tag, e.seq));
+        if oldest == self.asked {
+            return None;
+        }
+        self.asked = oldest;
+        oldest
     }
 
     pub(crate) fn clear(&mut self, pool: &mut SlotPool) {

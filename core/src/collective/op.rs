@@ -66,8 +66,9 @@ pub(crate) struct OpState<P> {
     pub(crate) done_from: Vec<bool>,
     pub(crate) done_missing: u32,
     done_next: u32,
-    asked_for_log_room: bool,
     pub(crate) mismatch_told: bool,
+    /// `returned_through` counts this op.
+    counted: bool,
     /// Copies for the log: one's own contribution, and the others' as they came into slots.
     kept: [Option<crate::memory::Arena>; 2],
     pub(crate) sent_bytes: u64,
@@ -103,8 +104,8 @@ impl<P: Plan> OpState<P> {
             done_from: Vec::new(),
             done_missing: 0,
             done_next: 0,
-            asked_for_log_room: false,
             mismatch_told: false,
+            counted: false,
             kept: [None, None],
             sent_bytes: 0,
             received_bytes: 0,
@@ -119,8 +120,8 @@ impl<P: Plan> OpState<P> {
         self.next_window = 0;
         self.finished_windows = 0;
         self.done_next = 0;
-        self.asked_for_log_room = false;
         self.mismatch_told = false;
+        self.counted = false;
         self.sent_bytes = 0;
         self.received_bytes = 0;
         self.enter_to.clear();
@@ -379,7 +380,7 @@ impl<P: Plan> OpState<P> {
             return true;
         }
         if !self.asked[rank] {
-            self.asked[rank] = self.control(FrameKind::AckRequest, rank, shared, links);
+            self.asked[rank] = self.control(FrameKind::EnterRequest, rank, shared, links);
         }
         false
     }
@@ -450,13 +451,16 @@ impl<P: Plan> OpState<P> {
     }
 
     fn commit_by_log(&mut self, shared: &mut Shared, links: &mut Links) -> bool {
+        self.count_as_returned(shared);
+        let group = &mut shared.groups[self.group.0];
+        let me = group.me;
+        if group.tag(self.id.tag).returned_by_all(me) > self.id.seq {
+            // Everybody has it already, and said so: nobody can need the log entry.
+            return self.end_well(shared);
+        }
         let bytes = self.kept.iter().flatten().map(crate::memory::Arena::len).sum();
         if !shared.log.has_room(bytes) {
-            if !self.asked_for_log_room {
-                self.asked_for_log_room = true;
-                shared.ask_laggards(links);
-            }
-            return false;
+            return shared.ask_laggards(links);
         }
         shared.log.push(self.group, self.id.tag, self.id.seq, std::mem::take(&mut self.kept));
         self.end_well(shared)
@@ -490,10 +494,18 @@ impl<P: Plan> OpState<P> {
         self.call = None;
         self.plan = None;
         self.keep_owed(shared);
-        if self.pair.is_none() {
-            shared.groups[self.group.0].returned(self.id.tag, self.id.seq);
-        }
+        self.count_as_returned(shared);
         self.phase = Phase::Ended(result);
+    }
+
+    /// Lets `returned_through` pass the op. An op that waits for room in the log counts already: it
+    /// holds every contribution, so it needs nobody's; else two peers with full logs could wait for
+    /// each other.
+    fn count_as_returned(&mut self, shared: &mut Shared) {
+        if self.pair.is_none() && !std::mem::replace(&mut self.counted, true) {
+            shared.groups[self.group.0].returned(self.id.tag, self.id.seq);
+            shared.answer_ack_requests();
+        }
     }
 
     /// Eager bytes whose receiver has not been heard of stay on its account.

@@ -266,8 +266,8 @@ impl<P: Plan> Executor<P> {
         if header.kind == FrameKind::Ack {
             return;
         }
-        if header.kind == FrameKind::AckRequest && header.op.seq.0 == u64::MAX {
-            return self.acknowledge(link, header);
+        if header.kind == FrameKind::AckRequest {
+            return self.want_ack(link, header);
         }
         let Some(at) = self.find(link, header) else {
             if self.is_stale(link, header) {
@@ -292,18 +292,20 @@ impl<P: Plan> Executor<P> {
                 op.done_from[from] = true;
                 op.done_missing -= 1;
             }
-            FrameKind::AckRequest => op.enter_to.push(from as u32),
+            FrameKind::EnterRequest => op.enter_to.push(from as u32),
             FrameKind::Mismatch => self.learn_mismatch(at, from, payload),
             _ => {}
         }
     }
 
-    fn acknowledge(&mut self, link: usize, header: &Header) {
+    fn want_ack(&mut self, link: usize, header: &Header) {
         let Some(group) = self.group_of(&header.op) else { return };
         let Some(rank) = self.shared.groups[group.0].rank_of(link) else { return };
-        let returned_through = self.shared.returned_through(group, header.op.tag);
-        let answer = Header { kind: FrameKind::Ack, returned_through, ..*header };
-        self.shared.unsent.push((group, rank, answer, Segment::empty()));
+        let requests = &mut self.shared.ack_requests;
+        // Requests may overtake each other, so none replaces another; each log entry is asked about
+        // once, which bounds their number.
+        requests.push((group, rank, *header));
+        self.shared.answer_ack_requests();
     }
 
     /// A frame says how far its sender has returned in its tag.
