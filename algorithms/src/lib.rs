@@ -1,1 +1,13 @@
-//! Part of Ronde.
+//! Plans, the chooser and reduction kernels of Ronde.
+#![deny(unsafe_code)]
+
+mod algorithm;
+mod chooser;
+pub mod kernels;
+mod plans;
+mod topology;
+
+pub use algorithm::{Algorithm, algorithms_for};
+pub use chooser::choose;
+pub use plans::{AnyPlan, build};
+pub use topology::{Costs, Topology, Tuning};

@@ -206,7 +206,7 @@ impl Engine {
     pub(crate) fn on_complete(&self, handle: OpHandle, f: Callback) {
         let mut inner = lock(&self.inner);
         inner.callbacks.push((handle, f));
-        self.run_callbacks(inner);
+        drop(self.run_callbacks(inner));
         self.hand_to_background();
     }
 
@@ -270,7 +270,7 @@ impl Engine {
             if now >= until {
                 return;
             }
-            let _ = self.sleep(inner, (until - now).min(Duration::from_millis(5)));
+            drop(self.sleep(inner, (until - now).min(Duration::from_millis(5))));
         }
     }
 

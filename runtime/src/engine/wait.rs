@@ -67,7 +67,7 @@ impl Engine {
     }
 
     /// Past the spinning: yield for a while, then block.
-    fn rest(&self, mut inner: MutexGuard<'_, Inner>, idle: &mut Idle) {
+    fn rest<'a>(&'a self, mut inner: MutexGuard<'a, Inner>, idle: &mut Idle) {
         let since = *idle.since.get_or_insert_with(std::time::Instant::now);
         if idle.rounds % 16 == 0 {
             self.check_time(&mut inner);
@@ -84,7 +84,7 @@ impl Engine {
     }
 
     /// The end of a wait: others may have to be told, or the background thread takes over.
-    fn leave(&self, inner: MutexGuard<'_, Inner>, waiting: Waiting<'_>) {
+    fn leave<'a>(&'a self, inner: MutexGuard<'a, Inner>, waiting: Waiting<'a>) {
         drop(waiting);
         let open = inner.executor.open_ops() > 0 || !inner.callbacks.is_empty();
         let inner = if inner.callbacks.is_empty() { inner } else { self.run_callbacks(inner) };

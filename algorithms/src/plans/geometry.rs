@@ -1,0 +1,53 @@
+//! How a vector is cut: into windows, windows into shards, all at multiples of 64 bytes but the tail.
+
+use crate::Tuning;
+use ronde_core::frame::pad;
+use ronde_core::plan::MAX_STEP_BYTES;
+
+/// A range of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// First byte.
+    pub offset: usize,
+    /// Bytes.
+    pub len: usize,
+}
+
+/// Equal pieces of a vector; the last may be shorter.
+#[derive(Clone, Copy, Debug)]
+pub struct Pieces {
+    total: usize,
+    piece: usize,
+}
+
+impl Pieces {
+    /// Pieces of at most `piece` bytes (rounded up to 64, never above what a step may carry).
+    pub fn new(total: usize, piece: usize) -> Pieces {
+        Pieces { total, piece: pad(piece.max(1)).min(MAX_STEP_BYTES) }
+    }
+
+    /// Pieces whose `ranks` shards each fit a step: the window of a plan that shares it out.
+    pub fn shared_by(total: usize, ranks: u32, tuning: &Tuning) -> Pieces {
+        let ranks = ranks as usize;
+        let piece = tuning.window_bytes.max(tuning.min_shard_bytes.saturating_mul(ranks));
+        Pieces { total, piece: pad(piece.max(1)).min(MAX_STEP_BYTES * ranks) }
+    }
+
+    /// Number of pieces.
+    pub fn count(&self) -> u32 {
+        self.total.div_ceil(self.piece) as u32
+    }
+
+    /// Piece `index`; empty past the end.
+    pub fn get(&self, index: u32) -> Range {
+        let offset = (index as usize).saturating_mul(self.piece).min(self.total);
+        Range { offset, len: self.piece.min(self.total - offset) }
+    }
+}
+
+/// Shard `index` of a window that `ranks` share; late shards of a small window are empty.
+pub fn shard(window: Range, index: u32, ranks: u32) -> Range {
+    let each = pad(window.len.div_ceil(ranks as usize));
+    let start = (each * index as usize).min(window.len);
+    Range { offset: window.offset + start, len: each.min(window.len - start) }
+}

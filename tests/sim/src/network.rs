@@ -1,0 +1,220 @@
+//! Links between simulated processes.
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use ronde_core::Segment;
+use ronde_core::collective::Links;
+use ronde_core::frame::{FrameKind, Header};
+use ronde_core::memory::Arena;
+use ronde_core::transport::{
+    Capabilities, Link, LinkFailure, Payload, Placement, Receiver, Submit, ViewToken, WakeSource,
+};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// How often links misbehave, in 256ths; drawn from the seed so that every mixture occurs.
+#[derive(Clone, Debug)]
+pub struct Rates {
+    full: u32,
+    pending: u32,
+    hold: u32,
+    reorder: u32,
+    duplicate: u32,
+    /// Links hand out views.
+    views: bool,
+}
+
+impl Rates {
+    /// Rates from a seed's generator.
+    pub fn draw(rng: &mut SmallRng) -> Rates {
+        let mut rate = |most: u32| if rng.random() { rng.random_range(0..most) } else { 0 };
+        Rates {
+            full: rate(128),
+            pending: rate(257),
+            hold: rate(200),
+            reorder: rate(257),
+            duplicate: rate(64),
+            views: rate(2) == 1 || rng.random(),
+        }
+    }
+}
+
+enum Bytes {
+    /// The sender's memory, not to be touched by it before delivery.
+    Lent(Segment, u64),
+    Copied(Arena, usize),
+}
+
+impl Bytes {
+    fn segment(&self) -> Segment {
+        match self {
+            Bytes::Lent(segment, _) => segment.clone(),
+            Bytes::Copied(arena, len) => arena.segment(0, *len),
+        }
+    }
+}
+
+struct Message {
+    header: Header,
+    bytes: Bytes,
+}
+
+struct Wire {
+    /// Frames on the way, by (from, to).
+    frames: Vec<Vec<Message>>,
+    /// Cookies of sends that have left, by (from, to).
+    sent: Vec<Vec<u64>>,
+    rng: SmallRng,
+}
+
+/// The links of a whole job.
+pub struct Network {
+    world: usize,
+    rates: Rates,
+    wire: Arc<Mutex<Wire>>,
+}
+
+impl Network {
+    /// A full mesh.
+    pub fn new(world: usize, rates: Rates, seed: u64) -> Network {
+        let pairs = world * world;
+        let wire = Wire {
+            frames: (0..pairs).map(|_| Vec::new()).collect(),
+            sent: vec![Vec::new(); pairs],
+            rng: SmallRng::seed_from_u64(seed),
+        };
+        Network { world, rates, wire: Arc::new(Mutex::new(wire)) }
+    }
+
+    /// The links of one rank.
+    pub fn links(&self, rank: usize) -> Links {
+        let link = |peer: usize| -> Option<Box<dyn Link>> {
+            (peer != rank).then(|| {
+                Box::new(SimLink {
+                    peer,
+                    out: rank * self.world + peer,
+                    back: peer * self.world + rank,
+                    rates: self.rates.clone(),
+                    wire: self.wire.clone(),
+                    views: Vec::new(),
+                    next_view: 0,
+                }) as Box<dyn Link>
+            })
+        };
+        (0..self.world).map(link).collect()
+    }
+}
+
+struct SimLink {
+    peer: usize,
+    out: usize,
+    back: usize,
+    rates: Rates,
+    wire: Arc<Mutex<Wire>>,
+    views: Vec<(u64, Arena)>,
+    next_view: u64,
+}
+
+impl SimLink {
+    fn wire(&self) -> MutexGuard<'_, Wire> {
+        self.wire.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn deliver(&mut self, message: Message, receiver: &mut dyn Receiver) {
+        let Message { header, bytes } = message;
+        let payload = bytes.segment();
+        if self.rates.views {
+            let copy = Arena::new(payload.len().max(1));
+            payload.copy_to(&copy.segment(0, payload.len()));
+            let token = self.next_view;
+            self.next_view += 1;
+            let view = Payload::View(copy.segment(0, payload.len()), ViewToken(token));
+            self.views.push((token, copy));
+            if !receiver.arrived(self.peer, &header, view) {
+                self.release(ViewToken(token));
+            }
+        } else {
+            match receiver.place(self.peer, &header) {
+                Placement::Into(memory) => {
+                    assert_eq!(memory.len(), payload.len(), "a placement of the wrong size");
+                    payload.copy_to(&memory);
+                    receiver.arrived(self.peer, &header, Payload::Placed);
+                }
+                Placement::Discard => {}
+                Placement::Refuse(why) => panic!("a correct peer was refused: {why}"),
+            }
+        }
+        if let Bytes::Lent(_, cookie) = bytes {
+            let back = self.back;
+            self.wire().sent[back].push(cookie);
+        }
+    }
+}
+
+impl Link for SimLink {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            name: "sim",
+            views: self.rates.views,
+            max_payload: 1 << 20,
+            syscall_per_frame: !self.rates.views,
+            registered_memory: false,
+        }
+    }
+
+    fn submit(&mut self, header: &Header, payload: &Segment, cookie: u64) -> Submit {
+        let rates = self.rates.clone();
+        let out = self.out;
+        let mut wire = self.wire();
+        let mut chance = |rate: u32| wire.rng.random_range(0..256) < rate;
+        if chance(rates.full) {
+            return Submit::Full;
+        }
+        let pending = chance(rates.pending);
+        let duplicated = chance(rates.duplicate) && header.kind != FrameKind::Mismatch;
+        let copy = || {
+            let arena = Arena::new(payload.len().max(1));
+            payload.copy_to(&arena.segment(0, payload.len()));
+            Bytes::Copied(arena, payload.len())
+        };
+        if duplicated {
+            wire.frames[out].push(Message { header: *header, bytes: copy() });
+        }
+        let bytes = if pending { Bytes::Lent(payload.clone(), cookie) } else { copy() };
+        wire.frames[out].push(Message { header: *header, bytes });
+        if pending { Submit::Pending } else { Submit::Sent }
+    }
+
+    fn poll(&mut self, receiver: &mut dyn Receiver) -> Result<bool, LinkFailure> {
+        let (out, back) = (self.out, self.back);
+        let done = std::mem::take(&mut self.wire().sent[out]);
+        let mut moved = !done.is_empty();
+        done.into_iter().for_each(|cookie| receiver.sent(self.peer, cookie));
+        loop {
+            let rates = self.rates.clone();
+            let message = {
+                let mut wire = self.wire();
+                let waiting = wire.frames[back].len();
+                if waiting == 0 || wire.rng.random_range(0..256) < rates.hold {
+                    return Ok(moved);
+                }
+                let reorder = wire.rng.random_range(0..256) < rates.reorder;
+                let at = if reorder { wire.rng.random_range(0..waiting) } else { 0 };
+                wire.frames[back].remove(at)
+            };
+            self.deliver(message, receiver);
+            moved = true;
+        }
+    }
+
+    fn release(&mut self, token: ViewToken) {
+        let at = self.views.iter().position(|(t, _)| *t == token.0).expect("a view is released once");
+        let (_, arena) = self.views.swap_remove(at);
+        arena.segment(0, arena.len()).bytes_mut().fill(0xaa);
+    }
+
+    fn wake_source(&self) -> Option<WakeSource> {
+        None
+    }
+
+    fn close(&mut self) {}
+}
