@@ -53,12 +53,19 @@ pub struct Tuning {
     pub window_bytes: usize,
     /// Smallest shard of a window in bytes; the window grows with the world. Default 64 KiB.
     pub min_shard_bytes: usize,
+    /// Largest message, in bytes: what every link of the group takes in one frame. Default 256 KiB.
+    pub max_piece_bytes: usize,
     /// Windows open at once. Default 4.
     pub windows_in_flight: u32,
 }
 
 impl Default for Tuning {
     fn default() -> Tuning {
-        Tuning { window_bytes: 512 << 10, min_shard_bytes: 64 << 10, windows_in_flight: 4 }
+        Tuning {
+            window_bytes: 512 << 10,
+            min_shard_bytes: 64 << 10,
+            max_piece_bytes: 256 << 10,
+            windows_in_flight: 4,
+        }
     }
 }

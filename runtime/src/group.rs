@@ -125,6 +125,7 @@ impl Group {
     fn new(engine: Arc<Engine>, id: GroupId, members: Vec<usize>, rank: Rank, is_world: bool) -> Group {
         let index = engine.add_group(id, members.clone(), rank);
         let topology = engine.topology(&members);
+        let tuning = Tuning { max_piece_bytes: engine.max_payload(&members), ..Tuning::default() };
         Group {
             inner: Arc::new(Inner {
                 id,
@@ -132,7 +133,7 @@ impl Group {
                 rank,
                 members,
                 topology,
-                tuning: Tuning::default(),
+                tuning,
                 splits: AtomicU32::new(0),
                 closed: AtomicBool::new(false),
                 is_world,

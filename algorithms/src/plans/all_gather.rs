@@ -1,6 +1,7 @@
 //! Direct all-gather: every rank sends its block to every other, straight into their outputs. One
 //! latency, (n-1) blocks out of each rank.
 
+use super::geometry::piece_limit;
 use super::{BlockList, Pieces};
 use crate::Tuning;
 use ronde_core::Collective;
@@ -28,7 +29,7 @@ impl AllGather {
                 Collective::AllGatherV => BlockList::uneven(shape.recv, shape.element),
                 _ => BlockList::Even(shape.count * shape.element),
             },
-            piece: tuning.window_bytes / 2,
+            piece: piece_limit(tuning).min(tuning.window_bytes),
             in_flight: tuning.windows_in_flight,
         }
     }

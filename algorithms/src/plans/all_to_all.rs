@@ -4,6 +4,7 @@
 //! In place, a block that arrives overwrites one that leaves: it is received into a slot and copied
 //! when the other has left.
 
+use super::geometry::block_piece;
 use super::{BlockList, Pieces};
 use crate::Tuning;
 use ronde_core::Collective;
@@ -39,7 +40,7 @@ impl AllToAll {
             in_place: shape.in_place,
             send,
             recv,
-            piece: tuning.min_shard_bytes.max(tuning.window_bytes / shape.world as usize),
+            piece: block_piece(shape.world, tuning),
             in_flight: tuning.windows_in_flight,
         }
     }

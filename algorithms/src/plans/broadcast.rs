@@ -29,7 +29,7 @@ impl Broadcast {
             root: shape.peer,
             in_place: shape.in_place,
             algorithm,
-            pieces: Pieces::new(shape.count * shape.element, tuning.window_bytes / 2),
+            pieces: Pieces::whole(shape.count * shape.element, tuning),
             in_flight: tuning.windows_in_flight,
         }
     }

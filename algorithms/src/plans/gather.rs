@@ -1,7 +1,7 @@
 //! Direct gather and scatter: one message per rank and window between it and the root, straight into
 //! the output.
 
-use super::geometry::Range;
+use super::geometry::{Range, piece_limit};
 use super::{BlockList, Pieces};
 use crate::Tuning;
 use ronde_core::Collective;
@@ -47,7 +47,7 @@ impl Gather {
             to_root,
             own: shape.count * shape.element,
             blocks,
-            piece: tuning.window_bytes / 2,
+            piece: piece_limit(tuning).min(tuning.window_bytes),
             in_flight: tuning.windows_in_flight,
         }
     }

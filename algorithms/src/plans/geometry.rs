@@ -21,16 +21,21 @@ pub struct Pieces {
 }
 
 impl Pieces {
-    /// Pieces of at most `piece` bytes (rounded up to 64, never above what a step may carry).
+    /// Pieces of at most `piece` bytes, rounded up to 64.
     pub fn new(total: usize, piece: usize) -> Pieces {
-        Pieces { total, piece: pad(piece.max(1)).min(MAX_STEP_BYTES) }
+        Pieces { total, piece: pad(piece.max(1)) }
+    }
+
+    /// Pieces that travel whole: windows of plans that do not share them out.
+    pub fn whole(total: usize, tuning: &Tuning) -> Pieces {
+        Pieces::new(total, tuning.window_bytes.min(piece_limit(tuning)))
     }
 
     /// Pieces whose `ranks` shards each fit a step: the window of a plan that shares it out.
     pub fn shared_by(total: usize, ranks: u32, tuning: &Tuning) -> Pieces {
         let ranks = ranks as usize;
         let piece = tuning.window_bytes.max(tuning.min_shard_bytes.saturating_mul(ranks));
-        Pieces { total, piece: pad(piece.max(1)).min(MAX_STEP_BYTES * ranks) }
+        Pieces { total, piece: pad(piece.max(1)).min(piece_limit(tuning) * ranks) }
     }
 
     /// Number of pieces.
@@ -43,6 +48,16 @@ impl Pieces {
         let offset = (index as usize).saturating_mul(self.piece).min(self.total);
         Range { offset, len: self.piece.min(self.total - offset) }
     }
+}
+
+/// Most bytes of one message: a multiple of 64 that links and steps allow.
+pub fn piece_limit(tuning: &Tuning) -> usize {
+    (tuning.max_piece_bytes.clamp(64, MAX_STEP_BYTES)) & !63
+}
+
+/// Bytes of one block that move per window in plans that exchange a block with every rank.
+pub fn block_piece(ranks: u32, tuning: &Tuning) -> usize {
+    tuning.min_shard_bytes.max(tuning.window_bytes / ranks as usize).min(piece_limit(tuning))
 }
 
 /// Shard `index` of a window that `ranks` share; late shards of a small window are empty.

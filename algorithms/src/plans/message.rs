@@ -20,7 +20,7 @@ impl Message {
         Message {
             peer: shape.peer,
             sends: shape.collective == Collective::Send,
-            pieces: Pieces::new(shape.count * shape.element, tuning.window_bytes / 2),
+            pieces: Pieces::whole(shape.count * shape.element, tuning),
             in_flight: tuning.windows_in_flight,
         }
     }

@@ -27,7 +27,7 @@ impl OneShot {
             rank: shape.rank,
             world: shape.world,
             in_place: shape.in_place,
-            pieces: Pieces::new(shape.count * shape.element, tuning.window_bytes),
+            pieces: Pieces::whole(shape.count * shape.element, tuning),
             in_flight: tuning.windows_in_flight,
         }
     }

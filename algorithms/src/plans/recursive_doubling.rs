@@ -27,7 +27,7 @@ impl RecursiveDoubling {
         RecursiveDoubling {
             rank: shape.rank,
             world: shape.world,
-            pieces: Pieces::new(shape.count * shape.element, tuning.window_bytes),
+            pieces: Pieces::whole(shape.count * shape.element, tuning),
             in_flight: tuning.windows_in_flight,
         }
     }

@@ -1,7 +1,7 @@
 //! Direct reduce: everybody sends its vector to the root, which reduces all of them in ascending rank
 //! order. Since pieces land in slots, the root answers each with an empty credit.
 
-use super::geometry::Pieces;
+use super::geometry::{Pieces, block_piece};
 use crate::Tuning;
 use ronde_core::call::Shape;
 use ronde_core::plan::{Plan, Span, Window};
@@ -21,7 +21,7 @@ pub struct Reduce {
 
 impl Reduce {
     pub(super) fn new(shape: &Shape<'_>, tuning: &Tuning) -> Reduce {
-        let piece = tuning.min_shard_bytes.max(tuning.window_bytes / shape.world as usize);
+        let piece = block_piece(shape.world, tuning);
         Reduce {
             rank: shape.rank,
             world: shape.world,

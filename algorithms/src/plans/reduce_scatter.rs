@@ -4,6 +4,7 @@
 //! A window is one piece of every block. Since pieces land in slots, the owner answers each with an
 //! empty credit once it has reduced them.
 
+use super::geometry::block_piece;
 use super::{BlockList, Pieces};
 use crate::Tuning;
 use ronde_core::Collective;
@@ -32,7 +33,7 @@ impl ReduceScatter {
                 Collective::ReduceScatterV => BlockList::uneven(shape.send, shape.element),
                 _ => BlockList::Even(shape.count * shape.element),
             },
-            piece: tuning.min_shard_bytes.max(tuning.window_bytes / shape.world as usize),
+            piece: block_piece(shape.world, tuning),
             in_flight: tuning.windows_in_flight,
         }
     }

@@ -15,7 +15,8 @@ use crate::reduce::Kernels;
 use crate::transport::{Submit, ViewToken};
 use crate::{Collective, Epoch, GroupId, Instant, OpId, Rank, Result, Tag, Tolerance};
 
-/// Bounds of one executor; each is a sum that [`Executor::memory_bound`] spells out.
+/// Bounds of one executor. Its memory is at most `early_bytes` per link for frames of calls not yet
+/// made, `log_bytes`, and for each open op the slots of its plan's windows in flight.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Bytes that one op may send to a peer that is not known to have entered it. Default 256 KiB.
@@ -92,9 +93,6 @@ pub struct NewOp<P> {
     /// When it is overdue.
     pub deadline: Instant,
 }
-
-/// Answer to [`Executor::start`].
-pub type Started = Result<OpHandle>;
 
 /// Everything that ops share.
 pub(crate) struct Shared {
@@ -242,7 +240,7 @@ impl<P: Plan> Executor<P> {
     }
 
     /// Starts a call with its plan. The caller has checked the call's buffers against the plan.
-    pub fn start(&mut self, new: NewOp<P>, links: &mut Links, kernels: &dyn Kernels) -> Started {
+    pub fn start(&mut self, new: NewOp<P>, links: &mut Links, kernels: &dyn Kernels) -> Result<OpHandle> {
         let NewOp { group, call, plan, now, deadline } = new;
         let at = self.take_slot()?;
         let commit = self.commit_of(group, &call, &plan, links);

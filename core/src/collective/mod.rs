@@ -20,7 +20,7 @@ mod slots;
 mod window;
 
 pub use descriptor::Descriptor;
-pub use executor::{Effect, Executor, Limits, NewOp, OpHandle, Overdue, Started};
+pub use executor::{Effect, Executor, Limits, NewOp, OpHandle, Overdue};
 pub use group::GroupIndex;
 
 /// Links of a process by world rank; `None` for itself and for links that are gone.

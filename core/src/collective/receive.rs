@@ -302,6 +302,9 @@ impl<P: Plan> Executor<P> {
         let Some(group) = self.group_of(&header.op) else { return };
         let Some(rank) = self.shared.groups[group.0].rank_of(link) else { return };
         let requests = &mut self.shared.ack_requests;
+        if requests.len() >= self.shared.limits.log_entries * self.shared.unentered.len() {
+            return;
+        }
         // Requests may overtake each other, so none replaces another; each log entry is asked about
         // once, which bounds their number.
         requests.push((group, rank, *header));

@@ -215,6 +215,13 @@ impl Engine {
         links::topology(&self.view, members, self.transports().contains(&"shm"))
     }
 
+    /// Largest payload that the links to all these world ranks take.
+    pub(crate) fn max_payload(&self, members: &[usize]) -> usize {
+        let inner = lock(&self.inner);
+        let links = members.iter().filter_map(|&member| inner.links[member].as_ref());
+        links.map(|link| link.capabilities().max_payload).min().unwrap_or(1 << 20)
+    }
+
     /// Name of the transport to each world rank; empty for one's own.
     pub(crate) fn transports(&self) -> Vec<&'static str> {
         lock(&self.inner).link_states.iter().map(|state| state.transport).collect()

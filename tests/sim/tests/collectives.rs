@@ -159,8 +159,12 @@ fn run(cluster: &mut Cluster, case: &Case, values: &[Vec<u64>], what: &str) {
 
 fn check(spec: &Spec, seed: u64, what: &str) {
     let mut rng = SmallRng::seed_from_u64(seed);
-    let tuning =
-        Tuning { window_bytes: 1 << rng.random_range(7..12), min_shard_bytes: 64, windows_in_flight: 3 };
+    let tuning = Tuning {
+        window_bytes: 1 << rng.random_range(7..12),
+        min_shard_bytes: 64,
+        max_piece_bytes: 256,
+        windows_in_flight: 3,
+    };
     let nodes = (0..spec.world).map(|rank| (rank / 2) as u32).collect();
     let limits = Limits { eager_bytes: 1 << rng.random_range(8..14), view_bytes: 4096, ..Limits::default() };
     let mut cluster = Cluster::new(spec.world, seed, &limits, Topology::new(nodes, true), tuning);
@@ -223,7 +227,8 @@ fn many_ops_in_flight() {
     for seed in 0..40u64 {
         let mut rng = SmallRng::seed_from_u64(seed);
         let world = rng.random_range(2..6);
-        let tuning = Tuning { window_bytes: 512, min_shard_bytes: 64, windows_in_flight: 2 };
+        let tuning =
+            Tuning { window_bytes: 512, min_shard_bytes: 64, max_piece_bytes: 256, windows_in_flight: 2 };
         let nodes = vec![0; world];
         let limits = Limits { eager_bytes: 512, log_entries: 4, ..Limits::default() };
         let mut cluster = Cluster::new(world, seed, &limits, Topology::new(nodes, true), tuning);
@@ -312,7 +317,8 @@ fn messages() {
     for seed in 0..60u64 {
         let mut rng = SmallRng::seed_from_u64(seed);
         let limits = Limits { eager_bytes: 1024, ..Limits::default() };
-        let tuning = Tuning { window_bytes: 512, min_shard_bytes: 64, windows_in_flight: 2 };
+        let tuning =
+            Tuning { window_bytes: 512, min_shard_bytes: 64, max_piece_bytes: 256, windows_in_flight: 2 };
         let mut cluster = Cluster::new(3, seed, &limits, Topology::new(vec![0, 0, 0], true), tuning);
         let message = |collective, peer: u32, tag, memory: &Memory| Call {
             collective,
@@ -361,7 +367,8 @@ fn uneven_all_to_all() {
     for seed in 0..60u64 {
         let mut rng = SmallRng::seed_from_u64(seed);
         let world = rng.random_range(1..7);
-        let tuning = Tuning { window_bytes: 256, min_shard_bytes: 64, windows_in_flight: 2 };
+        let tuning =
+            Tuning { window_bytes: 256, min_shard_bytes: 64, max_piece_bytes: 256, windows_in_flight: 2 };
         let mut cluster =
             Cluster::new(world, seed, &Limits::default(), Topology::new(vec![0; world], true), tuning);
         let counts: Vec<Vec<usize>> = (0..world)
