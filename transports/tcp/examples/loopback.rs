@@ -1,6 +1,7 @@
 //! What a TCP link costs within one host: latency of an exchange, streaming, and whole operations.
 //!
-//! `cargo run --release -p ronde-tcp --example loopback [receive block in KiB] [streams]`
+//! `cargo run --release -p ronde-tcp --example loopback [receive block in KiB] [streams]
+//! [congestion control] [offset of the buffers from 64-byte alignment]`
 //!
 //! Two threads, each with one end. Figures are microseconds or GB/s in one direction; beside them a
 //! loop over plain sockets with the same sizes.
@@ -9,17 +10,24 @@ use ronde_core::Segment;
 use ronde_core::frame::Header;
 use ronde_core::memory::Arena;
 use ronde_core::transport::{Link, Payload, Placement, Receiver, Submit};
-use ronde_tcp::{TcpLink, TcpOptions};
+use ronde_tcp::{Congestion, TcpLink, TcpOptions};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
+/// Where buffers begin behind an address that is a multiple of 64; set once.
+static OFFSET: AtomicUsize = AtomicUsize::new(0);
+
 fn main() {
-    let mut arguments = std::env::args().skip(1).map(|a| a.parse::<usize>().expect("a number"));
-    let receive_block = arguments.next().unwrap_or(64) << 10;
-    let streams = arguments.next().unwrap_or(1);
-    let options = TcpOptions { receive_block, ..TcpOptions::default() };
-    println!("receive block {} KiB, {streams} stream(s)", receive_block >> 10);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = |at: usize| arguments.get(at).map(|a| a.parse::<usize>().expect("a number"));
+    let receive_block = number(0).unwrap_or(64) << 10;
+    let streams = number(1).unwrap_or(1);
+    let congestion = arguments.get(2).map_or(Congestion::Auto, |name| Congestion::Named(name.clone()));
+    let options = TcpOptions { receive_block, congestion, ..TcpOptions::default() };
+    OFFSET.store(number(3).unwrap_or(0), Relaxed);
+    println!("receive block {} KiB, {streams} stream(s), {:?}", receive_block >> 10, options.congestion);
     for frame in [0, 8, 1 << 10, 32 << 10] {
         let times = exchange(&options, streams, frame, 1, 20_000);
         report(&format!("exchange {frame} B"), &times, 2000);
@@ -69,12 +77,16 @@ struct Sink {
     sent: usize,
 }
 
+/// The bytes of a window, wrapping around.
+fn piece(arena: &Arena, window: usize, len: usize) -> Segment {
+    let offset = OFFSET.load(Relaxed);
+    let places = (arena.len() - offset).checked_div(len).unwrap_or(1).max(1);
+    arena.segment(offset + window % places * len, len)
+}
+
 impl Receiver for Sink {
     fn place(&mut self, _: usize, header: &Header) -> Placement {
-        let len = header.payload_len as usize;
-        Placement::Into(
-            self.target.segment((header.window as usize * len) % (self.target.len() - len + 1), len),
-        )
+        Placement::Into(piece(&self.target, header.window as usize, header.payload_len as usize))
     }
 
     fn arrived(&mut self, _: usize, _: &Header, _: Payload) -> bool {
@@ -90,8 +102,8 @@ impl Receiver for Sink {
 impl End {
     fn new(sockets: Vec<TcpStream>, options: &TcpOptions, bytes: usize) -> End {
         let link = TcpLink::new(0, sockets, options).expect("link");
-        let sink = Sink { target: Arena::new(bytes), arrived: 0, sent: 0 };
-        End { link, sink, source: Arena::new(bytes) }
+        let sink = Sink { target: Arena::new(bytes + 64), arrived: 0, sent: 0 };
+        End { link, sink, source: Arena::new(bytes + 64) }
     }
 
     fn poll(&mut self) {
@@ -105,8 +117,7 @@ impl End {
         let mut pending = 0;
         for window in 0..frames {
             let header = Header { payload_len: frame as u32, window: window as u32, ..Header::EMPTY };
-            let payload: Segment =
-                self.source.segment((window * frame) % (self.source.len() - frame + 1), frame);
+            let payload = piece(&self.source, window, frame);
             loop {
                 match self.link.submit(&header, &payload, 0) {
                     Submit::Sent => break,
