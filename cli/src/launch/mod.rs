@@ -1,0 +1,241 @@
+//! The local launcher: N processes of one program, with the variables that make them a job.
+//!
+//! One thread decides (this one, over a channel of [`Event`]s); the others only wait for something:
+//! one per process for its end, one per pipe for its output, one for signals.
+//!
+//! A child is first this same program (`ronde __rank`), which ties its life to the launcher's with a
+//! parent-death signal and then executes the real one. Each child leads a process group of its own, so
+//! that what it started ends with it and so that a Ctrl-C on the terminal reaches it once, through us.
+
+mod child;
+mod output;
+mod port;
+
+pub(crate) use child::become_rank;
+pub(crate) use port::reserve_loopback_port;
+
+use crate::exit::{Code, Failure};
+use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::ffi::OsString;
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+/// How long output that is still in the pipes is waited for once every process has ended.
+const OUTPUT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What to launch.
+pub(crate) struct Job {
+    pub(crate) command: Vec<OsString>,
+    pub(crate) ranks: u32,
+    pub(crate) prefix: bool,
+    pub(crate) keep_going: bool,
+    pub(crate) grace: Duration,
+}
+
+enum Event {
+    Signal(i32),
+    /// The process of this rank has ended and waits to be reaped.
+    Ended(usize),
+    /// One output pipe has been read to its end.
+    Drained,
+}
+
+struct Process {
+    child: Child,
+    /// `None` until it was reaped.
+    status: Option<ExitStatus>,
+}
+
+struct Launcher {
+    processes: Vec<Process>,
+    events: Receiver<Event>,
+    open_pipes: usize,
+    keep_going: bool,
+    grace: Duration,
+    /// Code of the first process that failed.
+    first_failure: Option<u8>,
+    /// When the rest is killed.
+    kill_at: Option<Instant>,
+}
+
+/// Runs the job to its end and returns the code to exit with: 0, or that of the first process that
+/// failed (128 + signal for one that was killed).
+pub(crate) fn run(job: &Job) -> Result<u8> {
+    let (sender, events) = channel();
+    // Before the first child: a signal from now on ends the job in order.
+    let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot take over signals")?;
+    let signals_handle = signals.handle();
+    watch_signals(signals, sender.clone());
+    let mut launcher = Launcher {
+        processes: Vec::with_capacity(job.ranks as usize),
+        events,
+        open_pipes: 0,
+        keep_going: job.keep_going,
+        grace: job.grace,
+        first_failure: None,
+        kill_at: None,
+    };
+    let started = launcher.start_all(job, &sender);
+    if started.is_err() {
+        launcher.signal_all(Signal::KILL);
+    }
+    let code = launcher.wait_for_all();
+    signals_handle.close();
+    started?;
+    Ok(code)
+}
+
+fn watch_signals(mut signals: Signals, sender: Sender<Event>) {
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            if sender.send(Event::Signal(signal)).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+impl Launcher {
+    fn start_all(&mut self, job: &Job, sender: &Sender<Event>) -> Result<()> {
+        let environment = child::Environment::new(job.ranks)?;
+        for rank in 0..job.ranks {
+            let mut command = child::command(job, &environment, rank)?;
+            if job.prefix {
+                command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            }
+            let mut child = command.spawn().with_context(|| format!("cannot start rank {rank}"))?;
+            if let Some(pipe) = child.stdout.take() {
+                self.open_pipes += 1;
+                forward(pipe, std::io::stdout(), rank, sender.clone());
+            }
+            if let Some(pipe) = child.stderr.take() {
+                self.open_pipes += 1;
+                forward(pipe, std::io::stderr(), rank, sender.clone());
+            }
+            watch_end(&child, rank as usize, sender.clone());
+            self.processes.push(Process { child, status: None });
+        }
+        Ok(())
+    }
+
+    fn wait_for_all(&mut self) -> u8 {
+        while self.processes.iter().any(|process| process.status.is_none()) {
+            match self.next_event(self.kill_at) {
+                Some(event) => self.handle(event),
+                None => {
+                    self.kill_at = None;
+                    self.signal_all(Signal::KILL);
+                }
+            }
+        }
+        let until = Some(Instant::now() + OUTPUT_PATIENCE);
+        while self.open_pipes > 0 {
+            match self.next_event(until) {
+                Some(event) => self.handle(event),
+                None => break,
+            }
+        }
+        self.first_failure.unwrap_or(0)
+    }
+
+    /// The next event, or `None` at the deadline.
+    fn next_event(&self, deadline: Option<Instant>) -> Option<Event> {
+        let Some(deadline) = deadline else { return self.events.recv().ok() };
+        match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(event) => Some(event),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Signal(number) => {
+                if let Some(signal) = Signal::from_named_raw(number) {
+                    self.signal_all(signal);
+                }
+            }
+            Event::Drained => self.open_pipes -= 1,
+            Event::Ended(rank) => self.handle_end(rank),
+        }
+    }
+
+    fn handle_end(&mut self, rank: usize) {
+        let process = &mut self.processes[rank];
+        // The process is a zombie still, so its group's number cannot name another one: what it left
+        // running ends here.
+        signal_group(&process.child, Signal::KILL);
+        let Ok(status) = process.child.wait() else { return };
+        process.status = Some(status);
+        let code = child::exit_code(status);
+        if code == 0 || self.first_failure.is_some() {
+            return;
+        }
+        self.first_failure = Some(code);
+        if !self.keep_going {
+            self.signal_all(Signal::TERM);
+            self.kill_at = Some(Instant::now() + self.grace);
+        }
+    }
+
+    fn signal_all(&self, signal: Signal) {
+        for process in self.processes.iter().filter(|process| process.status.is_none()) {
+            signal_group(&process.child, signal);
+        }
+    }
+}
+
+/// Signals the group of a child that was not reaped yet. A group that is empty needs no signal.
+fn signal_group(child: &Child, signal: Signal) {
+    if let Some(pid) = pid_of(child) {
+        let _ = kill_process_group(pid, signal);
+    }
+}
+
+fn pid_of(child: &Child) -> Option<Pid> {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw)
+}
+
+/// Reports the end of a child without reaping it: until the deciding thread does, its number stays
+/// taken, and no signal can hit a stranger.
+fn watch_end(child: &Child, rank: usize, sender: Sender<Event>) {
+    let pid = pid_of(child);
+    std::thread::spawn(move || {
+        if let Some(pid) = pid {
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+            while let Err(rustix::io::Errno::INTR) = waitid(WaitId::Pid(pid), options) {}
+        }
+        let _ = sender.send(Event::Ended(rank));
+    });
+}
+
+fn forward(
+    pipe: impl std::io::Read + Send + 'static,
+    to: impl std::io::Write + Send + 'static,
+    rank: u32,
+    sender: Sender<Event>,
+) {
+    std::thread::spawn(move || {
+        output::copy_lines(pipe, to, &format!("[{rank}] "));
+        let _ = sender.send(Event::Drained);
+    });
+}
+
+/// Starts this program again as `ranks` processes with the same arguments, and returns their code.
+pub(crate) fn spawn_self(ranks: u32) -> Result<u8> {
+    let mut command = vec![own_path()?];
+    command.extend(std::env::args_os().skip(1));
+    command.push("--spawned".into());
+    run(&Job { command, ranks, prefix: false, keep_going: false, grace: Duration::from_secs(5) })
+}
+
+/// The running executable.
+fn own_path() -> Result<OsString> {
+    let path = std::env::current_exe();
+    let path =
+        path.map_err(|e| Failure::new(Code::Library, format!("cannot find this program's own file: {e}")))?;
+    Ok(path.into_os_string())
+}
