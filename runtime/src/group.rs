@@ -314,7 +314,12 @@ impl Group {
     }
 
     /// All-reduce out of place. The two slices have the same length.
-    pub fn all_reduce_into<T: Element>(&self, input: &[T], output: &mut [T], op: ReduceOp) -> Result<Outcome> {
+    pub fn all_reduce_into<T: Element>(
+        &self,
+        input: &[T],
+        output: &mut [T],
+        op: ReduceOp,
+    ) -> Result<Outcome> {
         self.reducing(Collective::AllReduce, input.len(), input, output, op, 0)
     }
 

@@ -10,10 +10,17 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod bootstrap;
+mod config;
+mod control;
+mod coordinator;
 mod engine;
+mod environment;
 mod group;
 mod validate;
 
+pub use config::{Config, Preset};
+pub use coordinator::serve_coordinator;
 pub use group::{Element, Group, LinkInfo, Op};
 pub use ronde_core::call::{Blocks, Call, CallOptions};
 pub use ronde_core::error::{Aborted, Misuse, Outcome, PeerLost};

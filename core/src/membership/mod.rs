@@ -1,1 +1,19 @@
-//! The membership machine.
+//! The membership machine: who belongs, and what everybody is told when somebody is lost.
+//!
+//! [`Coordinator`] decides; it is a pure state machine. Connections are numbers, time is an argument,
+//! what it wants done is pulled out as [`Effect`]s. Members follow it (the shell in `ronde` needs no
+//! machine of its own yet: it says hello, links, and obeys the first verdict).
+//!
+//! What is here: rendezvous to one view, activation once all links are up, orderly leave, heartbeats,
+//! and one verdict per job that every survivor gets in the same words. The views that follow a loss,
+//! arming and succession (PROTOCOL, Views) build on the same messages: each carries its epoch and the
+//! coordinator's incarnation.
+
+mod coordinator;
+mod message;
+
+pub use coordinator::{Coordinator, CoordinatorOptions, Effect};
+pub use message::{
+    FromMember, Hello, MAX_MESSAGE_BYTES, MachineId, MemberInfo, MessageError, ToMember, Verdict, View,
+    decode, encode,
+};

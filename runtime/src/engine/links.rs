@@ -4,11 +4,11 @@ use super::{Engine, Inner, Report};
 use crate::bootstrap::PeerSockets;
 use crate::config::Config;
 use ronde_algorithms::Topology;
+use ronde_core::Rank;
 use ronde_core::collective::{Links, Overdue};
 use ronde_core::error::{Aborted, Error, Result};
 use ronde_core::membership::View;
 use ronde_core::transport::Link;
-use ronde_core::Rank;
 use ronde_shm::{Registry, ShmLink, ShmOptions};
 use ronde_tcp::{TcpLink, TcpOptions};
 use std::os::fd::{AsFd, OwnedFd};
@@ -62,7 +62,7 @@ fn open_one(
         && config.allows_transport("shm")
     {
         let descriptors = vec![duplicate(socket.as_fd())?];
-        let deadline = std::time::Instant::now() + config.default_connect_timeout();
+        let deadline = std::time::Instant::now() + config.connect_timeout;
         let link = ShmLink::connect(peer, socket, &ShmOptions::default(), registry.clone(), deadline)
             .map_err(|e| e.to_string())?;
         return Ok((Box::new(link), LinkState { transport: "shm", descriptors, left: false }));
@@ -100,7 +100,11 @@ pub(crate) fn topology(view: &View, members: &[usize], shm: bool) -> Arc<Topolog
 /// Who holds an op up, in words.
 pub(crate) fn describe_missing(view: &View, me: Rank, overdue: &Overdue) -> String {
     let peer = |rank: Rank| match view.members.get(rank.index()) {
-        Some(m) => format!("rank {rank} (host {}, {})", m.host, m.addresses.first().map_or_else(String::new, |a| a.to_string())),
+        Some(m) => format!(
+            "rank {rank} (host {}, {})",
+            m.host,
+            m.addresses.first().map_or_else(String::new, |a| a.to_string())
+        ),
         None => format!("rank {rank}"),
     };
     let list = |entered: bool| -> Vec<String> {
@@ -149,7 +153,8 @@ impl Engine {
         let reason = format!("rank {} saw on {transport}: {reason}", self.rank);
         self.control.report(Report::LinkFailed { rank: Rank(peer as u32), reason: reason.clone() });
         if inner.executor.open_ops() > 0 {
-            let text = format!("the link to rank {peer} ended ({reason}) and the coordinator gave no verdict");
+            let text =
+                format!("the link to rank {peer} ended ({reason}) and the coordinator gave no verdict");
             let error = Error::Aborted(Arc::new(Aborted::Announced(text)));
             inner.pending_verdict.get_or_insert((self.now(), error));
         }

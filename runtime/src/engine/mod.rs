@@ -18,8 +18,8 @@ use ronde_algorithms::kernels::CpuKernels;
 use ronde_algorithms::{AnyPlan, Topology};
 use ronde_core::collective::{Effect, Executor, GroupIndex, Limits, Links, NewOp, OpHandle, Overdue};
 use ronde_core::error::{Aborted, Error, Outcome, Result};
-use ronde_core::memory::Arena;
 use ronde_core::membership::View;
+use ronde_core::memory::Arena;
 use ronde_core::{GroupId, Instant, Rank};
 use sleep::Waker;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -144,7 +144,7 @@ impl Engine {
             rank,
             kernels: CpuKernels::detect(),
             registry,
-            timeout: config.default_timeout(),
+            timeout: config.timeout,
             stop: AtomicBool::new(false),
         });
         engine.clone().spawn_background()?;
@@ -244,7 +244,8 @@ impl Engine {
     pub(crate) fn abort(&self, reason: &str) {
         self.control.report(Report::Abort { reason: reason.to_owned() });
         let mut inner = lock(&self.inner);
-        let error = Error::Aborted(Arc::new(Aborted::Requested { rank: self.rank, reason: reason.to_owned() }));
+        let error =
+            Error::Aborted(Arc::new(Aborted::Requested { rank: self.rank, reason: reason.to_owned() }));
         inner.pending_verdict.get_or_insert((self.now(), error));
     }
 
@@ -343,13 +344,8 @@ impl Engine {
 
     fn report_effect(&self, inner: &mut Inner, effect: Effect) {
         let Effect::Mismatch { op, rank, call, other_rank, other_call } = effect;
-        let report = Report::Mismatch {
-            op,
-            rank,
-            call: call.clone(),
-            other_rank,
-            other_call: other_call.clone(),
-        };
+        let report =
+            Report::Mismatch { op, rank, call: call.clone(), other_rank, other_call: other_call.clone() };
         self.control.report(report);
         let error = Error::Aborted(Arc::new(Aborted::Mismatch { op, rank, call, other_rank, other_call }));
         inner.pending_verdict.get_or_insert((self.now(), error));

@@ -1,0 +1,489 @@
+//! The coordinator's half.
+
+use super::message::{FromMember, Hello, MemberInfo, ToMember, Verdict, View};
+use crate::{Epoch, Incarnation, Instant, Rank};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Version of the control protocol.
+pub(crate) const VERSION: u32 = 1;
+
+/// How patient a coordinator is.
+#[derive(Clone, Debug)]
+pub struct CoordinatorOptions {
+    /// Number of ranks; `None` takes it from the first hello that names one.
+    pub size: Option<u32>,
+    /// Silence after which a member is lost. Default 1 s (LAN); 5 s suits a WAN.
+    pub suspect_after: Duration,
+    /// A report that a link failed waits so long for a better proof of death. Default 50 ms.
+    pub grace: Duration,
+}
+
+impl Default for CoordinatorOptions {
+    fn default() -> CoordinatorOptions {
+        let suspect_after = Duration::from_secs(1);
+        CoordinatorOptions { size: None, suspect_after, grace: Duration::from_millis(50) }
+    }
+}
+
+/// What the shell shall do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Send to a connection.
+    Send(u64, ToMember),
+    /// Close a connection after what was sent.
+    Close(u64),
+}
+
+struct Member {
+    hello: Hello,
+    rank: Option<Rank>,
+    linked: bool,
+    left: bool,
+    heard: Instant,
+}
+
+struct Accusation {
+    rank: Rank,
+    reason: String,
+    since: Instant,
+}
+
+#[derive(Debug)]
+enum State {
+    Gathering,
+    Linking,
+    Active,
+    Failed(Verdict),
+}
+
+/// Decides who belongs. Connections are numbers of the shell's choosing.
+pub struct Coordinator {
+    options: CoordinatorOptions,
+    state: State,
+    members: BTreeMap<u64, Member>,
+    epoch: Epoch,
+    accusation: Option<Accusation>,
+    effects: Vec<Effect>,
+}
+
+impl Coordinator {
+    /// A coordinator that waits for its members.
+    pub fn new(options: CoordinatorOptions) -> Coordinator {
+        Coordinator {
+            options,
+            state: State::Gathering,
+            members: BTreeMap::new(),
+            epoch: Epoch(0),
+            accusation: None,
+            effects: Vec::new(),
+        }
+    }
+
+    /// What is to be done since the last call.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When [`Coordinator::handle_tick`] wants to be called next.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let accusation = self.accusation.as_ref().map(|a| a.since.after(self.options.grace));
+        let watched = matches!(self.state, State::Linking | State::Active);
+        let silent = self.members.values().filter(|m| watched && !m.left).map(|m| m.heard).min();
+        accusation.into_iter().chain(silent.map(|heard| heard.after(self.options.suspect_after))).min()
+    }
+
+    /// True once every member has left or the job has failed and nobody is connected.
+    pub fn is_finished(&self) -> bool {
+        match self.state {
+            State::Gathering => false,
+            State::Failed(_) => self.members.is_empty(),
+            _ => self.members.values().all(|m| m.left),
+        }
+    }
+
+    /// A message came.
+    pub fn handle_message(&mut self, connection: u64, message: FromMember, now: Instant) {
+        if let Some(member) = self.members.get_mut(&connection) {
+            member.heard = now;
+        } else if !matches!(message, FromMember::Hello(_)) {
+            return self.effects.push(Effect::Close(connection));
+        }
+        match message {
+            FromMember::Hello(hello) => self.hello(connection, hello, now),
+            FromMember::Heartbeat => {}
+            FromMember::Linked(epoch) if epoch == self.epoch => self.linked(connection),
+            FromMember::Linked(_) => {}
+            FromMember::Leave => self.leave(connection),
+            FromMember::LinkFailed { rank, reason } => self.accuse(rank, reason, now),
+            FromMember::Mismatch { op, rank, call, other_rank, other_call } => {
+                self.fail(ordered_mismatch(op, (rank, call), (other_rank, other_call)));
+            }
+            FromMember::Timeout { op, collective, waited, culprits } => {
+                self.fail(Verdict::Timeout { op, collective, waited, culprits });
+            }
+            FromMember::Abort { reason } => {
+                let rank = self.rank_of(connection);
+                self.fail(Verdict::Requested { rank, reason });
+            }
+        }
+    }
+
+    /// A connection ended.
+    pub fn handle_closed(&mut self, connection: u64, now: Instant) {
+        let Some(member) = self.members.get(&connection) else { return };
+        if member.left || matches!(self.state, State::Failed(_)) {
+            self.members.remove(&connection);
+            return;
+        }
+        match (&self.state, member.rank) {
+            (State::Linking | State::Active, Some(rank)) => {
+                self.lose(rank, "its process ended or its control connection broke", now);
+                self.members.remove(&connection);
+            }
+            _ => {
+                self.members.remove(&connection);
+                self.tell_gathering();
+            }
+        }
+    }
+
+    /// Time passed.
+    pub fn handle_tick(&mut self, now: Instant) {
+        if let Some(accusation) = self.accusation.take_if(|a| now.since(a.since) >= self.options.grace) {
+            self.lose(accusation.rank, &accusation.reason, now);
+        }
+        if !matches!(self.state, State::Linking | State::Active) {
+            return;
+        }
+        let limit = self.options.suspect_after;
+        let silent = self.members.values().filter(|m| !m.left && now.since(m.heard) >= limit);
+        if let Some(rank) = silent.filter_map(|m| m.rank).min() {
+            self.lose(rank, "it sent no heartbeat (stopped, overloaded, or cut off)", now);
+        }
+    }
+
+    fn hello(&mut self, connection: u64, hello: Hello, now: Instant) {
+        if let Err(text) = self.admissible(&hello) {
+            self.effects.push(Effect::Send(connection, ToMember::Refused(text.clone())));
+            self.effects.push(Effect::Close(connection));
+            // A wrong rank or size makes the job impossible: nobody should wait for a deadline.
+            if matches!(self.state, State::Gathering) && hello.version == VERSION {
+                self.fail(Verdict::Join(text));
+            }
+            return;
+        }
+        self.options.size = self.options.size.or(hello.size);
+        let member = Member { hello, rank: None, linked: false, left: false, heard: now };
+        self.members.insert(connection, member);
+        self.tell_gathering();
+        if self.options.size == Some(self.members.len() as u32) {
+            self.form_view(now);
+        }
+    }
+
+    fn admissible(&self, hello: &Hello) -> Result<(), String> {
+        let host = &hello.info.host;
+        if hello.version != VERSION {
+            return Err(format!(
+                "{host} speaks control protocol {}, the coordinator {VERSION}: use one version of Ronde",
+                hello.version
+            ));
+        }
+        match &self.state {
+            State::Gathering => {}
+            State::Failed(verdict) => {
+                return Err(format!("the job has failed: {}", crate::Error::from(verdict.clone())));
+            }
+            _ => return Err(format!("the job is complete; {host} came too late or is one process too many")),
+        }
+        if let (Some(mine), Some(size)) = (hello.size, self.options.size)
+            && mine != size
+        {
+            return Err(format!("{host} expects {mine} ranks, the others {size}: give all the same size"));
+        }
+        let size = hello.size.or(self.options.size);
+        if let (Some(rank), Some(size)) = (hello.rank, size)
+            && rank >= size
+        {
+            return Err(format!("{host} claims rank {rank} of {size}: ranks go from 0 to {}", size - 1));
+        }
+        let twin = self.members.values().find(|m| m.hello.rank.is_some() && m.hello.rank == hello.rank);
+        match twin {
+            Some(other) => Err(format!(
+                "two processes claim rank {}: pid {} on {} and pid {} on {host}",
+                hello.rank.unwrap_or(0),
+                other.hello.info.pid,
+                other.hello.info.host,
+                hello.info.pid
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn tell_gathering(&mut self) {
+        let Some(size) = self.options.size else { return };
+        let claimed: Vec<u32> = self.members.values().filter_map(|m| m.hello.rank).collect();
+        let explicit = claimed.len() == self.members.len();
+        let missing = (0..size).filter(|r| explicit && !claimed.contains(r)).take(64).collect::<Vec<_>>();
+        let joined = self.members.len() as u32;
+        for &connection in self.members.keys() {
+            let news = ToMember::Gathering { joined, size, missing: missing.clone() };
+            self.effects.push(Effect::Send(connection, news));
+        }
+    }
+
+    /// Everybody is here: ranks as claimed, the others in order of arrival.
+    fn form_view(&mut self, now: Instant) {
+        let claimed: Vec<u32> = self.members.values().filter_map(|m| m.hello.rank).collect();
+        let mut free = (0..).filter(|r| !claimed.contains(r));
+        for member in self.members.values_mut() {
+            let rank = member.hello.rank.or_else(|| free.next()).unwrap_or(0);
+            member.rank = Some(Rank(rank));
+            member.heard = now;
+        }
+        self.epoch.0 += 1;
+        let mut members: Vec<MemberInfo> = self
+            .members
+            .values()
+            .map(|m| MemberInfo { rank: m.rank.unwrap_or_default(), ..m.hello.info.clone() })
+            .collect();
+        members.sort_by_key(|m| m.rank);
+        let host = self.members.values().find(|m| m.hello.hosts_coordinator).and_then(|m| m.rank);
+        let view = View { epoch: self.epoch, incarnation: Incarnation(1), members, host };
+        for (&connection, member) in &self.members {
+            let news = ToMember::View(view.clone(), member.rank.unwrap_or_default());
+            self.effects.push(Effect::Send(connection, news));
+        }
+        self.state = State::Linking;
+    }
+
+    fn linked(&mut self, connection: u64) {
+        if let Some(member) = self.members.get_mut(&connection) {
+            member.linked = true;
+        }
+        if matches!(self.state, State::Linking) && self.members.values().all(|m| m.linked) {
+            self.state = State::Active;
+            self.broadcast(&ToMember::Activate(self.epoch));
+        }
+    }
+
+    fn leave(&mut self, connection: u64) {
+        let rank = self.rank_of(connection);
+        let Some(member) = self.members.get_mut(&connection) else { return };
+        member.left = true;
+        self.effects.push(Effect::Send(connection, ToMember::Released));
+        let others: Vec<u64> = self.members.iter().filter(|(_, m)| !m.left).map(|(c, _)| *c).collect();
+        for other in others {
+            self.effects.push(Effect::Send(other, ToMember::Left(rank)));
+        }
+        if self.accusation.as_ref().is_some_and(|a| a.rank == rank) {
+            self.accusation = None;
+        }
+    }
+
+    /// A member says that its link to another ended. The dead one's own connection is better proof, so
+    /// that is waited for; without it the accused goes, by rule.
+    fn accuse(&mut self, rank: Rank, reason: String, now: Instant) {
+        if let State::Failed(_) = self.state {
+            return;
+        }
+        let accused = self.members.values().find(|m| m.rank == Some(rank));
+        if accused.is_some_and(|m| !m.left) && self.accusation.is_none() {
+            self.accusation = Some(Accusation { rank, reason, since: now });
+        }
+    }
+
+    fn lose(&mut self, rank: Rank, reason: &str, now: Instant) {
+        let Some(member) = self.members.values().find(|m| m.rank == Some(rank)) else { return };
+        let info = &member.hello.info;
+        let address = info.addresses.first().map_or_else(String::new, ToString::to_string);
+        let verdict = Verdict::PeerLost {
+            peer: info.peer,
+            rank,
+            host: info.host.clone(),
+            address,
+            reason: reason.to_owned(),
+            silent_for: now.since(member.heard),
+            epoch: Epoch(self.epoch.0 + 1),
+        };
+        self.fail(verdict);
+    }
+
+    /// The first verdict stands; everybody gets it.
+    fn fail(&mut self, verdict: Verdict) {
+        if matches!(self.state, State::Failed(_)) {
+            return;
+        }
+        self.accusation = None;
+        self.epoch.0 += 1;
+        self.broadcast(&ToMember::Verdict(verdict.clone()));
+        self.state = State::Failed(verdict);
+    }
+
+    fn broadcast(&mut self, message: &ToMember) {
+        for (&connection, member) in &self.members {
+            if !member.left {
+                self.effects.push(Effect::Send(connection, message.clone()));
+            }
+        }
+    }
+
+    fn rank_of(&self, connection: u64) -> Rank {
+        self.members.get(&connection).and_then(|m| m.rank).unwrap_or_default()
+    }
+}
+
+/// A mismatch is seen from both sides; the lower rank is named first, so that both say the same.
+fn ordered_mismatch(op: crate::OpId, one: (Rank, String), other: (Rank, String)) -> Verdict {
+    let (low, high) = if one.0 <= other.0 { (one, other) } else { (other, one) };
+    Verdict::Mismatch { op, rank: low.0, call: low.1, other_rank: high.0, other_call: high.1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::MachineId;
+    use super::*;
+    use crate::PeerId;
+
+    fn hello(rank: Option<u32>, size: u32) -> FromMember {
+        FromMember::Hello(Hello {
+            version: VERSION,
+            rank,
+            size: Some(size),
+            hosts_coordinator: rank == Some(0),
+            info: MemberInfo {
+                peer: PeerId([rank.unwrap_or(9) as u8; 16]),
+                rank: Rank(0),
+                host: format!("host-{rank:?}"),
+                addresses: vec!["127.0.0.1:1".parse().unwrap()],
+                machine: MachineId::default(),
+                pid: 1,
+                transports: vec![],
+            },
+        })
+    }
+
+    /// A job of `size` members on connections 10, 11, … that is active at time 0.
+    fn active(size: u32) -> Coordinator {
+        let mut coordinator = Coordinator::new(CoordinatorOptions::default());
+        for rank in 0..size {
+            coordinator.handle_message(10 + u64::from(rank), hello(Some(rank), size), Instant(0));
+        }
+        for rank in 0..size {
+            coordinator.handle_message(10 + u64::from(rank), FromMember::Linked(Epoch(1)), Instant(0));
+        }
+        let effects = coordinator.take_effects();
+        let activated = effects.iter().filter(|e| matches!(e, Effect::Send(_, ToMember::Activate(_))));
+        assert_eq!(activated.count(), size as usize);
+        coordinator
+    }
+
+    fn verdicts(effects: &[Effect]) -> Vec<(u64, Verdict)> {
+        let verdict = |e: &Effect| match e {
+            Effect::Send(to, ToMember::Verdict(v)) => Some((*to, v.clone())),
+            _ => None,
+        };
+        effects.iter().filter_map(verdict).collect()
+    }
+
+    #[test]
+    fn ranks_are_given_in_order_of_arrival() {
+        let mut coordinator = Coordinator::new(CoordinatorOptions::default());
+        for (connection, rank) in [(1, None), (2, Some(0)), (3, None)] {
+            coordinator.handle_message(connection, hello(rank, 3), Instant(0));
+        }
+        let ranks: Vec<(u64, u32)> = coordinator
+            .take_effects()
+            .into_iter()
+            .filter_map(|e| match e {
+                Effect::Send(to, ToMember::View(_, rank)) => Some((to, rank.0)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(ranks, [(1, 1), (2, 0), (3, 2)]);
+    }
+
+    #[test]
+    fn a_broken_connection_is_one_verdict_for_all() {
+        let mut coordinator = active(4);
+        coordinator.handle_closed(12, Instant(5_000_000));
+        let told = verdicts(&coordinator.take_effects());
+        assert_eq!(told.len(), 4, "the dead one's connection may still be tried");
+        assert!(told.iter().all(|(_, v)| *v == told[0].1));
+        assert!(matches!(&told[0].1, Verdict::PeerLost { rank: Rank(2), epoch: Epoch(2), .. }));
+        // Later news change nothing.
+        coordinator.handle_closed(13, Instant(6_000_000));
+        assert!(verdicts(&coordinator.take_effects()).is_empty());
+    }
+
+    #[test]
+    fn the_dead_ones_connection_beats_an_accusation() {
+        let mut coordinator = active(3);
+        let accuse = FromMember::LinkFailed { rank: Rank(1), reason: "reset".into() };
+        coordinator.handle_message(10, accuse, Instant(0));
+        coordinator.handle_tick(Instant(10_000_000));
+        assert!(verdicts(&coordinator.take_effects()).is_empty(), "the grace has not passed");
+        // Rank 2 died and took its link to rank 1 with it; rank 1 is innocent.
+        coordinator.handle_closed(12, Instant(20_000_000));
+        let told = verdicts(&coordinator.take_effects());
+        assert!(matches!(&told[0].1, Verdict::PeerLost { rank: Rank(2), .. }));
+    }
+
+    #[test]
+    fn an_accusation_stands_after_the_grace() {
+        let mut coordinator = active(3);
+        let accuse = FromMember::LinkFailed { rank: Rank(1), reason: "reset".into() };
+        coordinator.handle_message(10, accuse, Instant(0));
+        coordinator.handle_tick(coordinator.next_deadline().unwrap());
+        let told = verdicts(&coordinator.take_effects());
+        assert!(matches!(&told[0].1, Verdict::PeerLost { rank: Rank(1), reason, .. } if reason == "reset"));
+    }
+
+    #[test]
+    fn silence_is_loss() {
+        let mut coordinator = active(3);
+        let later = Instant(999_000_000);
+        for connection in [10, 12] {
+            coordinator.handle_message(connection, FromMember::Heartbeat, later);
+        }
+        coordinator.handle_tick(later);
+        assert!(verdicts(&coordinator.take_effects()).is_empty());
+        coordinator.handle_tick(Instant(1_000_000_000));
+        let told = verdicts(&coordinator.take_effects());
+        assert!(matches!(&told[0].1, Verdict::PeerLost { rank: Rank(1), .. }));
+    }
+
+    #[test]
+    fn who_leaves_in_order_is_not_lost() {
+        let mut coordinator = active(2);
+        coordinator.handle_message(11, FromMember::Leave, Instant(0));
+        coordinator.handle_closed(11, Instant(1));
+        let accuse = FromMember::LinkFailed { rank: Rank(1), reason: "closed".into() };
+        coordinator.handle_message(10, accuse, Instant(2));
+        coordinator.handle_tick(Instant(900_000_000));
+        assert!(verdicts(&coordinator.take_effects()).is_empty());
+        assert!(!coordinator.is_finished());
+        coordinator.handle_message(10, FromMember::Leave, Instant(3));
+        assert!(coordinator.is_finished());
+    }
+
+    #[test]
+    fn impossible_hellos_fail_everybody_at_once() {
+        for (second, word) in [
+            (hello(Some(0), 3), "two processes"),
+            (hello(Some(1), 4), "expects 4"),
+            (hello(Some(3), 3), "0 to 2"),
+        ] {
+            let mut coordinator = Coordinator::new(CoordinatorOptions::default());
+            coordinator.handle_message(1, hello(Some(0), 3), Instant(0));
+            coordinator.handle_message(2, second, Instant(0));
+            let effects = coordinator.take_effects();
+            let refused = effects
+                .iter()
+                .any(|e| matches!(e, Effect::Send(2, ToMember::Refused(text)) if text.contains(word)));
+            assert!(refused, "{effects:?}");
+            assert!(matches!(&verdicts(&effects)[..], [(1, Verdict::Join(text))] if text.contains(word)));
+        }
+    }
+}

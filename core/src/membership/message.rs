@@ -1,0 +1,247 @@
+//! Control messages; the direction is in the type. On the wire: length (u32, little endian), postcard.
+
+use crate::error::{Aborted, Error, PeerLost};
+use crate::{Collective, Epoch, Incarnation, OpId, PeerId, Rank};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// No control message is longer.
+pub const MAX_MESSAGE_BYTES: usize = 1 << 20;
+
+/// Processes with equal ids can share memory and reach each other's abstract Unix sockets.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct MachineId(pub String);
+
+/// What everybody knows of a member.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MemberInfo {
+    /// Its identity.
+    pub peer: PeerId,
+    /// Its rank in the view.
+    pub rank: Rank,
+    /// Host name, for people.
+    pub host: String,
+    /// Where its listener can be reached, best first.
+    pub addresses: Vec<SocketAddr>,
+    /// Its machine.
+    pub machine: MachineId,
+    /// Its process id there.
+    pub pid: u32,
+    /// Transports it may use.
+    pub transports: Vec<String>,
+}
+
+/// The members of an epoch.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct View {
+    /// Its number.
+    pub epoch: Epoch,
+    /// The coordinator's life that made it.
+    pub incarnation: Incarnation,
+    /// Members in rank order.
+    pub members: Vec<MemberInfo>,
+    /// The member that hosts the coordinator, if one does.
+    pub host: Option<Rank>,
+}
+
+/// A process asks to join.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Hello {
+    /// Version of the control protocol.
+    pub version: u32,
+    /// Its rank, if the launcher gave it one.
+    pub rank: Option<u32>,
+    /// Number of ranks it expects.
+    pub size: Option<u32>,
+    /// It also runs the coordinator.
+    pub hosts_coordinator: bool,
+    /// Everything else.
+    pub info: MemberInfo,
+}
+
+/// From a member to the coordinator.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum FromMember {
+    /// First message.
+    Hello(Hello),
+    /// All links of the view are up.
+    Linked(Epoch),
+    /// Nothing to say but that it lives.
+    Heartbeat,
+    /// Its link to a member ended.
+    LinkFailed {
+        /// The member.
+        rank: Rank,
+        /// What it saw.
+        reason: String,
+    },
+    /// Two ranks made different calls.
+    Mismatch {
+        /// The op.
+        op: OpId,
+        /// One rank.
+        rank: Rank,
+        /// Its call.
+        call: String,
+        /// The other.
+        other_rank: Rank,
+        /// Its call.
+        other_call: String,
+    },
+    /// An op missed its deadline.
+    Timeout {
+        /// The op.
+        op: OpId,
+        /// What kind.
+        collective: Collective,
+        /// For how long it was waited for.
+        waited: Duration,
+        /// Who did not arrive.
+        culprits: String,
+    },
+    /// `abort()` was called.
+    Abort {
+        /// The caller's words.
+        reason: String,
+    },
+    /// It leaves in order.
+    Leave,
+}
+
+/// From the coordinator to a member.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ToMember {
+    /// Who has come so far; the ranks that are missing where they are known.
+    Gathering {
+        /// Members that have said hello.
+        joined: u32,
+        /// Members that are expected.
+        size: u32,
+        /// Ranks that nobody has claimed.
+        missing: Vec<u32>,
+    },
+    /// It cannot join.
+    Refused(String),
+    /// The view, with the receiver's rank: make links.
+    View(View, Rank),
+    /// All links are up: go.
+    Activate(Epoch),
+    /// A member left in order.
+    Left(Rank),
+    /// The answer to Leave.
+    Released,
+    /// The job has failed.
+    Verdict(Verdict),
+}
+
+/// The one reason why a job failed, in the words that every survivor gets.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum Verdict {
+    PeerLost {
+        peer: PeerId,
+        rank: Rank,
+        host: String,
+        address: String,
+        reason: String,
+        silent_for: Duration,
+        epoch: Epoch,
+    },
+    Mismatch {
+        op: OpId,
+        rank: Rank,
+        call: String,
+        other_rank: Rank,
+        other_call: String,
+    },
+    Timeout {
+        op: OpId,
+        collective: Collective,
+        waited: Duration,
+        culprits: String,
+    },
+    Requested {
+        rank: Rank,
+        reason: String,
+    },
+    Join(String),
+}
+
+impl From<Verdict> for Error {
+    fn from(verdict: Verdict) -> Error {
+        match verdict {
+            Verdict::PeerLost { peer, rank, host, address, reason, silent_for, epoch } => {
+                Error::PeerLost(Arc::new(PeerLost { peer, rank, host, address, reason, silent_for, epoch }))
+            }
+            Verdict::Mismatch { op, rank, call, other_rank, other_call } => {
+                Error::Aborted(Arc::new(Aborted::Mismatch { op, rank, call, other_rank, other_call }))
+            }
+            Verdict::Timeout { op, collective, waited, culprits } => {
+                Error::Aborted(Arc::new(Aborted::Timeout { op, collective, waited, culprits }))
+            }
+            Verdict::Requested { rank, reason } => {
+                Error::Aborted(Arc::new(Aborted::Requested { rank, reason }))
+            }
+            Verdict::Join(text) => Error::join(text),
+        }
+    }
+}
+
+/// Bytes that are no message.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum MessageError {
+    #[error("a control message of {0} bytes is above the limit of {MAX_MESSAGE_BYTES}")]
+    TooLong(usize),
+    #[error("not a control message of this version")]
+    Malformed,
+}
+
+/// A message with its length in front.
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, MessageError> {
+    let body = postcard::to_stdvec(message).map_err(|_| MessageError::Malformed)?;
+    if body.len() > MAX_MESSAGE_BYTES {
+        return Err(MessageError::TooLong(body.len()));
+    }
+    let mut bytes = (body.len() as u32).to_le_bytes().to_vec();
+    bytes.extend_from_slice(&body);
+    Ok(bytes)
+}
+
+/// The message in `body` (without the length), which must be used up.
+pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, MessageError> {
+    if body.len() > MAX_MESSAGE_BYTES {
+        return Err(MessageError::TooLong(body.len()));
+    }
+    match postcard::take_from_bytes(body) {
+        Ok((message, [])) => Ok(message),
+        _ => Err(MessageError::Malformed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = decode::<FromMember>(&bytes);
+            let _ = decode::<ToMember>(&bytes);
+        }
+
+        #[test]
+        fn reports_survive_the_wire(rank: u32, reason in ".{0,60}", extra in any::<u8>()) {
+            let message = FromMember::LinkFailed { rank: Rank(rank), reason };
+            let bytes = encode(&message).unwrap();
+            prop_assert_eq!(decode::<FromMember>(&bytes[4..]), Ok(message));
+            let mut longer = bytes[4..].to_vec();
+            longer.push(extra);
+            prop_assert_eq!(decode::<FromMember>(&longer), Err(MessageError::Malformed));
+        }
+    }
+}

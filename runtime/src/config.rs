@@ -1,0 +1,233 @@
+//! How a process joins a job.
+
+use crate::environment;
+use ronde_core::error::{Error, Result};
+use std::time::Duration;
+
+/// How patient the failure detector is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Preset {
+    /// A member that is silent for 1 s is lost. The default.
+    #[default]
+    Lan,
+    /// For long and jittery paths: 5 s.
+    Wan,
+}
+
+/// How a process joins a job. Arguments win over the environment.
+///
+/// ```no_run
+/// let group = ronde::Config::new().coordinator("127.0.0.1:29600").rank(0).size(4).join()?;
+/// # Ok::<(), ronde::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub(crate) coordinator: Option<String>,
+    pub(crate) rank: Option<u32>,
+    pub(crate) size: Option<u32>,
+    pub(crate) token: String,
+    pub(crate) ports: (u16, u16),
+    pub(crate) advertise: Option<String>,
+    pub(crate) transports: Vec<String>,
+    pub(crate) preset: Preset,
+    pub(crate) heartbeat: Duration,
+    pub(crate) timeout: Duration,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) insecure: bool,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config::new()
+    }
+}
+
+impl Config {
+    /// The defaults, without the environment.
+    pub fn new() -> Config {
+        Config {
+            coordinator: None,
+            rank: None,
+            size: None,
+            token: String::new(),
+            ports: (0, 0),
+            advertise: None,
+            transports: vec!["shm".into(), "tcp".into()],
+            preset: Preset::Lan,
+            heartbeat: Duration::from_millis(200),
+            timeout: Duration::from_secs(300),
+            connect_timeout: Duration::from_secs(60),
+            insecure: false,
+        }
+    }
+
+    /// The defaults with what the environment says: `RONDE_*`, then the launcher's variables (torchrun,
+    /// Open MPI, Slurm).
+    pub fn from_env() -> Result<Config> {
+        environment::warn_of_unknown_variables();
+        let mut config = Config::new();
+        let launcher = environment::launcher().map_err(Error::join)?;
+        (config.rank, config.size) = (launcher.rank, launcher.size);
+        config.coordinator = environment::variable("RONDE_COORDINATOR").or(launcher.coordinator);
+        config.token = environment::variable("RONDE_TOKEN").unwrap_or_default();
+        config.advertise = environment::variable("RONDE_ADVERTISE");
+        config.insecure = environment::variable("RONDE_INSECURE").is_some_and(|v| v == "1");
+        if let Some(list) = environment::variable("RONDE_TRANSPORTS") {
+            config = config.transports(list.split(',').map(str::trim))?;
+        }
+        if let Some(ports) = environment::variable("RONDE_PORT") {
+            config.ports = parse_ports(&ports)?;
+        }
+        match environment::variable("RONDE_PRESET").as_deref() {
+            None | Some("lan") => {}
+            Some("wan") => config.preset = Preset::Wan,
+            Some(other) => return Err(Error::join(format!("RONDE_PRESET={other} is neither lan nor wan"))),
+        }
+        for (name, slot) in [
+            ("RONDE_TIMEOUT", &mut config.timeout),
+            ("RONDE_CONNECT_TIMEOUT", &mut config.connect_timeout),
+            ("RONDE_HEARTBEAT", &mut config.heartbeat),
+        ] {
+            if let Some(text) = environment::variable(name) {
+                *slot = parse_duration(name, &text)?;
+            }
+        }
+        Ok(config)
+    }
+
+    /// Where the coordinator is or shall be: `host:port`. Rank 0 hosts it there unless one runs already.
+    pub fn coordinator(mut self, address: impl Into<String>) -> Config {
+        self.coordinator = Some(address.into());
+        self
+    }
+
+    /// This process's rank; without one, ranks follow the order of arrival.
+    pub fn rank(mut self, rank: u32) -> Config {
+        self.rank = Some(rank);
+        self
+    }
+
+    /// Number of ranks of the job.
+    pub fn size(mut self, size: u32) -> Config {
+        self.size = Some(size);
+        self
+    }
+
+    /// Secret that all processes of the job share. Needed beyond loopback.
+    pub fn token(mut self, token: impl Into<String>) -> Config {
+        self.token = token.into();
+        self
+    }
+
+    /// Ports to listen on, first that is free; 0 lets the system choose. Default 0.
+    pub fn ports(mut self, first: u16, last: u16) -> Config {
+        self.ports = (first, last);
+        self
+    }
+
+    /// Address (host or host:port) that the others shall use for this process.
+    pub fn advertise(mut self, address: impl Into<String>) -> Config {
+        self.advertise = Some(address.into());
+        self
+    }
+
+    /// Transports to use, of `shm` and `tcp`. Default both.
+    pub fn transports<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Result<Config> {
+        self.transports = names.into_iter().filter(|n| !n.is_empty()).map(str::to_owned).collect();
+        for name in &self.transports {
+            if !["shm", "tcp"].contains(&name.as_str()) {
+                return Err(Error::join(format!("unknown transport \"{name}\": there are shm and tcp")));
+            }
+        }
+        Ok(self)
+    }
+
+    /// How patient the failure detector is. Default LAN.
+    pub fn preset(mut self, preset: Preset) -> Config {
+        self.preset = preset;
+        self
+    }
+
+    /// Default deadline of a call. Default 300 s.
+    pub fn timeout(mut self, timeout: Duration) -> Config {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Deadline of joining. Default 60 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Config {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Allow addresses beyond loopback without encryption. Default no.
+    pub fn insecure(mut self, allow: bool) -> Config {
+        self.insecure = allow;
+        self
+    }
+
+    pub(crate) fn allows_transport(&self, name: &str) -> bool {
+        self.transports.iter().any(|t| t == name)
+    }
+
+    /// Silence after which a member is lost.
+    pub(crate) fn suspect_after(&self) -> Duration {
+        match self.preset {
+            Preset::Lan => Duration::from_secs(1),
+            Preset::Wan => Duration::from_secs(5),
+        }
+    }
+}
+
+fn parse_ports(text: &str) -> Result<(u16, u16)> {
+    let bad = || Error::join(format!("RONDE_PORT={text} is neither a port nor a range such as 4000-4010"));
+    let number = |part: &str| part.trim().parse::<u16>().map_err(|_| bad());
+    match text.split_once('-') {
+        None => number(text).map(|port| (port, port)),
+        Some((first, last)) => {
+            let range = (number(first)?, number(last)?);
+            if range.0 <= range.1 { Ok(range) } else { Err(bad()) }
+        }
+    }
+}
+
+/// `300`, `300s`, `250ms`, `5m`.
+fn parse_duration(name: &str, text: &str) -> Result<Duration> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let scale = match &text[digits.len()..] {
+        "" | "s" => 1.0,
+        "ms" => 1e-3,
+        "m" | "min" => 60.0,
+        _ => f64::NAN,
+    };
+    let seconds = digits.parse::<f64>().unwrap_or(f64::NAN) * scale;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err(Error::join(format!("{name}={text} is not a time such as 30s or 250ms"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_ports() {
+        assert_eq!(parse_duration("X", "250ms").unwrap(), Duration::from_millis(250));
+        assert_eq!(parse_duration("X", "1.5").unwrap(), Duration::from_millis(1500));
+        assert_eq!(parse_duration("X", "2m").unwrap(), Duration::from_secs(120));
+        for bad in ["", "0", "-1", "5h", "abc", "1e400"] {
+            assert!(parse_duration("X", bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_ports("4000-4010").unwrap(), (4000, 4010));
+        for bad in ["", "x", "5-4", "70000"] {
+            assert!(parse_ports(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn unknown_transports_are_named() {
+        let error = Config::new().transports(["shm", "pigeon"]).unwrap_err();
+        assert!(error.to_string().contains("pigeon"));
+    }
+}

@@ -1,0 +1,245 @@
+//! A member's connection to the coordinator.
+
+use crate::bootstrap::{ControlEvents, Listener};
+use crate::config::Config;
+use crate::engine::lock;
+use ronde_core::error::{Error, PeerLost, Result};
+use ronde_core::membership::{FromMember, Hello, MAX_MESSAGE_BYTES, ToMember, View, decode, encode};
+use ronde_core::{Epoch, Rank};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a control message may take to leave.
+const WRITE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the engine reports; the coordinator decides.
+pub(crate) type Report = FromMember;
+
+/// Writes one message.
+pub(crate) fn write_message<T: Serialize>(mut stream: &TcpStream, message: &T) -> io::Result<()> {
+    let bytes = encode(message).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+    stream.write_all(&bytes)
+}
+
+/// Reads one message.
+pub(crate) fn read_message<T: DeserializeOwned>(mut stream: &TcpStream) -> io::Result<T> {
+    let mut length = [0u8; 4];
+    stream.read_exact(&mut length)?;
+    let length = u32::from_le_bytes(length) as usize;
+    let malformed = |e| io::Error::new(io::ErrorKind::InvalidData, e);
+    if length > MAX_MESSAGE_BYTES {
+        return Err(malformed(ronde_core::membership::MessageError::TooLong(length)));
+    }
+    // Grows with what really comes, not with what the length claims.
+    let mut body = Vec::new();
+    stream.take(length as u64).read_to_end(&mut body)?;
+    if body.len() < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    decode(&body).map_err(malformed)
+}
+
+/// A member that has said hello and is not active yet.
+pub(crate) struct Rendezvous {
+    stream: TcpStream,
+    deadline: Instant,
+    gathered: String,
+}
+
+impl Rendezvous {
+    pub(crate) fn new(stream: TcpStream, hello: Hello, deadline: Instant) -> Result<Rendezvous> {
+        let failed = |e: io::Error| Error::join(format!("the coordinator does not listen: {e}"));
+        stream.set_write_timeout(Some(WRITE_PATIENCE)).map_err(failed)?;
+        write_message(&stream, &FromMember::Hello(hello)).map_err(failed)?;
+        Ok(Rendezvous { stream, deadline, gathered: "nobody else has come".into() })
+    }
+
+    fn next(&mut self) -> Result<ToMember> {
+        let left = self.deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let timed = self.stream.set_read_timeout(Some(left));
+        match timed.and_then(|()| read_message(&self.stream)) {
+            Ok(ToMember::Refused(text)) => Err(Error::join(text)),
+            Ok(ToMember::Verdict(verdict)) => Err(verdict.into()),
+            Ok(message) => Ok(message),
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                Err(Error::join(format!("the group did not form in time: {}", self.gathered)))
+            }
+            Err(e) => Err(Error::join(format!("the coordinator was lost while joining: {e}"))),
+        }
+    }
+
+    /// Waits until everybody is here.
+    pub(crate) fn await_view(mut self) -> Result<(View, Rank, Rendezvous)> {
+        loop {
+            match self.next()? {
+                ToMember::View(view, rank) if rank.index() < view.members.len() => {
+                    return Ok((view, rank, self));
+                }
+                ToMember::Gathering { joined, size, missing } => {
+                    let named = match missing.is_empty() {
+                        true => String::new(),
+                        false => format!("; missing are ranks {missing:?}"),
+                    };
+                    self.gathered = format!("{joined} of {size} ranks have come{named}");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Says that the links are up, waits for everybody's, and starts the control threads.
+    pub(crate) fn activate(
+        mut self,
+        view: &View,
+        rank: Rank,
+        config: &Config,
+        events: Arc<dyn ControlEvents>,
+        listener: Listener,
+    ) -> Result<Control> {
+        let failed = |e: io::Error| Error::join(format!("the coordinator was lost while joining: {e}"));
+        write_message(&self.stream, &FromMember::Linked(view.epoch)).map_err(failed)?;
+        self.gathered = "not all members could connect to each other".into();
+        while !matches!(self.next()?, ToMember::Activate(epoch) if epoch == view.epoch) {}
+        self.stream.set_read_timeout(None).map_err(failed)?;
+        Control::start(self.stream, view, rank, config, events, listener)
+    }
+}
+
+#[derive(Default)]
+struct Progress {
+    released: bool,
+    ended: bool,
+}
+
+struct Shared {
+    stream: TcpStream,
+    writing: Mutex<()>,
+    progress: Mutex<Progress>,
+    changed: Condvar,
+}
+
+/// The control connection of an active member.
+pub(crate) struct Control {
+    shared: Arc<Shared>,
+    /// Kept until the end: it may host the coordinator.
+    listener: Mutex<Option<Listener>>,
+}
+
+impl Control {
+    fn start(
+        stream: TcpStream,
+        view: &View,
+        rank: Rank,
+        config: &Config,
+        events: Arc<dyn ControlEvents>,
+        listener: Listener,
+    ) -> Result<Control> {
+        let shared = Arc::new(Shared {
+            stream,
+            writing: Mutex::new(()),
+            progress: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let failed = |e: io::Error| Error::resource(format!("cannot start a control thread: {e}"));
+        let (reader, lost) = (shared.clone(), coordinator_lost(view, rank));
+        let read = move || reader.read_until_the_end(&*events, &lost);
+        std::thread::Builder::new().name("ronde-control".into()).spawn(read).map_err(failed)?;
+        let (beater, every) = (shared.clone(), config.heartbeat);
+        let beat = move || beater.beat(every);
+        std::thread::Builder::new().name("ronde-heartbeat".into()).spawn(beat).map_err(failed)?;
+        Ok(Control { shared, listener: Mutex::new(Some(listener)) })
+    }
+
+    /// Tells the coordinator; a broken connection is noticed by the reader.
+    pub(crate) fn report(&self, report: Report) {
+        self.shared.send(&report);
+    }
+
+    /// Leaves in order and waits for the coordinator's word.
+    pub(crate) fn leave(&self, patience: Duration) -> Result<()> {
+        self.shared.send(&FromMember::Leave);
+        let deadline = Instant::now() + patience;
+        let mut progress = lock(&self.shared.progress);
+        while !progress.released && !progress.ended {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::resource("the coordinator did not answer when this peer left"));
+            }
+            let waited = self.shared.changed.wait_timeout(progress, left);
+            progress = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(())
+    }
+
+    /// Ends the threads and the listener; an embedded coordinator first sees its last member off.
+    pub(crate) fn shutdown(&self) {
+        lock(&self.shared.progress).ended = true;
+        self.shared.changed.notify_all();
+        let _ = self.shared.stream.shutdown(Shutdown::Both);
+        drop(lock(&self.listener).take());
+    }
+}
+
+impl Shared {
+    fn send(&self, message: &FromMember) {
+        let _one_at_a_time = lock(&self.writing);
+        if let Err(error) = write_message(&self.stream, message) {
+            tracing::debug!("the coordinator cannot be told: {error}");
+        }
+    }
+
+    fn beat(&self, every: Duration) {
+        let mut progress = lock(&self.progress);
+        while !progress.ended {
+            let waited = self.changed.wait_timeout(progress, every);
+            drop(waited.unwrap_or_else(PoisonError::into_inner));
+            self.send(&FromMember::Heartbeat);
+            progress = lock(&self.progress);
+        }
+    }
+
+    fn read_until_the_end(&self, events: &dyn ControlEvents, lost: &Error) {
+        loop {
+            match read_message(&self.stream) {
+                Ok(ToMember::Verdict(verdict)) => break events.failed(verdict.into()),
+                Ok(ToMember::Left(rank)) => events.left(rank),
+                Ok(ToMember::Released) => self.note(|progress| progress.released = true),
+                Ok(_) => {}
+                Err(_) => {
+                    let progress = lock(&self.progress);
+                    if !progress.released && !progress.ended {
+                        events.failed(lost.clone());
+                    }
+                    break;
+                }
+            }
+        }
+        self.note(|progress| progress.ended = true);
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Progress)) {
+        change(&mut lock(&self.progress));
+        self.changed.notify_all();
+    }
+}
+
+/// What every member says when the coordinator is gone: the same words, from the view alone.
+fn coordinator_lost(view: &View, rank: Rank) -> Error {
+    let host = view.host.and_then(|host| view.members.get(host.index()));
+    let Some(member) = host.filter(|member| member.rank != rank) else {
+        return Error::join("the coordinator was lost; the job cannot go on without it");
+    };
+    Error::PeerLost(Arc::new(PeerLost {
+        peer: member.peer,
+        rank: member.rank,
+        host: member.host.clone(),
+        address: member.addresses.first().map_or_else(String::new, ToString::to_string),
+        reason: "it hosted the coordinator, and the control connections to it ended".into(),
+        silent_for: Duration::ZERO,
+        epoch: Epoch(view.epoch.0 + 1),
+    }))
+}

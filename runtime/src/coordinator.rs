@@ -1,0 +1,199 @@
+//! The shell around the coordinator's state machine: sockets, threads and the clock.
+
+use crate::bootstrap::{Identity, Listener};
+use crate::config::Config;
+use crate::control::{read_message, write_message};
+use ronde_core::error::{Error, Result};
+use ronde_core::membership::{Coordinator, CoordinatorOptions, Effect, FromMember};
+use ronde_core::{Instant, PeerId};
+use std::collections::BTreeMap;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// How long a message to a member may take to leave before the member counts as gone.
+const WRITE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long an ending coordinator waits for its members to leave.
+const LAST_WAIT: Duration = Duration::from_secs(2);
+
+enum Event {
+    Connected(TcpStream),
+    Message(u64, FromMember),
+    Closed(u64),
+}
+
+/// A coordinator on a thread of this process.
+pub(crate) struct EmbeddedCoordinator {
+    connections: mpsc::SyncSender<TcpStream>,
+    finished: mpsc::Receiver<()>,
+}
+
+impl EmbeddedCoordinator {
+    pub(crate) fn start(config: &Config) -> Result<EmbeddedCoordinator> {
+        let (connections, incoming) = mpsc::sync_channel(1024);
+        let (done, finished) = mpsc::sync_channel(1);
+        let options = CoordinatorOptions {
+            size: config.size,
+            suspect_after: config.suspect_after(),
+            ..CoordinatorOptions::default()
+        };
+        let failed = |e: std::io::Error| Error::resource(format!("cannot start the coordinator: {e}"));
+        let (events, queue) = mpsc::sync_channel(4096);
+        let forward = events.clone();
+        std::thread::Builder::new()
+            .name("ronde-arrivals".into())
+            .spawn(move || {
+                while let Ok(stream) = incoming.recv() {
+                    if forward.send(Event::Connected(stream)).is_err() {
+                        return;
+                    }
+                }
+            })
+            .map_err(failed)?;
+        std::thread::Builder::new()
+            .name("ronde-coordinator".into())
+            .spawn(move || {
+                Shell::new(options, events).run(&queue);
+                // Nobody waits any more if the process is ending.
+                let _ = done.send(());
+            })
+            .map_err(failed)?;
+        Ok(EmbeddedCoordinator { connections, finished })
+    }
+
+    /// Where accepted control connections go.
+    pub(crate) fn connections(&self) -> mpsc::SyncSender<TcpStream> {
+        self.connections.clone()
+    }
+}
+
+impl Drop for EmbeddedCoordinator {
+    fn drop(&mut self) {
+        // The host leaves last: members that still have to leave need an answer.
+        let _ = self.finished.recv_timeout(LAST_WAIT);
+    }
+}
+
+/// Runs a stand-alone coordinator at `address` until its job has ended.
+pub fn serve_coordinator(config: &Config, address: SocketAddr) -> Result<()> {
+    if !address.ip().is_loopback() && !config.insecure {
+        return Err(Error::join(format!(
+            "{address} is beyond loopback and encryption is not built yet: set RONDE_INSECURE=1 (and \
+             RONDE_TOKEN) on a network that you trust"
+        )));
+    }
+    let identity = Identity::new(
+        &config.token,
+        PeerId(std::process::id().to_le_bytes().repeat(4).try_into().unwrap_or([0; 16])),
+    );
+    let (listener, _inbox) = Listener::bind(config, address.ip(), &identity, Some(address))?;
+    listener.wait_for_the_job();
+    Ok(())
+}
+
+impl EmbeddedCoordinator {
+    /// Waits until the job has ended.
+    pub(crate) fn wait(&self) {
+        let _ = self.finished.recv();
+    }
+}
+
+struct Shell {
+    machine: Coordinator,
+    streams: BTreeMap<u64, TcpStream>,
+    next: u64,
+    events: mpsc::SyncSender<Event>,
+    start: std::time::Instant,
+}
+
+impl Shell {
+    fn new(options: CoordinatorOptions, events: mpsc::SyncSender<Event>) -> Shell {
+        let machine = Coordinator::new(options);
+        Shell { machine, streams: BTreeMap::new(), next: 0, events, start: std::time::Instant::now() }
+    }
+
+    fn now(&self) -> Instant {
+        Instant(self.start.elapsed().as_nanos() as u64)
+    }
+
+    fn run(&mut self, queue: &mpsc::Receiver<Event>) {
+        while !self.machine.is_finished() {
+            let wait = match self.machine.next_deadline() {
+                Some(deadline) => deadline.since(self.now()).max(Duration::from_millis(1)),
+                None => Duration::from_secs(1),
+            };
+            match queue.recv_timeout(wait) {
+                Ok(event) => self.handle(event),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            }
+            // Everything that is already here is taken in before time passes judgement.
+            while let Ok(event) = queue.try_recv() {
+                self.handle(event);
+            }
+            self.machine.handle_tick(self.now());
+            self.perform();
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = self.now();
+        match event {
+            Event::Connected(stream) => self.connected(stream),
+            Event::Message(connection, message) => self.machine.handle_message(connection, message, now),
+            Event::Closed(connection) => {
+                self.streams.remove(&connection);
+                self.machine.handle_closed(connection, now);
+            }
+        }
+        self.perform();
+    }
+
+    fn connected(&mut self, stream: TcpStream) {
+        let connection = self.next;
+        self.next += 1;
+        let events = self.events.clone();
+        let Ok(reader) = stream.try_clone() else { return };
+        if stream.set_write_timeout(Some(WRITE_PATIENCE)).is_err() {
+            return;
+        }
+        let read = move || {
+            while let Ok(message) = read_message(&reader) {
+                if events.send(Event::Message(connection, message)).is_err() {
+                    return;
+                }
+            }
+            let _ = events.send(Event::Closed(connection));
+        };
+        if std::thread::Builder::new().name("ronde-member".into()).spawn(read).is_ok() {
+            self.streams.insert(connection, stream);
+        }
+    }
+
+    fn perform(&mut self) {
+        for effect in self.machine.take_effects() {
+            match effect {
+                Effect::Send(connection, message) => {
+                    let Some(stream) = self.streams.get(&connection) else { continue };
+                    if write_message(stream, &message).is_err() {
+                        // Its reader sees the end and reports it.
+                        let _ = stream.shutdown(Shutdown::Both);
+                    }
+                }
+                Effect::Close(connection) => {
+                    if let Some(stream) = self.streams.remove(&connection) {
+                        let _ = stream.shutdown(Shutdown::Both);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        for stream in self.streams.values() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}

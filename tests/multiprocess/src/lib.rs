@@ -1,0 +1,131 @@
+//! Starts this test binary once per rank and collects what the ranks say.
+//!
+//! A test named `x` calls [`launch`] in the parent; the children run the test function `x_rank`, which
+//! returns at once unless [`is_child`] says that it is one.
+
+use std::io::Read;
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const CHILD: &str = "RONDE_TEST_CHILD";
+
+/// True in a process that [`launch`] started.
+pub fn is_child() -> bool {
+    std::env::var_os(CHILD).is_some()
+}
+
+/// One rank's process.
+pub struct RankProcess {
+    /// Its rank.
+    pub rank: usize,
+    child: Child,
+}
+
+/// How a rank ended.
+pub struct Ended {
+    /// Its rank.
+    pub rank: usize,
+    /// It exited with status 0.
+    pub ok: bool,
+    /// What it printed.
+    pub output: String,
+}
+
+/// A loopback port that was free a moment ago.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
+
+/// Starts `ranks` processes that run the test function `function`.
+pub fn launch(function: &str, ranks: usize, variables: &[(&str, &str)]) -> Vec<RankProcess> {
+    let coordinator = format!("127.0.0.1:{}", free_port());
+    let start = |rank: usize| {
+        let mut command = Command::new(std::env::current_exe().expect("this test binary"));
+        command
+            .args(["--exact", function, "--nocapture", "--test-threads=1"])
+            .env(CHILD, "1")
+            .env("RONDE_COORDINATOR", &coordinator)
+            .env("RONDE_RANK", rank.to_string())
+            .env("RONDE_SIZE", ranks.to_string())
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        RankProcess { rank, child: command.spawn().expect("a child process") }
+    };
+    (0..ranks).map(start).collect()
+}
+
+impl RankProcess {
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its standard output; only once.
+    pub fn take_stdout(&mut self) -> std::process::ChildStdout {
+        self.child.stdout.take().expect("taken once")
+    }
+
+    /// SIGSTOP.
+    pub fn stop(&self) {
+        let status = Command::new("kill").args(["-STOP", &self.child.id().to_string()]).status();
+        assert!(status.is_ok_and(|s| s.success()), "the child was running");
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("the child was running");
+    }
+}
+
+/// Waits for all; kills those that are not done in time.
+pub fn wait_all(ranks: Vec<RankProcess>, patience: Duration) -> Vec<Ended> {
+    let deadline = Instant::now() + patience;
+    let wait = |mut process: RankProcess| {
+        let mut pipes = (process.child.stdout.take(), process.child.stderr.take());
+        let reader = std::thread::spawn(move || {
+            let (mut out, mut err) = (String::new(), String::new());
+            let error_reader = pipes.1.take().map(|mut pipe| {
+                std::thread::spawn(move || {
+                    let _ = pipe.read_to_string(&mut err);
+                    err
+                })
+            });
+            if let Some(mut pipe) = pipes.0.take() {
+                let _ = pipe.read_to_string(&mut out);
+            }
+            out + &error_reader.and_then(|r| r.join().ok()).unwrap_or_default()
+        });
+        let rank = process.rank;
+        (rank, process, reader)
+    };
+    let waiting: Vec<_> = ranks.into_iter().map(wait).collect();
+    let mut ended = Vec::new();
+    for (rank, mut process, reader) in waiting {
+        let status = loop {
+            match process.child.try_wait().expect("the child's status") {
+                Some(status) => break Some(status),
+                None if Instant::now() > deadline => {
+                    let _ = process.child.kill();
+                    let _ = process.child.wait();
+                    break None;
+                }
+                None => std::thread::park_timeout(Duration::from_millis(2)),
+            }
+        };
+        let output = reader.join().unwrap_or_default();
+        ended.push(Ended { rank, ok: status.is_some_and(|s| s.success()), output });
+    }
+    ended
+}
+
+/// Runs `function` on `ranks` processes and fails with their output unless all succeed.
+pub fn run(function: &str, ranks: usize, variables: &[(&str, &str)]) {
+    let ended = wait_all(launch(function, ranks, variables), Duration::from_secs(120));
+    for rank in &ended {
+        assert!(rank.ok, "rank {} of {ranks} {variables:?} failed:\n{}", rank.rank, rank.output);
+    }
+}
