@@ -4,6 +4,7 @@
 mod args;
 mod bench;
 mod clock;
+mod demo;
 mod exit;
 mod launch;
 mod output_file;
@@ -27,12 +28,19 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         Command::Run(args) => run(args),
         Command::Rank(args) => return launch::become_rank(args),
+        Command::Demo(args) => demo::run(args),
         _ => Ok(ExitCode::FAILURE),
     };
     done.unwrap_or_else(|error| {
-        let rank = std::env::var("RONDE_RANK").map_or(String::new(), |rank| format!(" (rank {rank})"));
+        let code = code_of(&error);
+        // What is wrong with the arguments is wrong on all ranks alike: one says so.
+        let rank = std::env::var("RONDE_RANK").unwrap_or_default();
+        if code == Code::InvalidUsage && !matches!(rank.as_str(), "" | "0") {
+            return code.into();
+        }
+        let rank = if rank.is_empty() { rank } else { format!(" (rank {rank})") };
         eprintln!("ronde{rank}: {error:#}");
-        code_of(&error).into()
+        code.into()
     })
 }
 

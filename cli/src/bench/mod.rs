@@ -6,7 +6,7 @@ mod json;
 mod layout;
 mod measure;
 #[cfg(test)]
-mod mesh;
+pub(crate) mod mesh;
 pub(crate) mod names;
 mod number;
 mod oracle;
@@ -15,8 +15,10 @@ mod stats;
 mod sweep;
 mod table;
 
-pub(crate) use backend::{GroupBackend, gather};
+pub(crate) use backend::{Backend, GroupBackend, gather};
 
+#[cfg(test)]
+pub(crate) use backend::combine;
 pub(crate) use json::to_json;
 
 use crate::args::{BenchArgs, Target, ToleranceArg};
@@ -24,7 +26,6 @@ use crate::exit::Code;
 use crate::output_file::OutputFile;
 use crate::session;
 use anyhow::{Context, Result};
-use backend::Backend;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use json::{Device, Report};
 use measure::{Bench, Case, Method, Vectors};

@@ -1,0 +1,53 @@
+//! Exit codes and texts of command lines that ask for nothing to be run.
+
+use std::process::{Command, Output};
+
+fn ronde(line: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ronde")).args(line.split_whitespace()).output().unwrap()
+}
+
+fn code(line: &str) -> i32 {
+    ronde(line).status.code().unwrap()
+}
+
+#[test]
+fn help_and_version_are_no_failures() {
+    for line in ["--help", "bench --help", "run -h", "--version", "demo --help", "doctor --help"] {
+        assert_eq!(code(line), 0, "{line}");
+    }
+    assert!(String::from_utf8_lossy(&ronde("bench --help").stdout).contains("--stepfactor"));
+}
+
+#[test]
+fn wrong_command_lines_end_with_255() {
+    for line in [
+        "",
+        "dance",
+        "bench",
+        "bench all-reduce -b 1Q",
+        "bench all-reduce -d f42",
+        "bench all-reduce -n 0",
+        "bench all-reduce -a 4",
+        "bench all-reduce -z 9",
+        "bench all-reduce --ranks 0",
+        "bench all-reduce --tolerance maybe",
+        "run -n 2",
+        "run -n 0 -- true",
+    ] {
+        assert_eq!(code(line), 255, "ronde {line}");
+    }
+}
+
+#[test]
+fn requests_that_cannot_be_met_end_with_6() {
+    for line in [
+        "bench all-reduce -b 2 -e 1",
+        "bench all-reduce -f 1",
+        "bench all-reduce -b 8 -e 1G -i 8",
+        "bench all-reduce --ranks 2 --coordinator 127.0.0.1:1",
+    ] {
+        let output = ronde(line);
+        assert_eq!(output.status.code(), Some(6), "ronde {line}");
+        assert!(!output.stderr.is_empty(), "ronde {line} says nothing");
+    }
+}
