@@ -1,0 +1,464 @@
+//! A pair's link.
+
+use crate::buffer::Registry;
+use crate::region::{self, Mapping};
+use crate::ring::{Counters, Ordering, Outstanding};
+use crate::socket::{End, Message, Socket};
+use ronde_core::Segment;
+use ronde_core::frame::{HEADER_BYTES, Header, pad};
+use ronde_core::transport::{
+    Capabilities, Link, LinkFailure, Payload, Receiver, Submit, ViewToken, WakeSource,
+};
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Counters take the first page of a region.
+const HEAD: usize = 4096;
+/// Payloads in registered memory below this are copied all the same: it is cheaper than a completion.
+const SMALLEST_IN_PLACE: usize = 4096;
+/// Empty polls between two looks at the socket.
+const POLLS_PER_LOOK: u32 = 2048;
+/// Records handed over per poll.
+const RECORDS_PER_POLL: usize = 64;
+/// Byte of a header (reserved, 0) that marks a record as a descriptor of registered memory.
+const IN_PLACE_MARK: usize = 56;
+
+/// Sizes of a link.
+#[derive(Clone, Debug)]
+pub struct ShmOptions {
+    /// Bytes of each direction's ring, a power of two of at least 64 KiB. Default 1 MiB.
+    pub ring_bytes: usize,
+}
+
+impl Default for ShmOptions {
+    fn default() -> ShmOptions {
+        ShmOptions { ring_bytes: 1 << 20 }
+    }
+}
+
+/// Why no link came about.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum ShmError {
+    #[error("shared memory: {0}")]
+    Os(#[from] std::io::Error),
+    #[error("the peer did not send its region in time")]
+    Timeout,
+    #[error("the peer's region is not what it should be")]
+    Region,
+}
+
+/// A link over shared memory.
+pub struct ShmLink {
+    link: usize,
+    ring_bytes: usize,
+    mine: Mapping,
+    theirs: Mapping,
+    socket: Socket,
+    registry: Arc<Registry>,
+    /// Bytes published.
+    tail: u64,
+    /// Of those, what the peer was last seen to have given back.
+    room_from: u64,
+    /// Ends of records whose payload the peer reads in place, with their cookies.
+    pending: VecDeque<(u64, u64)>,
+    /// Next record to read.
+    head: u64,
+    outstanding: Outstanding,
+    consumed: u64,
+    announced_consumed: u64,
+    woken: u64,
+    empty_polls: u32,
+    /// Regions that the peer knows.
+    known_there: Vec<u64>,
+    drops_seen: u64,
+    /// The peer's registered memory.
+    known_here: BTreeMap<u64, Mapping>,
+    forgotten: Vec<u64>,
+    bye: bool,
+    ended: Option<LinkFailure>,
+}
+
+impl ShmLink {
+    /// Makes a link over a connected and authenticated socket; both sides call it.
+    pub fn connect(
+        link: usize,
+        stream: UnixStream,
+        options: &ShmOptions,
+        registry: Arc<Registry>,
+        deadline: Instant,
+    ) -> Result<ShmLink, ShmError> {
+        let ring_bytes = options.ring_bytes.max(64 << 10).next_power_of_two();
+        let file = region::create("ronde-ring", HEAD + ring_bytes).map_err(std::io::Error::from)?;
+        let mine = Mapping::mirrored(file.as_fd(), HEAD, ring_bytes, true).map_err(std::io::Error::from)?;
+        let mut socket = Socket::new(stream);
+        if !socket.region(u64::MAX, ring_bytes as u64, &file) {
+            return Err(ShmError::Region);
+        }
+        let (their_bytes, their_file) = await_region(&mut socket, deadline)?;
+        if their_bytes != ring_bytes as u64 || !region::is_sound(&their_file, HEAD + ring_bytes) {
+            return Err(ShmError::Region);
+        }
+        let theirs =
+            Mapping::mirrored(their_file.as_fd(), HEAD, ring_bytes, false).map_err(std::io::Error::from)?;
+        socket.stream().set_nonblocking(true)?;
+        Ok(ShmLink {
+            link,
+            ring_bytes,
+            mine,
+            theirs,
+            socket,
+            registry,
+            tail: 0,
+            room_from: 0,
+            pending: VecDeque::with_capacity(64),
+            head: 0,
+            outstanding: Outstanding::default(),
+            consumed: 0,
+            announced_consumed: 0,
+            woken: 0,
+            empty_polls: 0,
+            known_there: Vec::new(),
+            drops_seen: 0,
+            known_here: BTreeMap::new(),
+            forgotten: Vec::new(),
+            bye: false,
+            ended: None,
+        })
+    }
+
+    fn counters(mapping: &Mapping) -> &Counters {
+        // SAFETY: the first page of every region is the counters; it is aligned, lives as long as the
+        // mapping, and is only touched through atomics. In the peer's region this side only loads.
+        unsafe { &*mapping.at(0).cast::<Counters>() }
+    }
+
+    fn my_counters(&self) -> &Counters {
+        Self::counters(&self.mine)
+    }
+
+    fn their_counters(&self) -> &Counters {
+        Self::counters(&self.theirs)
+    }
+
+    fn ring_at(&self, mapping: &Mapping, position: u64, len: usize) -> Segment {
+        let offset = HEAD + (position as usize & (self.ring_bytes - 1));
+        // SAFETY: the ring is mapped twice in a row, so `len` (at most the ring's size) bytes from any
+        // position are mapped; the counters keep writer and reader off each other's bytes.
+        unsafe { Segment::from_raw(mapping.at(offset), len) }
+    }
+
+    fn wake_peer(&mut self) {
+        if let Some(sleep) = self.their_counters().must_wake(self.woken) {
+            self.woken = sleep;
+            self.socket.wake();
+        }
+    }
+
+    /// Room for a record of so many bytes?
+    fn has_room(&mut self, bytes: usize) -> bool {
+        let limit = self.ring_bytes as u64;
+        if self.tail + bytes as u64 - self.room_from <= limit {
+            return true;
+        }
+        self.room_from = self.their_counters().consumed.0.load(Ordering::Acquire).min(self.tail);
+        self.tail + bytes as u64 - self.room_from <= limit
+    }
+
+    fn publish(&mut self, bytes: usize) {
+        self.tail += bytes as u64;
+        self.my_counters().tail.0.store(self.tail, Ordering::Release);
+        self.wake_peer();
+    }
+
+    /// Sends where the payload lies instead of the payload.
+    fn submit_in_place(&mut self, header: &Header, payload: &Segment, cookie: u64) -> Option<Submit> {
+        if payload.len() < SMALLEST_IN_PLACE {
+            return None;
+        }
+        let (buffer, offset) = self.registry.find(payload)?;
+        if !self.has_room(2 * HEADER_BYTES) {
+            return Some(Submit::Full);
+        }
+        if !self.known_there.contains(&buffer.id) {
+            if !self.socket.region(buffer.id, buffer.len() as u64, &buffer.file) {
+                return None;
+            }
+            self.known_there.push(buffer.id);
+        }
+        let mut head = header.encode();
+        head[IN_PLACE_MARK] = 1;
+        let record = self.ring_at(&self.mine, self.tail, 2 * HEADER_BYTES);
+        record.fill_from(&head);
+        record.slice(HEADER_BYTES, 8).fill_from(&buffer.id.to_le_bytes());
+        record.slice(HEADER_BYTES + 8, 8).fill_from(&(offset as u64).to_le_bytes());
+        self.pending.push_back((self.tail + 2 * HEADER_BYTES as u64, cookie));
+        self.publish(2 * HEADER_BYTES);
+        Some(Submit::Pending)
+    }
+
+    /// Tells the peer of registered memory that is gone.
+    fn forget_dropped(&mut self) {
+        let drops = self.registry.drops();
+        if drops == self.drops_seen {
+            return;
+        }
+        self.drops_seen = drops;
+        for at in (0..self.known_there.len()).rev() {
+            if !self.registry.contains(self.known_there[at]) {
+                let id = self.known_there.swap_remove(at);
+                self.socket.forget(id);
+            }
+        }
+    }
+
+    fn report_sent(&mut self, receiver: &mut dyn Receiver) -> bool {
+        let Some((end, _)) = self.pending.front() else { return false };
+        self.room_from = self.their_counters().consumed.0.load(Ordering::Acquire).min(self.tail);
+        if *end > self.room_from {
+            return false;
+        }
+        while let Some((end, cookie)) = self.pending.front().copied() {
+            if end > self.room_from {
+                break;
+            }
+            self.pending.pop_front();
+            receiver.sent(self.link, cookie);
+        }
+        true
+    }
+
+    /// Reads the socket: wake-ups, regions, the end.
+    fn look_at_socket(&mut self) {
+        let (mut bye, mut regions, mut forgotten) = (self.bye, Vec::new(), Vec::new());
+        let end = self.socket.read(|message| match message {
+            Message::Wake => {}
+            Message::Bye => bye = true,
+            Message::Region(id, len, file) => regions.push((id, len, file)),
+            Message::Forget(id) => forgotten.push(id),
+        });
+        self.bye = bye;
+        self.forgotten.append(&mut forgotten);
+        for (id, len, file) in regions {
+            let Ok(len) = usize::try_from(len) else { continue };
+            if len > 0
+                && region::is_sound(&file, len)
+                && let Ok(mapping) = Mapping::of(file.as_fd(), len, false)
+            {
+                self.known_here.insert(id, mapping);
+            }
+        }
+        match end {
+            End::Open => {}
+            End::Ended if self.bye => self.ended = Some(LinkFailure::Closed),
+            End::Ended => self.ended = Some(LinkFailure::PeerDied),
+            End::Broken => self.ended = Some(LinkFailure::Violation("bytes on the socket that mean nothing")),
+        }
+    }
+
+    /// Memory of the peer may only be unmapped while no view of it is out.
+    fn unmap_forgotten(&mut self) {
+        if !self.forgotten.is_empty() && self.outstanding.is_empty() {
+            for id in self.forgotten.drain(..) {
+                self.known_here.remove(&id);
+            }
+        }
+    }
+
+    fn read_record(&mut self, tail: u64, receiver: &mut dyn Receiver) -> Result<(), LinkFailure> {
+        let violation = LinkFailure::Violation;
+        if tail - self.head < HEADER_BYTES as u64 {
+            return Err(violation("a record shorter than its header"));
+        }
+        let mut head = [0u8; HEADER_BYTES];
+        head.copy_from_slice(self.ring_at(&self.theirs, self.head, HEADER_BYTES).bytes());
+        let in_place = std::mem::take(&mut head[IN_PLACE_MARK]);
+        let header = Header::decode(&head)?;
+        let len = header.payload_len as usize;
+        let body = match in_place {
+            0 => pad(len),
+            1 => HEADER_BYTES,
+            _ => return Err(violation("an unknown kind of record")),
+        };
+        let end = self.head + (HEADER_BYTES + body) as u64;
+        if end > tail {
+            return Err(violation("a record longer than what was published"));
+        }
+        let payload = match in_place {
+            0 => self.ring_at(&self.theirs, self.head + HEADER_BYTES as u64, len),
+            _ => self.their_memory(self.head + HEADER_BYTES as u64, len)?,
+        };
+        self.head = end;
+        let number = self.outstanding.add(end);
+        if !receiver.arrived(self.link, &header, Payload::View(payload, ViewToken(number))) {
+            self.give_back(number);
+        }
+        Ok(())
+    }
+
+    /// The bytes of the peer's registered memory that a descriptor names.
+    fn their_memory(&mut self, position: u64, len: usize) -> Result<Segment, LinkFailure> {
+        let descriptor = self.ring_at(&self.theirs, position, 16);
+        let word =
+            |at: usize| u64::from_le_bytes(descriptor.bytes()[at..at + 8].try_into().unwrap_or([0; 8]));
+        let (id, offset) = (word(0), word(8));
+        if !self.known_here.contains_key(&id) {
+            self.look_at_socket();
+        }
+        let unknown = LinkFailure::Violation("a descriptor of memory that was not shared");
+        let mapping = self.known_here.get(&id).ok_or(unknown)?;
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        if len == 0 || offset.checked_add(len).is_none_or(|end| end > mapping.len()) {
+            return Err(LinkFailure::Violation("a descriptor that leaves its memory"));
+        }
+        // SAFETY: in bounds of a sealed mapping that stays while views are out (`unmap_forgotten`). The
+        // peer promises not to write the bytes before this side gives them back.
+        Ok(unsafe { Segment::from_raw(mapping.at(offset), len) })
+    }
+
+    fn give_back(&mut self, number: u64) {
+        if let Some(position) = self.outstanding.give_back(number) {
+            self.consumed = position;
+        }
+    }
+
+    /// Lets the peer see what was given back.
+    fn announce_consumed(&mut self) {
+        if self.consumed != self.announced_consumed {
+            self.announced_consumed = self.consumed;
+            self.my_counters().consumed.0.store(self.consumed, Ordering::Release);
+            self.wake_peer();
+        }
+    }
+
+    fn nothing_came(&mut self) -> Result<(), LinkFailure> {
+        self.empty_polls += 1;
+        if self.empty_polls >= POLLS_PER_LOOK {
+            self.empty_polls = 0;
+            self.look_at_socket();
+            self.unmap_forgotten();
+            self.forget_dropped();
+        }
+        match &self.ended {
+            // What was published before the end is delivered first.
+            Some(failure) if self.their_counters().tail.0.load(Ordering::Acquire) == self.head => {
+                Err(*failure)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The peer's ring, which comes first on the socket.
+fn await_region(socket: &mut Socket, deadline: Instant) -> Result<(u64, std::os::fd::OwnedFd), ShmError> {
+    loop {
+        let mut region = None;
+        let end = socket.read(|message| {
+            if let Message::Region(u64::MAX, len, file) = message {
+                region = Some((len, file));
+            }
+        });
+        if let Some(region) = region {
+            return Ok(region);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if end != End::Open || left.is_zero() {
+            return Err(ShmError::Timeout);
+        }
+        let mut set = [rustix::event::PollFd::new(socket.stream(), rustix::event::PollFlags::IN)];
+        let left =
+            rustix::event::Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        match rustix::event::poll(&mut set, Some(&left)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(std::io::Error::from(error).into()),
+        }
+    }
+}
+
+impl Link for ShmLink {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            name: "shm",
+            views: true,
+            max_payload: self.ring_bytes / 4,
+            syscall_per_frame: false,
+            registered_memory: true,
+        }
+    }
+
+    fn submit(&mut self, header: &Header, payload: &Segment, cookie: u64) -> Submit {
+        if let Some(answer) = self.submit_in_place(header, payload, cookie) {
+            return answer;
+        }
+        let bytes = HEADER_BYTES + pad(payload.len());
+        if bytes > self.ring_bytes || !self.has_room(bytes) {
+            return Submit::Full;
+        }
+        let record = self.ring_at(&self.mine, self.tail, bytes);
+        record.fill_from(&header.encode());
+        if !payload.is_empty() {
+            payload.copy_to(&record.slice(HEADER_BYTES, payload.len()));
+        }
+        self.publish(bytes);
+        Submit::Sent
+    }
+
+    fn poll(&mut self, receiver: &mut dyn Receiver) -> Result<bool, LinkFailure> {
+        let sent = self.report_sent(receiver);
+        let tail = self.their_counters().tail.0.load(Ordering::Acquire);
+        if tail == self.head {
+            self.announce_consumed();
+            self.nothing_came()?;
+            return Ok(sent);
+        }
+        if tail < self.head || tail - self.consumed > self.ring_bytes as u64 {
+            return Err(LinkFailure::Violation("a position that cannot be"));
+        }
+        for _ in 0..RECORDS_PER_POLL {
+            if self.head == tail {
+                break;
+            }
+            self.read_record(tail, receiver)?;
+        }
+        self.announce_consumed();
+        Ok(true)
+    }
+
+    fn release(&mut self, token: ViewToken) {
+        self.give_back(token.0);
+        self.announce_consumed();
+    }
+
+    fn prepare_sleep(&mut self) -> bool {
+        self.look_at_socket();
+        self.forget_dropped();
+        self.announce_consumed();
+        self.my_counters().start_sleep();
+        let theirs = self.their_counters();
+        let news = theirs.tail.0.load(Ordering::Acquire) != self.head
+            || theirs.consumed.0.load(Ordering::Acquire) > self.room_from
+            || self.ended.is_some();
+        if news {
+            self.room_from = self.their_counters().consumed.0.load(Ordering::Acquire).min(self.tail);
+            self.empty_polls = POLLS_PER_LOOK;
+        }
+        !news
+    }
+
+    fn cancel_sleep(&mut self) {
+        self.my_counters().end_sleep();
+        self.look_at_socket();
+    }
+
+    fn wake_source(&self) -> Option<WakeSource> {
+        Some(WakeSource { descriptor: self.socket.stream().as_raw_fd(), write: false })
+    }
+
+    fn close(&mut self) {
+        self.socket.bye();
+        let _ = self.socket.stream().shutdown(std::net::Shutdown::Write);
+    }
+}
