@@ -243,6 +243,9 @@ pub(crate) struct CoordinatorArgs {
     /// Address and port to listen on
     #[arg(long, default_value = "127.0.0.1:29400", value_name = "ADDRESS:PORT")]
     pub(crate) listen: String,
+    /// Number of ranks of the job (else RONDE_SIZE, or what the members say)
+    #[arg(long)]
+    pub(crate) size: Option<u32>,
 }
 
 #[derive(Args, Debug)]

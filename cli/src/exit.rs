@@ -14,8 +14,6 @@ pub(crate) enum Code {
     Library = 3,
     /// A deadline was missed.
     Timeout = 4,
-    /// Not available in this build.
-    NotImplemented = 5,
     /// The request cannot be met as it was made.
     InvalidUsage = 6,
     /// Wrong values, or slower than the least bandwidth asked for.
@@ -96,7 +94,7 @@ mod tests {
             let wrapped = Err::<(), _>(error).context("while measuring").unwrap_err();
             assert_eq!(code_of(&wrapped) as u8, code, "{wrapped:#}");
         }
-        assert_eq!(code_of(&Failure::new(Code::NotImplemented, "x").into()) as u8, 5);
+        assert_eq!(code_of(&Failure::usage("x").into()) as u8, 6);
         assert_eq!(code_of(&anyhow::anyhow!("disk")) as u8, 1);
     }
 }

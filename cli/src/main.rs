@@ -4,7 +4,9 @@
 mod args;
 mod bench;
 mod clock;
+mod coordinator;
 mod demo;
+mod doctor;
 mod exit;
 mod launch;
 mod output_file;
@@ -29,7 +31,8 @@ fn main() -> ExitCode {
         Command::Run(args) => run(args),
         Command::Rank(args) => return launch::become_rank(args),
         Command::Demo(args) => demo::run(args),
-        _ => Ok(ExitCode::FAILURE),
+        Command::Coordinator(args) => coordinator::run(args),
+        Command::Doctor(args) => doctor::run(args),
     };
     done.unwrap_or_else(|error| {
         let code = code_of(&error);

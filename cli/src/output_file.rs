@@ -34,11 +34,6 @@ impl OutputFile {
         bail!("{} and {MAX_SUFFIX} numbered variants of it exist already", path.display())
     }
 
-    /// Where it went.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Writes the whole content and sees it through to the disk. What could not be written in full is
     /// removed, so that nobody reads half a result.
     pub(crate) fn finish(mut self, content: &[u8]) -> Result<PathBuf> {

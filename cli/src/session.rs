@@ -21,7 +21,7 @@ pub(crate) fn join(args: &JoinArgs) -> Result<Group> {
         }
     }
     if let Some(transports) = &args.transports {
-        config = config.transports(transports.as_str());
+        config = config.transports(transports.split(',').map(str::trim))?;
     }
     config.join().context("cannot start the group")
 }

@@ -67,7 +67,9 @@ fn take_part(args: &DemoArgs, group: &Group) -> Result<Code> {
     let (training, test) = digits::load();
     if first {
         let (n, size) = (group.size(), training.len());
-        println!("{n} processes train a softmax classifier on {size} images of handwritten digits (8x8, UCI)");
+        println!(
+            "{n} processes train a softmax classifier on {size} images of handwritten digits (8x8, UCI)"
+        );
     }
     let share = Share { rank: group.rank(), ranks: group.size() };
     let screen = Screen::new(args.epochs, first);
@@ -110,7 +112,8 @@ fn report(
     let mut bytes = [sent];
     let _ = group.all_reduce(&mut bytes, ReduceOp::Sum)?;
     let transports = gather(&backend, &own_transports(group))?;
-    let max_abs_diff = if group.rank() == 0 { model.max_abs_diff(&alone(training, args.epochs)) } else { 0.0 };
+    let max_abs_diff =
+        if group.rank() == 0 { model.max_abs_diff(&alone(training, args.epochs)) } else { 0.0 };
     let _ = group.barrier()?;
     Ok(Report {
         accuracy: model.accuracy(test),

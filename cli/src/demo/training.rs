@@ -111,7 +111,9 @@ pub(super) fn train<E>(
             sum(&mut gradient)?;
             loss += gradient[PARAMETERS];
             let scale = LEARNING_RATE / batch.len() as f32;
-            for ((parameter, velocity), slope) in model.parameters.iter_mut().zip(&mut velocity).zip(&gradient) {
+            for ((parameter, velocity), slope) in
+                model.parameters.iter_mut().zip(&mut velocity).zip(&gradient)
+            {
                 *velocity = MOMENTUM * *velocity - scale * slope;
                 *parameter += *velocity;
             }

@@ -1,0 +1,47 @@
+//! `ronde coordinator`: the service that decides who belongs to a job, as a process of its own.
+
+use crate::args::CoordinatorArgs;
+use crate::exit::Failure;
+use anyhow::Result;
+use ronde::Config;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::process::ExitCode;
+
+/// Serves one job and returns when it has ended.
+pub(crate) fn run(args: &CoordinatorArgs) -> Result<ExitCode> {
+    let address = resolve(&args.listen)?;
+    let mut config = Config::from_env()?;
+    if let Some(size) = args.size {
+        config = config.size(size);
+    }
+    let ranks = args.size.map_or(String::new(), |size| format!(" for {size} ranks"));
+    eprintln!("ronde: coordinator at {address}{ranks}; members use RONDE_COORDINATOR={address}");
+    ronde::serve_coordinator(&config, address)?;
+    eprintln!("ronde: the job has ended");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn resolve(text: &str) -> Result<SocketAddr, Failure> {
+    let mut found = text
+        .to_socket_addrs()
+        .map_err(|e| Failure::usage(format!("\"{text}\" is no address to listen on (host:port): {e}")))?;
+    let address = found.next().ok_or_else(|| Failure::usage(format!("\"{text}\" has no address")))?;
+    match address.port() {
+        0 => Err(Failure::usage("members must know the port: name one other than 0")),
+        _ => Ok(address),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_both_families() {
+        assert_eq!(resolve("127.0.0.1:4000").unwrap().to_string(), "127.0.0.1:4000");
+        assert_eq!(resolve("[::1]:4000").unwrap().to_string(), "[::1]:4000");
+        for text in ["127.0.0.1", "127.0.0.1:0", "nowhere:x", ""] {
+            assert!(resolve(text).is_err(), "{text}");
+        }
+    }
+}
