@@ -1,0 +1,84 @@
+"""Medians and spread of the samples, as tables, JSON and a plot."""
+
+import json
+import statistics
+import subprocess
+import tempfile
+from pathlib import Path
+
+import systems
+import targets
+
+SIDES = ("out_of_place", "in_place")
+
+
+def summarise(samples):
+    """(collective, ranks, size) → system → side → {"median", "least", "largest", "samples"}."""
+    summary = {}
+    for (collective, ranks, size, system, side), times in sorted(samples.items()):
+        row = summary.setdefault((collective, ranks, size), {}).setdefault(system, {})
+        row[side] = {
+            "median": statistics.median(times),
+            "least": min(times),
+            "largest": max(times),
+            "samples": times,
+        }
+    return summary
+
+
+def medians(summary):
+    """The medians alone, in the same shape."""
+    return {
+        row: {name: {side: f["median"] for side, f in sides.items()} for name, sides in by_system.items()}
+        for row, by_system in summary.items()
+    }
+
+
+def print_times(summary, names):
+    for side in SIDES:
+        print(f"\n{side.replace('_', ' ')}: median µs (least–largest)")
+        print(f"{'':34}" + "".join(f"{name:>31}" for name in names))
+        for (collective, ranks, size), by_system in summary.items():
+            head = f"{collective:<15} {ranks} ranks {targets.human(size):>10}"
+            print(f"{head:<34}" + "".join(f"{cell(by_system, name, side):>31}" for name in names))
+
+
+def cell(by_system, name, side):
+    figures = by_system.get(name, {}).get(side)
+    if not figures:
+        return "—"
+    return f"{short(figures['median'])} ({short(figures['least'])}–{short(figures['largest'])})"
+
+
+def short(microseconds):
+    return f"{microseconds:.3g}" if microseconds < 1000 else f"{microseconds:.0f}"
+
+
+def print_verdicts(verdicts):
+    print("\nratios: time of the peer over Ronde's; for tolerance, time with recover over time with none")
+    for v in verdicts:
+        bound = "" if v.factor is None else f"{'≥' if v.more_is_better else '≤'} {v.factor:g}"
+        mark = {None: "", True: "met", False: "MISSED"}[v.met]
+        pair = f"{v.ours} : {v.theirs}"
+        print(f"{v.row:<34} {v.side:<13} {pair:<52} {v.ratio:8.2f} {bound:>7} {mark}")
+    judged = [v for v in verdicts if v.met is not None]
+    print(f"\n{sum(v.met for v in judged)} of {len(judged)} targets met")
+
+
+def write_json(path, about, summary, verdicts):
+    rows = [
+        {"collective": collective, "ranks": ranks, "bytes": size, "systems": by_system}
+        for (collective, ranks, size), by_system in summary.items()
+    ]
+    judged = [{**vars(v), "met": v.met} for v in verdicts]
+    path.write_text(json.dumps({**about, "rows": rows, "comparisons": judged}, indent=2) + "\n")
+
+
+def draw(path, summary):
+    """Draws time over size, one panel per collective and number of ranks, in the prepared environment."""
+    rows = [[list(row), medians] for row, medians in medians(summary).items()]
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "rows.json"
+        data.write_text(json.dumps(rows))
+        script = Path(__file__).with_name("plot.py")
+        subprocess.run([systems.VENV / "bin/python", script, data, path], check=True)
