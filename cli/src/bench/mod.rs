@@ -48,7 +48,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
     let group = session::join(&args.join)?;
     let backend = GroupBackend::new(&group);
     let code = match args.target {
-        Target::Pairs => pairs::run(args, &backend, &sizes)?,
+        Target::Pairs => pairs::run(args, &backend, (min, max))?,
         _ => measure_all(args, &backend, &sizes, (min, max))?,
     };
     group.close()?;

@@ -96,7 +96,7 @@ impl Matrix {
 }
 
 /// Measures all pairs and reports them.
-pub(super) fn run(args: &BenchArgs, backend: &dyn Backend, sizes: &[u64]) -> Result<Code> {
+pub(super) fn run(args: &BenchArgs, backend: &dyn Backend, (small, large): (u64, u64)) -> Result<Code> {
     if backend.ranks() < 2 {
         return Err(Failure::usage("pairs need 2 ranks or more").into());
     }
@@ -106,7 +106,6 @@ pub(super) fn run(args: &BenchArgs, backend: &dyn Backend, sizes: &[u64]) -> Res
         _ => Ok(None),
     };
     let (json, heatmap) = (create(&args.output_file)?, create(&args.heatmap)?);
-    let (small, large) = (sizes.first().copied().unwrap_or(8), sizes.last().copied().unwrap_or(8));
     let matrix = measure(args, backend, small as usize, large as usize)?;
     if prints {
         print!("{}", show(&matrix, small, large));

@@ -1,0 +1,155 @@
+//! The program from end to end, over the library: processes on loopback.
+
+use serde_json::Value;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+fn ronde(line: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ronde"));
+    command.args(line.split_whitespace()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.env("RONDE_TIMEOUT", "60s");
+    command
+}
+
+fn run(line: &str) -> Output {
+    ronde(line).output().unwrap()
+}
+
+fn assert_ok(line: &str, output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "ronde {line}\n{text}\n{errors}");
+    text
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// Every row and side of a bench was checked and found right.
+fn assert_nothing_wrong(report: &Value, rows: usize) {
+    let results = report["results"].as_array().unwrap();
+    assert_eq!(results.len(), rows, "{report}");
+    for row in results {
+        for side in ["out_of_place", "in_place"].map(|side| &row[side]).iter().filter(|side| !side.is_null()) {
+            assert_eq!(side["nwrong"], 0, "{row}");
+            assert!(side["time"].as_f64().unwrap() > 0.0, "{row}");
+        }
+    }
+}
+
+#[test]
+fn the_demonstration_learns_and_its_models_are_identical() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("demo.json");
+    let line = format!("demo -J {}", path.display());
+    let text = assert_ok(&line, &run(&line));
+    assert!(text.contains("identical"), "{text}");
+    let report = json(&path);
+    assert!(report["accuracy"].as_f64().unwrap() > 0.93, "{report}");
+    let digests = report["digests"].as_array().unwrap();
+    assert_eq!(digests.len(), 4);
+    assert!(digests.iter().all(|digest| *digest == digests[0]), "{report}");
+    assert!(report["max_abs_diff"].as_f64().unwrap() < 1e-4, "{report}");
+    assert!(report["bytes"].as_u64().unwrap() > 0, "{report}");
+    let transports = report["transports"].as_array().unwrap();
+    assert_eq!(transports.len(), 6);
+    assert!(transports.iter().all(|pair| ["shm", "tcp"].contains(&pair["transport"].as_str().unwrap())));
+}
+
+#[test]
+fn every_collective_is_right_over_both_transports() {
+    let folder = tempfile::tempdir().unwrap();
+    let collectives = [
+        "all-reduce",
+        "all-gather",
+        "reduce-scatter",
+        "all-to-all",
+        "all-to-all-v",
+        "broadcast",
+        "reduce",
+        "gather",
+        "scatter",
+        "send-recv",
+    ];
+    for collective in collectives {
+        for transport in ["shm", "tcp"] {
+            let path = folder.path().join(format!("{collective}-{transport}.json"));
+            let line = format!(
+                "bench {collective} --ranks 3 -b 1 -e 200K -f 13 -n 2 -u 1 --transports {transport} -J {}",
+                path.display()
+            );
+            assert_ok(&line, &run(&line));
+            assert_nothing_wrong(&json(&path), 5);
+        }
+    }
+    assert_ok("barrier", &run("bench barrier --ranks 3"));
+}
+
+#[test]
+fn operations_in_flight_together_do_not_mix() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.json");
+    let line =
+        format!("bench all-reduce --ranks 2 -b 4K -e 64K -f 4 -m 4 -n 3 -I -z --registered -J {}", path.display());
+    assert_ok(&line, &run(&line));
+    let report = json(&path);
+    assert_nothing_wrong(&report, 3);
+    assert_eq!(report["results"][0]["in_place_per_iter"]["times_us"].as_array().unwrap().len(), 3);
+    assert_eq!(report["env"]["RONDE_TOKEN"], "(hidden)");
+}
+
+#[test]
+fn pairs_give_a_table_and_a_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let (picture, report) = (folder.path().join("pairs.svg"), folder.path().join("pairs.json"));
+    let line =
+        format!("bench pairs --ranks 3 -n 2 --heatmap {} -J {}", picture.display(), report.display());
+    let text = assert_ok(&line, &run(&line));
+    assert!(text.contains("# Out of bounds values : 0 OK"), "{text}");
+    assert!(std::fs::read_to_string(picture).unwrap().starts_with("<svg"));
+    let report = json(&report);
+    assert_eq!(report["results"].as_array().unwrap().len(), 6);
+    assert!(report["results"].as_array().unwrap().iter().all(|pair| pair["bandwidth"].as_f64().unwrap() > 0.0));
+}
+
+#[test]
+fn too_slow_is_a_failure_of_its_own() {
+    let output = run("bench all-reduce --ranks 2 -b 8 -e 8 --min-bw 100000");
+    assert_eq!(output.status.code(), Some(7));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("FAILED"));
+}
+
+#[test]
+fn one_process_is_a_group_too() {
+    let text = assert_ok("bench", &run("bench all-reduce -b 8 -e 8K -f 32"));
+    assert!(text.contains("nRanks 1"), "{text}");
+}
+
+#[test]
+fn processes_started_by_hand_meet_at_a_coordinator() {
+    // Free a moment ago; the coordinator binds it at once.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let coordinator = format!("coordinator --listen 127.0.0.1:{port} --size 2");
+    let member = |rank: u32| {
+        format!("bench all-reduce -b 8 -e 8 --coordinator 127.0.0.1:{port} --size 2 --rank {rank}")
+    };
+    let started: Vec<(String, Child)> = [coordinator, member(1), member(0)]
+        .into_iter()
+        .map(|line| {
+            let child = ronde(&line).spawn().unwrap();
+            (line, child)
+        })
+        .collect();
+    for (line, child) in started {
+        assert_ok(&line, &child.wait_with_output().unwrap());
+    }
+}
+
+#[test]
+fn a_result_file_that_cannot_be_made_is_named() {
+    let output = run("bench all-reduce --ranks 2 -b 8 -e 8 -J /nonexistent/folder/out.json");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent/folder/out.json"));
+}
