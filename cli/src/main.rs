@@ -17,6 +17,7 @@ use args::{Cli, Command, RunArgs};
 use clap::Parser;
 use clap::error::ErrorKind;
 use exit::{Code, code_of};
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -42,7 +43,9 @@ fn main() -> ExitCode {
             return code.into();
         }
         let rank = if rank.is_empty() { rank } else { format!(" (rank {rank})") };
-        eprintln!("ronde{rank}: {error:#}");
+        // In one write: the ranks of a job often fail together, onto one terminal.
+        let line = format!("ronde{rank}: {error:#}\n");
+        let _ = std::io::stderr().write_all(line.as_bytes());
         code.into()
     })
 }

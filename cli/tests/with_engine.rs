@@ -32,7 +32,8 @@ fn assert_nothing_wrong(report: &Value, rows: usize) {
     let results = report["results"].as_array().unwrap();
     assert_eq!(results.len(), rows, "{report}");
     for row in results {
-        for side in ["out_of_place", "in_place"].map(|side| &row[side]).iter().filter(|side| !side.is_null()) {
+        for side in ["out_of_place", "in_place"].map(|side| &row[side]).iter().filter(|side| !side.is_null())
+        {
             assert_eq!(side["nwrong"], 0, "{row}");
             assert!(side["time"].as_f64().unwrap() > 0.0, "{row}");
         }
@@ -91,8 +92,10 @@ fn every_collective_is_right_over_both_transports() {
 fn operations_in_flight_together_do_not_mix() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out.json");
-    let line =
-        format!("bench all-reduce --ranks 2 -b 4K -e 64K -f 4 -m 4 -n 3 -I -z --registered -J {}", path.display());
+    let line = format!(
+        "bench all-reduce --ranks 2 -b 4K -e 64K -f 4 -m 4 -n 3 -I -z --registered -J {}",
+        path.display()
+    );
     assert_ok(&line, &run(&line));
     let report = json(&path);
     assert_nothing_wrong(&report, 3);
@@ -104,14 +107,15 @@ fn operations_in_flight_together_do_not_mix() {
 fn pairs_give_a_table_and_a_picture() {
     let folder = tempfile::tempdir().unwrap();
     let (picture, report) = (folder.path().join("pairs.svg"), folder.path().join("pairs.json"));
-    let line =
-        format!("bench pairs --ranks 3 -n 2 --heatmap {} -J {}", picture.display(), report.display());
+    let line = format!("bench pairs --ranks 3 -n 2 --heatmap {} -J {}", picture.display(), report.display());
     let text = assert_ok(&line, &run(&line));
     assert!(text.contains("# Out of bounds values : 0 OK"), "{text}");
     assert!(std::fs::read_to_string(picture).unwrap().starts_with("<svg"));
     let report = json(&report);
     assert_eq!(report["results"].as_array().unwrap().len(), 6);
-    assert!(report["results"].as_array().unwrap().iter().all(|pair| pair["bandwidth"].as_f64().unwrap() > 0.0));
+    assert!(
+        report["results"].as_array().unwrap().iter().all(|pair| pair["bandwidth"].as_f64().unwrap() > 0.0)
+    );
 }
 
 #[test]
