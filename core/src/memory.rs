@@ -212,6 +212,7 @@ impl<'a> Lender<'a> {
 }
 
 impl Drop for Lender<'_> {
+    #[expect(clippy::disallowed_methods, reason = "memory must not be given back while an op may write it")]
     fn drop(&mut self) {
         // Ops drop their segments when they end, before the caller is told; every op has a
         // deadline. So this loop is normally not entered, and bounded by that deadline if a panic
