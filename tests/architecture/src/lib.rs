@@ -5,3 +5,8 @@
 
 pub mod layers;
 pub mod sources;
+
+/// The Rust examples of the README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+pub struct Readme;
