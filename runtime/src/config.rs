@@ -170,12 +170,13 @@ impl Config {
         self.transports.iter().any(|t| t == name)
     }
 
-    /// Silence after which a member is lost.
+    /// Silence after which a member, or the coordinator, is lost; several heartbeats at least.
     pub(crate) fn suspect_after(&self) -> Duration {
-        match self.preset {
+        let preset = match self.preset {
             Preset::Lan => Duration::from_secs(1),
             Preset::Wan => Duration::from_secs(5),
-        }
+        };
+        preset.max(self.heartbeat * 5)
     }
 }
 

@@ -4,8 +4,8 @@ use crate::bootstrap::{ControlEvents, Listener};
 use crate::config::Config;
 use crate::engine::lock;
 use ronde_core::error::{Error, PeerLost, Result};
-use ronde_core::membership::{FromMember, Hello, MAX_MESSAGE_BYTES, ToMember, View, decode, encode};
-use ronde_core::{Epoch, Rank};
+use ronde_core::membership::{FromMember, Hello, MAX_MESSAGE_BYTES, ToMember, Verdict, View, decode, encode};
+use ronde_core::{Epoch, PeerId, Rank};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, Read, Write};
@@ -104,7 +104,8 @@ impl Rendezvous {
         write_message(&self.stream, &FromMember::Linked(view.epoch)).map_err(failed)?;
         self.gathered = "not all members could connect to each other".into();
         while !matches!(self.next()?, ToMember::Activate(epoch) if epoch == view.epoch) {}
-        self.stream.set_read_timeout(None).map_err(failed)?;
+        // The coordinator beats like its members; its silence is its loss.
+        self.stream.set_read_timeout(Some(config.suspect_after())).map_err(failed)?;
         Control::start(self.stream, view, rank, config, events, listener)
     }
 }
@@ -117,6 +118,7 @@ struct Progress {
 
 struct Shared {
     stream: TcpStream,
+    peer: PeerId,
     writing: Mutex<()>,
     progress: Mutex<Progress>,
     changed: Condvar,
@@ -140,6 +142,7 @@ impl Control {
     ) -> Result<Control> {
         let shared = Arc::new(Shared {
             stream,
+            peer: view.members[rank.index()].peer,
             writing: Mutex::new(()),
             progress: Mutex::default(),
             changed: Condvar::new(),
@@ -205,11 +208,12 @@ impl Shared {
     fn read_until_the_end(&self, events: &dyn ControlEvents, lost: &Error) {
         loop {
             match read_message(&self.stream) {
-                Ok(ToMember::Verdict(verdict)) => break events.failed(verdict.into()),
+                Ok(ToMember::Verdict(verdict)) => break events.failed(self.in_my_eyes(verdict)),
                 Ok(ToMember::Left(rank)) => events.left(rank),
                 Ok(ToMember::Released) => self.note(|progress| progress.released = true),
                 Ok(_) => {}
                 Err(_) => {
+                    // The end, or silence for longer than the coordinator may be silent.
                     let progress = lock(&self.progress);
                     if !progress.released && !progress.ended {
                         events.failed(lost.clone());
@@ -219,6 +223,16 @@ impl Shared {
             }
         }
         self.note(|progress| progress.ended = true);
+    }
+
+    /// A verdict that names this very peer means that the others went on without it.
+    fn in_my_eyes(&self, verdict: Verdict) -> Error {
+        match verdict {
+            Verdict::PeerLost { peer, reason, epoch, .. } if peer == self.peer => {
+                Error::Expelled { epoch, reason: reason.into() }
+            }
+            other => other.into(),
+        }
     }
 
     fn note(&self, change: impl FnOnce(&mut Progress)) {

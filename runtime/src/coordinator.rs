@@ -35,6 +35,7 @@ impl EmbeddedCoordinator {
         let options = CoordinatorOptions {
             size: config.size,
             suspect_after: config.suspect_after(),
+            heartbeat: config.heartbeat,
             ..CoordinatorOptions::default()
         };
         let failed = |e: std::io::Error| Error::resource(format!("cannot start the coordinator: {e}"));

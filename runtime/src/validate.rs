@@ -135,7 +135,7 @@ fn need(call: &Call, rank: Rank, size: u32) -> Result<Need, Misuse> {
 }
 
 fn check_len(what: &'static str, segment: &Segment, need: usize) -> Result<(), Misuse> {
-    if need > 0 && segment.len() > 0 && segment.as_ptr().is_null() {
+    if need > 0 && !segment.is_empty() && segment.as_ptr().is_null() {
         return Err(Misuse::NullPointer { what });
     }
     if segment.len() < need {

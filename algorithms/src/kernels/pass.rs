@@ -190,7 +190,7 @@ unsafe fn stream_block<T: Lane>(block: &[MaybeUninit<T::Acc>], to: *mut T) {
             *slot = MaybeUninit::new(T::narrow(unsafe { acc.assume_init() }));
         }
         let bytes = std::mem::size_of_val(block) / size_of::<T::Acc>() * size_of::<T>();
-        if to.addr() % 16 == 0 && bytes % 16 == 0 {
+        if to.addr().is_multiple_of(16) && bytes.is_multiple_of(16) {
             let from = narrow.as_ptr().cast::<__m128i>();
             for i in 0..bytes / 16 {
                 // SAFETY: both ranges have `bytes` bytes; the target is aligned; SSE2 is baseline.

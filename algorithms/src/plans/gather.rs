@@ -25,11 +25,11 @@ pub struct Gather {
 }
 
 impl Gather {
-    pub(super) fn gather(shape: &Shape<'_>, tuning: &Tuning) -> Gather {
+    pub(super) fn to_root(shape: &Shape<'_>, tuning: &Tuning) -> Gather {
         Gather::new(shape, tuning, true)
     }
 
-    pub(super) fn scatter(shape: &Shape<'_>, tuning: &Tuning) -> Gather {
+    pub(super) fn from_root(shape: &Shape<'_>, tuning: &Tuning) -> Gather {
         Gather::new(shape, tuning, false)
     }
 

@@ -106,8 +106,10 @@ pub fn build(
         }
         Collective::Broadcast => AnyPlan::Broadcast(broadcast::Broadcast::new(shape, algorithm, tuning)),
         Collective::Reduce => AnyPlan::Reduce(reduce::Reduce::new(shape, tuning)),
-        Collective::Gather | Collective::GatherV => AnyPlan::Gather(gather::Gather::gather(shape, tuning)),
-        Collective::Scatter | Collective::ScatterV => AnyPlan::Gather(gather::Gather::scatter(shape, tuning)),
+        Collective::Gather | Collective::GatherV => AnyPlan::Gather(gather::Gather::to_root(shape, tuning)),
+        Collective::Scatter | Collective::ScatterV => {
+            AnyPlan::Gather(gather::Gather::from_root(shape, tuning))
+        }
         Collective::Barrier => AnyPlan::Barrier(barrier::Barrier::new(shape)),
         Collective::Send | Collective::Recv => AnyPlan::Message(message::Message::new(shape, tuning)),
     })

@@ -91,7 +91,14 @@ pub(crate) struct Bench<'a> {
 }
 
 impl<'a> Arrangement<'a> {
-    fn new(layout: &'a Layout, in_place: bool, element: usize, method: &Method) -> Arrangement<'a> {
+    /// `whole` is the number of elements of the longest vector of any rank.
+    fn new(
+        layout: &'a Layout,
+        whole: usize,
+        in_place: bool,
+        element: usize,
+        method: &Method,
+    ) -> Arrangement<'a> {
         let skew = method.unalign as usize * element;
         let stride = |elements: usize| (elements * element + skew).next_multiple_of(VECTOR_ALIGN);
         let (send, recv) = match in_place {
@@ -100,7 +107,8 @@ impl<'a> Arrangement<'a> {
         };
         let (send_stride, recv_stride) = (stride(send), stride(recv));
         let agg = method.agg_iters as usize;
-        let fit = BATCH_BYTES / (send_stride + recv_stride).max(VECTOR_ALIGN) / agg * agg;
+        // Every rank must make the same batches, though a root's vectors are longer than the others'.
+        let fit = BATCH_BYTES / (2 * stride(whole)).max(VECTOR_ALIGN) / agg * agg;
         Arrangement {
             layout,
             in_place,
@@ -141,7 +149,8 @@ impl Vectors {
         for (case, count) in rows {
             let layout = case.layout(backend, count);
             for in_place in [false, true] {
-                let needs = Arrangement::new(&layout, in_place, case.dtype.size(), method).needs();
+                let whole = case.longest(backend, count);
+                let needs = Arrangement::new(&layout, whole, in_place, case.dtype.size(), method).needs();
                 (send, recv) = (send.max(needs.0), recv.max(needs.1));
             }
         }
@@ -155,6 +164,12 @@ impl Case {
         self.target.layout(count, Place { rank: backend.rank(), ranks: backend.ranks(), root: self.root })
     }
 
+    /// Elements of the longest vector of any rank.
+    fn longest(&self, backend: &dyn Backend, count: usize) -> usize {
+        let element = self.dtype.size();
+        (self.target.row_bytes(count, element, backend.ranks()) / element as u64) as usize
+    }
+
     fn contents(&self, ranks: u32, seed: u64) -> Contents {
         Contents { dtype: self.dtype, op: self.op, ranks, seed }
     }
@@ -164,7 +179,8 @@ impl Bench<'_> {
     /// Measures and checks one side.
     pub(crate) fn side(&self, vectors: &mut Vectors, in_place: bool) -> Result<Side> {
         let layout = self.case.layout(self.backend, self.count);
-        let arrangement = Arrangement::new(&layout, in_place, self.case.dtype.size(), self.method);
+        let whole = self.case.longest(self.backend, self.count);
+        let arrangement = Arrangement::new(&layout, whole, in_place, self.case.dtype.size(), self.method);
         let mut contributors = self.backend.ranks();
         self.time(&arrangement, vectors, self.method.warmup_iters, &mut contributors)?;
         let timed = self.time(&arrangement, vectors, self.method.iters, &mut contributors)?;

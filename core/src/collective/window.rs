@@ -36,6 +36,8 @@ pub(crate) struct Running {
     waits_for: Vec<u32>,
     /// Steps that still have to read what this one made.
     uses: Vec<u32>,
+    /// The step is a send, or waits for one, directly or not.
+    follows_send: Vec<bool>,
     /// Compressed rows: the steps that wait for step i are `waiters[starts[i]..starts[i + 1]]`.
     starts: Vec<u32>,
     waiters: Vec<StepId>,
@@ -79,9 +81,13 @@ impl Running {
         self.waits_for.clear();
         self.uses.clear();
         self.uses.resize(steps, 0);
+        self.follows_send.clear();
         for step in &self.plan.steps {
             let after = self.plan.after(step);
             self.waits_for.push(after.len() as u32);
+            let follows = matches!(step.action, Action::Send { .. })
+                || after.iter().any(|&dep| self.follows_send[dep as usize]);
+            self.follows_send.push(follows);
             for &dep in after {
                 self.uses[dep as usize] += 1;
             }
@@ -139,11 +145,16 @@ impl Running {
         Landing::At(self.memory(dst, input, output))
     }
 
-    /// True if receive step `id` may be satisfied by a view: its bytes are read once, from a slot.
+    /// True if receive step `id` may be satisfied by a view: its bytes go to a slot, and no reader of them
+    /// waits for a send of this rank. A view of registered memory holds the peer's send open, so two
+    /// ranks that kept views until their own sends are done would wait for each other.
     pub(crate) fn accepts_view(&self, id: StepId) -> bool {
         use crate::plan::Place;
-        matches!(self.plan.steps[id as usize].action, Action::Recv { dst, .. } if dst.place == Place::Slot)
-            && self.uses[id as usize] > 0
+        let at = id as usize;
+        let readers = &self.waiters[self.starts[at] as usize..self.starts[at + 1] as usize];
+        matches!(self.plan.steps[at].action, Action::Recv { dst, .. } if dst.place == Place::Slot)
+            && !readers.is_empty()
+            && !readers.iter().any(|&reader| self.follows_send[reader as usize])
     }
 
     pub(crate) fn expected_len(&self, id: StepId) -> usize {

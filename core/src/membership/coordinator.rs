@@ -15,6 +15,8 @@ pub struct CoordinatorOptions {
     pub size: Option<u32>,
     /// Silence after which a member is lost. Default 1 s (LAN); 5 s suits a WAN.
     pub suspect_after: Duration,
+    /// How often members hear that the coordinator lives. Default 200 ms.
+    pub heartbeat: Duration,
     /// A report that a link failed waits so long for a better proof of death. Default 50 ms.
     pub grace: Duration,
 }
@@ -22,7 +24,8 @@ pub struct CoordinatorOptions {
 impl Default for CoordinatorOptions {
     fn default() -> CoordinatorOptions {
         let suspect_after = Duration::from_secs(1);
-        CoordinatorOptions { size: None, suspect_after, grace: Duration::from_millis(50) }
+        let heartbeat = Duration::from_millis(200);
+        CoordinatorOptions { size: None, suspect_after, heartbeat, grace: Duration::from_millis(50) }
     }
 }
 
@@ -64,6 +67,10 @@ pub struct Coordinator {
     members: BTreeMap<u64, Member>,
     epoch: Epoch,
     accusation: Option<Accusation>,
+    /// When the members were last told that the coordinator lives.
+    beaten: Instant,
+    /// When time last passed.
+    ticked: Instant,
     effects: Vec<Effect>,
 }
 
@@ -76,6 +83,8 @@ impl Coordinator {
             members: BTreeMap::new(),
             epoch: Epoch(0),
             accusation: None,
+            beaten: Instant(0),
+            ticked: Instant(0),
             effects: Vec::new(),
         }
     }
@@ -90,7 +99,9 @@ impl Coordinator {
         let accusation = self.accusation.as_ref().map(|a| a.since.after(self.options.grace));
         let watched = matches!(self.state, State::Linking | State::Active);
         let silent = self.members.values().filter(|m| watched && !m.left).map(|m| m.heard).min();
-        accusation.into_iter().chain(silent.map(|heard| heard.after(self.options.suspect_after))).min()
+        let silent = silent.map(|heard| heard.after(self.options.suspect_after));
+        let beat = watched.then(|| self.beaten.after(self.options.heartbeat));
+        accusation.into_iter().chain(silent).chain(beat).min()
     }
 
     /// True once every member has left or the job has failed and nobody is connected.
@@ -150,16 +161,30 @@ impl Coordinator {
 
     /// Time passed.
     pub fn handle_tick(&mut self, now: Instant) {
+        self.forgive_own_pause(now);
         if let Some(accusation) = self.accusation.take_if(|a| now.since(a.since) >= self.options.grace) {
             self.lose(accusation.rank, &accusation.reason, now);
         }
         if !matches!(self.state, State::Linking | State::Active) {
             return;
         }
+        if now.since(self.beaten) >= self.options.heartbeat {
+            self.beaten = now;
+            self.broadcast(&ToMember::Heartbeat);
+        }
         let limit = self.options.suspect_after;
         let silent = self.members.values().filter(|m| !m.left && now.since(m.heard) >= limit);
         if let Some(rank) = silent.filter_map(|m| m.rank).min() {
             self.lose(rank, "it sent no heartbeat (stopped, overloaded, or cut off)", now);
+        }
+    }
+
+    /// A coordinator that was itself stopped for long has heard nobody: that is no member's fault.
+    fn forgive_own_pause(&mut self, now: Instant) {
+        let pause = now.since(self.ticked);
+        self.ticked = now;
+        if pause > self.options.heartbeat * 2 {
+            self.members.values_mut().for_each(|member| member.heard = member.heard.max(now));
         }
     }
 
@@ -443,15 +468,28 @@ mod tests {
     #[test]
     fn silence_is_loss() {
         let mut coordinator = active(3);
-        let later = Instant(999_000_000);
-        for connection in [10, 12] {
-            coordinator.handle_message(connection, FromMember::Heartbeat, later);
+        for ms in (0..1000).step_by(100) {
+            let now = Instant(ms * 1_000_000);
+            for connection in [10, 12] {
+                coordinator.handle_message(connection, FromMember::Heartbeat, now);
+            }
+            coordinator.handle_tick(now);
+            assert!(verdicts(&coordinator.take_effects()).is_empty());
         }
-        coordinator.handle_tick(later);
-        assert!(verdicts(&coordinator.take_effects()).is_empty());
         coordinator.handle_tick(Instant(1_000_000_000));
         let told = verdicts(&coordinator.take_effects());
         assert!(matches!(&told[0].1, Verdict::PeerLost { rank: Rank(1), .. }));
+    }
+
+    #[test]
+    fn a_pause_of_the_coordinator_is_nobodys_fault() {
+        let mut coordinator = active(3);
+        coordinator.handle_tick(Instant(100_000_000));
+        coordinator.handle_tick(Instant(5_000_000_000));
+        let effects = coordinator.take_effects();
+        assert!(verdicts(&effects).is_empty(), "{effects:?}");
+        let beats = effects.iter().filter(|e| matches!(e, Effect::Send(_, ToMember::Heartbeat)));
+        assert_eq!(beats.count(), 3);
     }
 
     #[test]

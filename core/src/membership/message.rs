@@ -131,6 +131,8 @@ pub enum ToMember {
     Activate(Epoch),
     /// A member left in order.
     Left(Rank),
+    /// Nothing to say but that the coordinator lives.
+    Heartbeat,
     /// The answer to Leave.
     Released,
     /// The job has failed.

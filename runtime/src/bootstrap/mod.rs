@@ -57,6 +57,9 @@ pub(crate) fn join(config: &Config, events: Arc<dyn ControlEvents>) -> Result<Jo
         Some(both) => both,
         None => Listener::bind(config, address.ip(), &identity, None)?,
     };
+    // Port 0 (a job of one) was chosen by the system when it was bound.
+    let port = if hosts_coordinator { listener.port() } else { address.port() };
+    let address = SocketAddr::new(address.ip(), port);
     let stream = handshake::connect(address, &identity, Purpose::Control, deadline)
         .map_err(|e| Error::join(format!("no coordinator at {address}: {e}")))?;
     let info = describe(config, &identity, &listener, &stream)?;

@@ -69,7 +69,7 @@ impl Engine {
     /// Past the spinning: yield for a while, then block.
     fn rest<'a>(&'a self, mut inner: MutexGuard<'a, Inner>, idle: &mut Idle) {
         let since = *idle.since.get_or_insert_with(std::time::Instant::now);
-        if idle.rounds % 16 == 0 {
+        if idle.rounds.is_multiple_of(16) {
             self.check_time(&mut inner);
             if since.elapsed() > YIELD_FOR {
                 if !inner.callbacks.is_empty() {

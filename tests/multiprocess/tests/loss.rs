@@ -96,6 +96,7 @@ fn stopped() {
     if !is_child() {
         for transport in ["tcp", "shm"] {
             lose(1, 3, transport, "20000", true);
+            lose(0, 3, transport, "20000", true);
         }
     }
 }

@@ -110,7 +110,8 @@ struct SimLink {
     back: usize,
     rates: Rates,
     wire: Arc<Mutex<Wire>>,
-    views: Vec<(u64, Arena)>,
+    /// Handed out: copies (a ring), or the sender's own memory (registered memory).
+    views: Vec<(u64, Bytes)>,
     next_view: u64,
 }
 
@@ -123,15 +124,13 @@ impl SimLink {
         let Message { header, bytes } = message;
         let payload = bytes.segment();
         if self.rates.views {
-            let copy = Arena::new(payload.len().max(1));
-            payload.copy_to(&copy.segment(0, payload.len()));
             let token = self.next_view;
             self.next_view += 1;
-            let view = Payload::View(copy.segment(0, payload.len()), ViewToken(token));
-            self.views.push((token, copy));
-            if !receiver.arrived(self.peer, &header, view) {
+            self.views.push((token, bytes));
+            if !receiver.arrived(self.peer, &header, Payload::View(payload, ViewToken(token))) {
                 self.release(ViewToken(token));
             }
+            return;
         } else {
             match receiver.place(self.peer, &header) {
                 Placement::Into(memory) => {
@@ -208,8 +207,14 @@ impl Link for SimLink {
 
     fn release(&mut self, token: ViewToken) {
         let at = self.views.iter().position(|(t, _)| *t == token.0).expect("a view is released once");
-        let (_, arena) = self.views.swap_remove(at);
-        arena.segment(0, arena.len()).bytes_mut().fill(0xaa);
+        match self.views.swap_remove(at).1 {
+            Bytes::Copied(arena, _) => arena.segment(0, arena.len()).bytes_mut().fill(0xaa),
+            // Memory read in place is the sender's again only now.
+            Bytes::Lent(_, cookie) => {
+                let back = self.back;
+                self.wire().sent[back].push(cookie);
+            }
+        }
     }
 
     fn wake_source(&self) -> Option<WakeSource> {

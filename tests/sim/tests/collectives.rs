@@ -253,7 +253,7 @@ fn many_ops_in_flight() {
             })
             .collect();
         let mut handles = vec![vec![None; cases.len()]; world];
-        for rank in 0..world {
+        for (rank, handles) in handles.iter_mut().enumerate() {
             // Interleave the tags differently on each rank.
             let mut queues: Vec<Vec<usize>> =
                 (0..3).map(|t| (0..cases.len()).filter(|i| i % 3 == t).rev().collect()).collect();
@@ -261,7 +261,7 @@ fn many_ops_in_flight() {
                 let tag = rng.random_range(0..3);
                 if let Some(i) = queues[tag].pop() {
                     let handle = cluster.start(rank, cases[i].calls[rank].clone(), false).unwrap();
-                    handles[rank][i] = Some(handle);
+                    handles[i] = Some(handle);
                     cluster.step(rng.random_range(0..world));
                 }
             }

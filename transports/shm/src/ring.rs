@@ -31,7 +31,7 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    #[cfg(any(test, loom))]
+    #[cfg(all(test, loom))]
     pub(crate) fn new() -> Counters {
         let zero = || Padded(AtomicU64::new(0));
         Counters { tail: zero(), consumed: zero(), sleeping: zero() }
