@@ -49,6 +49,10 @@ pub(crate) trait ControlEvents: Send + Sync {
 /// Joins the job.
 pub(crate) fn join(config: &Config, events: Arc<dyn ControlEvents>) -> Result<Joined> {
     let deadline = Instant::now() + config.connect_timeout;
+    // Without a coordinator, a size or a rank this process is a job of its own.
+    let alone = config.coordinator.is_none() && config.size.is_none() && config.rank.is_none();
+    let own = Config { size: if alone { Some(1) } else { config.size }, ..config.clone() };
+    let config = &own;
     let address = coordinator_address(config)?;
     let identity = Identity::new(&config.token, new_peer_id()?);
     let hosting = host_coordinator(config, address, &identity)?;
