@@ -18,6 +18,11 @@ def curve(name):
     return {"color": COLOURS[library], "linestyle": LINES[transport], "marker": marker, "label": name}
 
 
+def time_of(sides):
+    """What has no out-of-place side is drawn with its other one."""
+    return sides.get("out_of_place") or sides.get("in_place")
+
+
 def main():
     source, target = sys.argv[1:]
     with open(source, encoding="utf-8") as file:
@@ -27,9 +32,10 @@ def main():
     for axis, panel in zip(axes[0], panels):
         here = [(size, systems) for (collective, ranks, size), systems in rows if (collective, ranks) == panel]
         for name in sorted({name for _, systems in here for name in systems}):
-            times = [(size, systems.get(name, {}).get("out_of_place")) for size, systems in here]
+            times = [(size, time_of(systems.get(name, {}))) for size, systems in here]
             times = [(size, time) for size, time in times if time]
-            axis.plot(*zip(*times), markersize=4, **curve(name)) if times else None
+            if times:
+                axis.plot(*zip(*times), markersize=4, **curve(name))
         axis.set(xscale="log", yscale="log", xlabel="bytes", title=f"{panel[0]}, {panel[1]} ranks")
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("µs per operation, out of place")

@@ -1,9 +1,9 @@
 //! Reduction kernels: n sources in one pass, in source order, with the best vector instructions that the
 //! processor has.
 //!
-//! * [`lanes`]: what an element is, what it accumulates in, and the operators.
-//! * [`narrow`]: 8- and 16-bit floats.
-//! * [`pass`]: the one loop, compiled for each level of vector instructions.
+//! * `lanes`: what an element is, what it accumulates in, and the operators.
+//! * `narrow`: 8- and 16-bit floats.
+//! * `pass`: the one loop, compiled for each level of vector instructions.
 //!
 //! The only `unsafe` of this crate: raw loads and stores within segments, whose bounds are checked once per
 //! call.

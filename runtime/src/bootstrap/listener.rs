@@ -1,7 +1,7 @@
 //! The one listener of a process, for TCP and for its machine's Unix sockets.
 //!
 //! A connection that has not proved itself costs little: at most [`MAX_STRANGERS`] at a time, a few
-//! hundred bytes and [`PATIENCE`](super::handshake::PATIENCE) each.
+//! hundred bytes and [`super::handshake::PATIENCE`] each.
 
 use super::handshake::{self, Identity, PATIENCE, Purpose};
 use crate::config::Config;

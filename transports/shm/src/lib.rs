@@ -5,10 +5,10 @@
 //! process is killed. The Unix socket over which the regions are exchanged stays open: it carries
 //! wake-ups and the descriptors of registered memory, and its end proves the death of the peer.
 //!
-//! * [`ring`]: the counters' protocol, and nothing else.
-//! * [`region`]: memfds, mappings, passing descriptors.
-//! * [`buffer`]: [`SharedBuffer`], memory that peers read in place.
-//! * [`link`]: all of it as a [`ronde_core::transport::Link`].
+//! * `ring`: the counters' protocol, and nothing else.
+//! * `region`: memfds, mappings, passing descriptors.
+//! * `buffer`: [`SharedBuffer`], memory that peers read in place.
+//! * `link`: all of it as a [`ronde_core::transport::Link`].
 
 mod buffer;
 mod link;
