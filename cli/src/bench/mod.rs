@@ -29,7 +29,7 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use json::{Device, Report};
 use measure::{Bench, Case, Method, Vectors};
-use ronde::{CallOptions, Tolerance};
+use ronde::{CallOptions, ReduceOp, Tolerance};
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -79,10 +79,7 @@ fn measure_all(
     (min, max): (u64, u64),
 ) -> Result<Code> {
     let prints = backend.rank() == 0;
-    let file = match &args.output_file {
-        Some(path) if prints => Some(OutputFile::create(path)?),
-        _ => None,
-    };
+    let file = create_output(args, backend, prints)?;
     let cases = sweep::cases(args, backend.ranks())?;
     let devices = devices(backend)?;
     let mut sink = Sink {
@@ -99,6 +96,18 @@ fn measure_all(
         sink.report.add_error(format!("{error:#}"));
     }
     conclude(args, sink, totals, measured, file)
+}
+
+/// Rank 0 makes the output file. If it cannot, all ranks end alike, none as the victim of another's end.
+fn create_output(args: &BenchArgs, backend: &dyn Backend, prints: bool) -> Result<Option<OutputFile>> {
+    let Some(path) = &args.output_file else { return Ok(None) };
+    let file = if prints { OutputFile::create(path).map(Some) } else { Ok(None) };
+    let mut failed = [u32::from(file.is_err())];
+    backend::combine(backend, &mut failed, ReduceOp::Max)?;
+    match (file, failed) {
+        (Ok(_), [1]) => anyhow::bail!("rank 0 could not make {}", path.display()),
+        (file, _) => file,
+    }
 }
 
 fn measure_rows(
