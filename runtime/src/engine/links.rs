@@ -156,7 +156,7 @@ impl Engine {
             let text =
                 format!("the link to rank {peer} ended ({reason}) and the coordinator gave no verdict");
             let error = Error::Aborted(Arc::new(Aborted::Announced(text)));
-            inner.pending_verdict.get_or_insert((self.now(), error));
+            inner.pending_verdict.get_or_insert((self.now(), error, Some(peer)));
         }
     }
 
@@ -169,7 +169,7 @@ impl Engine {
             let reason = format!("rank {peer} left the group before {collective} #{}", op.seq);
             self.control.report(Report::Abort { reason: reason.clone() });
             let error = Error::Aborted(Arc::new(Aborted::Announced(reason)));
-            inner.pending_verdict.get_or_insert((self.now(), error));
+            inner.pending_verdict.get_or_insert((self.now(), error, None));
         }
     }
 }

@@ -43,8 +43,9 @@ pub(crate) struct Inner {
     scratch: Vec<(OpHandle, Arena)>,
     spare_scratch: Vec<Arena>,
     sleeping: bool,
-    /// When a report was made that the coordinator has not answered yet, and the error if it never does.
-    pending_verdict: Option<(Instant, Error)>,
+    /// When a report was made that the coordinator has not answered yet, the error if it never does, and
+    /// the peer whose link it is about.
+    pending_verdict: Option<(Instant, Error, Option<usize>)>,
     failed: bool,
 }
 
@@ -246,7 +247,7 @@ impl Engine {
         let mut inner = lock(&self.inner);
         let error =
             Error::Aborted(Arc::new(Aborted::Requested { rank: self.rank, reason: reason.to_owned() }));
-        inner.pending_verdict.get_or_insert((self.now(), error));
+        inner.pending_verdict.get_or_insert((self.now(), error, None));
     }
 
     /// Sees that no peer needs anything more from here, then leaves.
@@ -348,7 +349,7 @@ impl Engine {
             Report::Mismatch { op, rank, call: call.clone(), other_rank, other_call: other_call.clone() };
         self.control.report(report);
         let error = Error::Aborted(Arc::new(Aborted::Mismatch { op, rank, call, other_rank, other_call }));
-        inner.pending_verdict.get_or_insert((self.now(), error));
+        inner.pending_verdict.get_or_insert((self.now(), error, None));
     }
 
     /// Takes in what the control thread announced.
@@ -357,6 +358,8 @@ impl Engine {
         announced.news.store(false, Ordering::Release);
         for rank in lock(&announced.left).drain(..) {
             inner.link_states[rank.index()].left = true;
+            // A link that ended because its peer left in order needs no verdict.
+            inner.pending_verdict.take_if(|(.., about)| *about == Some(rank.index()));
             self.check_left(inner, rank.index());
         }
         if let Some(error) = self.failure()
@@ -373,7 +376,7 @@ impl Engine {
             return;
         }
         let now = self.now();
-        if let Some((since, error)) = &inner.pending_verdict {
+        if let Some((since, error, _)) = &inner.pending_verdict {
             if now.since(*since) > VERDICT_PATIENCE {
                 let error = error.clone();
                 self.announced.failed(error);
@@ -385,7 +388,7 @@ impl Engine {
         {
             let (report, error) = self.timeout_report(&overdue);
             self.control.report(report);
-            inner.pending_verdict = Some((now, error));
+            inner.pending_verdict = Some((now, error, None));
         }
     }
 

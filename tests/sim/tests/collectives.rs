@@ -176,7 +176,7 @@ fn check(spec: &Spec, seed: u64, what: &str) {
 fn sweep(collective: Collective, in_place: bool) {
     let mut seed = collective as u64 * 1_000_003 + in_place as u64;
     for &algorithm in algorithms_for(collective) {
-        for world in [1usize, 2, 3, 4, 5, 8, 11] {
+        for world in [1usize, 2, 3, 4, 5, 7, 8, 13, 16, 33] {
             for count in [0, 1, world - 1, world, world + 1, 129, 1000] {
                 for tolerance in [Tolerance::None, Tolerance::Recover] {
                     seed += 1;
