@@ -10,10 +10,12 @@
 
 pub mod end;
 pub mod faulty;
+mod shm;
 pub mod suite;
 mod tcp;
 
 pub use faulty::{Faults, FaultyLink};
+pub use shm::shm_pair;
 pub use tcp::{TcpPair, tcp_sockets};
 
 use ronde_core::transport::Link;
