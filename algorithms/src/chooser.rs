@@ -26,13 +26,15 @@ fn all_reduce(shape: &Shape<'_>, topology: &Topology) -> Algorithm {
     let c = topology.costs();
     let rounds = f64::from(u32::BITS - (shape.world - 1).leading_zeros());
     let one_shot = c.latency + (n - 1.0) * (c.message + bytes * c.byte) + n * bytes * c.reduce;
-    let two_shot = 2.0 * (c.latency + (n - 1.0) * c.message)
-        + 2.0 * (n - 1.0) / n * bytes * c.byte
-        + bytes * (c.reduce + c.byte / 4.0);
+    let two_shot =
+        2.0 * (c.latency + (n - 1.0) * c.message) + 2.0 * (n - 1.0) / n * bytes * c.byte + bytes * c.reduce;
     let doubling = rounds * (c.latency + c.message + bytes * (c.byte + 2.0 * c.reduce));
     let ring = 2.0 * (n - 1.0) * (c.latency + c.message)
         + 2.0 * (n - 1.0) / n * bytes * c.byte
         + 2.0 * (n - 1.0) / n * bytes * c.reduce;
+    // Small one-shot ops commit by log, without a message; all others tell everybody that they are done.
+    let done = c.latency + (n - 1.0) * c.message / 2.0;
+    let (two_shot, doubling, ring) = (two_shot + done, doubling + done, ring + done);
     if shape.ordered {
         return if one_shot <= two_shot { Algorithm::OneShot } else { Algorithm::TwoShot };
     }
@@ -63,5 +65,44 @@ fn broadcast(shape: &Shape<'_>, topology: &Topology) -> Algorithm {
         Algorithm::Tree
     } else {
         Algorithm::Chain
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ronde_core::call::Blocks;
+
+    fn chosen(world: u32, bytes: usize, shm: bool) -> Algorithm {
+        let none = Blocks::default();
+        let shape = Shape {
+            collective: Collective::AllReduce,
+            rank: 0,
+            world,
+            count: bytes / 4,
+            element: 4,
+            peer: 0,
+            send: &none,
+            recv: &none,
+            in_place: false,
+            ordered: false,
+        };
+        choose(&shape, &Topology::new(vec![0; world as usize], shm))
+    }
+
+    #[test]
+    fn small_vectors_go_in_one_shot_and_large_ones_in_two() {
+        for shm in [true, false] {
+            for world in [2, 3, 4] {
+                assert_eq!(chosen(world, 8, shm), Algorithm::OneShot, "{world} ranks, shm {shm}");
+                assert_eq!(chosen(world, 64 << 20, shm), Algorithm::TwoShot, "{world} ranks, shm {shm}");
+            }
+        }
+    }
+
+    #[test]
+    fn many_ranks_double_when_small_and_go_round_when_large() {
+        assert_eq!(chosen(64, 8, false), Algorithm::RecursiveDoubling);
+        assert_eq!(chosen(64, 256 << 20, false), Algorithm::Ring);
     }
 }
