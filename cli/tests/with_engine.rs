@@ -139,13 +139,18 @@ fn processes_started_by_hand_meet_at_a_coordinator() {
     let member = |rank: u32| {
         format!("bench all-reduce -b 8 -e 8 --coordinator 127.0.0.1:{port} --size 2 --rank {rank}")
     };
-    let started: Vec<(String, Child)> = [coordinator, member(1), member(0)]
-        .into_iter()
-        .map(|line| {
-            let child = ronde(&line).spawn().unwrap();
-            (line, child)
-        })
-        .collect();
+    let start = |line: String| -> (String, Child) {
+        let child = ronde(&line).spawn().unwrap();
+        (line, child)
+    };
+    let mut started = vec![start(coordinator)];
+    // Rank 0 would host the coordinator itself if none listened yet.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(std::time::Instant::now() < deadline, "the coordinator never listened");
+        std::thread::yield_now();
+    }
+    started.extend([member(1), member(0)].map(start));
     for (line, child) in started {
         assert_ok(&line, &child.wait_with_output().unwrap());
     }

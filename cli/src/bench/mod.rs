@@ -48,10 +48,13 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
     let group = session::join(&args.join)?;
     let backend = GroupBackend::new(&group);
     let code = match args.target {
-        Target::Pairs => pairs::run(args, &backend, (min, max))?,
-        _ => measure_all(args, &backend, &sizes, (min, max))?,
+        Target::Pairs => pairs::run(args, &backend, (min, max)),
+        _ => measure_all(args, &backend, &sizes, (min, max)),
     };
-    group.close()?;
+    // Leaving in order also after an error keeps it from becoming a lost peer on the other ranks.
+    let left = if group.failure().is_none() { group.close() } else { Ok(()) };
+    let code = code?;
+    left?;
     Ok(code.into())
 }
 
