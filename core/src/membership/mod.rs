@@ -12,7 +12,7 @@
 mod coordinator;
 mod message;
 
-pub use coordinator::{Coordinator, CoordinatorOptions, Effect};
+pub use coordinator::{Coordinator, CoordinatorOptions, Effect, VERSION};
 pub use message::{
     FromMember, Hello, MAX_MESSAGE_BYTES, MachineId, MemberInfo, MessageError, ToMember, Verdict, View,
     decode, encode,

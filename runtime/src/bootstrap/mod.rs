@@ -20,9 +20,6 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Version of the control protocol.
-const VERSION: u32 = 1;
-
 /// Sockets to one peer, authenticated and connected.
 #[derive(Default)]
 pub(crate) struct PeerSockets {
@@ -67,7 +64,7 @@ pub(crate) fn join(config: &Config, events: Arc<dyn ControlEvents>) -> Result<Jo
     let stream = handshake::connect(address, &identity, Purpose::Control, deadline)
         .map_err(|e| Error::join(format!("no coordinator at {address}: {e}")))?;
     let info = describe(config, &identity, &listener, &stream)?;
-    let hello = Hello { version: VERSION, rank: config.rank, size: config.size, hosts_coordinator, info };
+    let hello = Hello { version: ronde_core::membership::VERSION, rank: config.rank, size: config.size, hosts_coordinator, info };
     let rendezvous = Rendezvous::new(stream, hello, deadline)?;
     let (view, rank, rendezvous) = rendezvous.await_view()?;
     let sockets = mesh::connect(config, &view, rank, &identity, &inbox, deadline)?;
