@@ -64,7 +64,13 @@ pub(crate) fn join(config: &Config, events: Arc<dyn ControlEvents>) -> Result<Jo
     let stream = handshake::connect(address, &identity, Purpose::Control, deadline)
         .map_err(|e| Error::join(format!("no coordinator at {address}: {e}")))?;
     let info = describe(config, &identity, &listener, &stream)?;
-    let hello = Hello { version: ronde_core::membership::VERSION, rank: config.rank, size: config.size, hosts_coordinator, info };
+    let hello = Hello {
+        version: ronde_core::membership::VERSION,
+        rank: config.rank,
+        size: config.size,
+        hosts_coordinator,
+        info,
+    };
     let rendezvous = Rendezvous::new(stream, hello, deadline)?;
     let (view, rank, rendezvous) = rendezvous.await_view()?;
     let sockets = mesh::connect(config, &view, rank, &identity, &inbox, deadline)?;
