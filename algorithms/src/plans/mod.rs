@@ -6,6 +6,7 @@ mod barrier;
 mod blocks;
 mod broadcast;
 mod gather;
+mod gathering;
 mod geometry;
 mod message;
 mod one_shot;

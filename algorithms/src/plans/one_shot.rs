@@ -6,10 +6,11 @@
 //!
 //! Steps of a window: send it to r+1, r+2, …; receive n-1 contributions into slots; reduce.
 
+use super::gathering::{Ranks, reduce_all};
 use super::geometry::Pieces;
 use crate::Tuning;
 use ronde_core::call::Shape;
-use ronde_core::plan::{Plan, Span, StepId, Window};
+use ronde_core::plan::{Plan, Span, Window};
 
 /// See the module.
 #[derive(Debug)]
@@ -44,24 +45,10 @@ impl Plan for OneShot {
         for step in 1..self.world {
             window.send((self.rank + step) % self.world, own, 0, &[]);
         }
-        let sends = 0..self.world - 1;
-        let mut waits = window.borrow_list();
-        let mut sources = window.borrow_spans();
-        for origin in 0..self.world {
-            if origin == self.rank {
-                sources.push(own);
-                continue;
-            }
-            let slot = window.slot(piece.len);
-            waits.push(window.recv(origin, slot, 0));
-            sources.push(slot);
-        }
-        if self.in_place {
-            // The result overwrites what the sends read.
-            waits.extend(sends.map(|id| id as StepId));
-        }
-        window.reduce(&sources, Span::output(piece.offset, piece.len), true, &waits);
-        window.give_back(waits, sources);
+        // In place the result overwrites what the sends read.
+        let also_after = if self.in_place { 0..self.world - 1 } else { 0..0 };
+        let ranks = Ranks { me: self.rank, world: self.world };
+        reduce_all(window, ranks, own, Span::output(piece.offset, piece.len), 0, also_after);
     }
 
     fn windows_in_flight(&self) -> u32 {

@@ -1,6 +1,7 @@
 //! Direct reduce: everybody sends its vector to the root, which reduces all of them in ascending rank
 //! order. Since pieces land in slots, the root answers each with an empty credit.
 
+use super::gathering::{Ranks, reduce_all};
 use super::geometry::{Pieces, block_piece};
 use crate::Tuning;
 use ronde_core::call::Shape;
@@ -45,19 +46,8 @@ impl Plan for Reduce {
             window.recv(self.root, Span::nothing(), CREDIT);
             return;
         }
-        let mut waits = window.borrow_list();
-        let mut sources = window.borrow_spans();
-        for origin in 0..self.world {
-            if origin == self.rank {
-                sources.push(own);
-                continue;
-            }
-            let slot = window.slot(piece.len);
-            waits.push(window.recv(origin, slot, RAW));
-            sources.push(slot);
-        }
-        let reduced = window.reduce(&sources, Span::output(piece.offset, piece.len), true, &waits);
-        window.give_back(waits, sources);
+        let ranks = Ranks { me: self.rank, world: self.world };
+        let reduced = reduce_all(window, ranks, own, Span::output(piece.offset, piece.len), RAW, 0..0);
         for step in 1..self.world {
             window.send((self.rank + step) % self.world, Span::nothing(), CREDIT, &[reduced]);
         }

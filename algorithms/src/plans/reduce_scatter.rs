@@ -4,6 +4,7 @@
 //! A window is one piece of every block. Since pieces land in slots, the owner answers each with an
 //! empty credit once it has reduced them.
 
+use super::gathering::{Ranks, reduce_all};
 use super::geometry::block_piece;
 use super::{BlockList, Pieces};
 use crate::Tuning;
@@ -57,20 +58,9 @@ impl Plan for ReduceScatter {
         if own.len == 0 {
             return;
         }
-        let mut waits = window.borrow_list();
-        let mut sources = window.borrow_spans();
-        for origin in 0..self.world {
-            if origin == self.rank {
-                sources.push(Span::input(own.offset, own.len));
-                continue;
-            }
-            let slot = window.slot(own.len);
-            waits.push(window.recv(origin, slot, RAW));
-            sources.push(slot);
-        }
         let output = Span::output(own.offset - self.blocks.get(self.rank).offset, own.len);
-        let reduced = window.reduce(&sources, output, true, &waits);
-        window.give_back(waits, sources);
+        let ranks = Ranks { me: self.rank, world: self.world };
+        let reduced = reduce_all(window, ranks, Span::input(own.offset, own.len), output, RAW, 0..0);
         for step in 1..self.world {
             window.send((self.rank + step) % self.world, Span::nothing(), CREDIT, &[reduced]);
         }

@@ -7,6 +7,7 @@
 //!
 //! In place is safe as it stands: the final shard o arrives only after owner o had one's raw piece of it.
 
+use super::gathering::{Ranks, reduce_all};
 use super::geometry::{Pieces, shard};
 use crate::Tuning;
 use ronde_core::call::Shape;
@@ -54,20 +55,9 @@ impl Plan for TwoShot {
         if own.len == 0 {
             return;
         }
-        let mut waits = window.borrow_list();
-        let mut sources = window.borrow_spans();
-        for origin in 0..self.world {
-            if origin == self.rank {
-                sources.push(Span::input(own.offset, own.len));
-                continue;
-            }
-            let slot = window.slot(own.len);
-            waits.push(window.recv(origin, slot, RAW));
-            sources.push(slot);
-        }
         let result = Span::output(own.offset, own.len);
-        let reduced = window.reduce(&sources, result, true, &waits);
-        window.give_back(waits, sources);
+        let ranks = Ranks { me: self.rank, world: self.world };
+        let reduced = reduce_all(window, ranks, Span::input(own.offset, own.len), result, RAW, 0..0);
         for other in others() {
             window.send(other, result, FINAL, &[reduced]);
         }
