@@ -1,7 +1,9 @@
 //! How a process joins a job.
 
+use crate::bootstrap::{Family, InterfaceFilter, MAX_STREAMS, RondeId, Store};
 use crate::environment;
 use ronde_core::error::{Error, Result};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How patient the failure detector is.
@@ -20,20 +22,46 @@ pub enum Preset {
 /// let group = ronde::Config::new().coordinator("127.0.0.1:29600").rank(0).size(4).join()?;
 /// # Ok::<(), ronde::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     pub(crate) coordinator: Option<String>,
+    pub(crate) id: Option<RondeId>,
+    pub(crate) store: Option<Arc<dyn Store>>,
     pub(crate) rank: Option<u32>,
     pub(crate) size: Option<u32>,
     pub(crate) token: String,
     pub(crate) ports: (u16, u16),
     pub(crate) advertise: Option<String>,
+    pub(crate) interfaces: InterfaceFilter,
+    pub(crate) family: Family,
+    pub(crate) streams: u8,
     pub(crate) transports: Vec<String>,
     pub(crate) preset: Preset,
     pub(crate) heartbeat: Duration,
     pub(crate) timeout: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) insecure: bool,
+}
+
+impl std::fmt::Debug for Config {
+    /// Without the token.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("coordinator", &self.coordinator)
+            .field("id", &self.id)
+            .field("store", &self.store.is_some())
+            .field("rank", &self.rank)
+            .field("size", &self.size)
+            .field("ports", &self.ports)
+            .field("advertise", &self.advertise)
+            .field("interfaces", &self.interfaces)
+            .field("family", &self.family)
+            .field("streams", &self.streams)
+            .field("transports", &self.transports)
+            .field("preset", &self.preset)
+            .field("insecure", &self.insecure)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for Config {
@@ -47,11 +75,16 @@ impl Config {
     pub fn new() -> Config {
         Config {
             coordinator: None,
+            id: None,
+            store: None,
             rank: None,
             size: None,
             token: String::new(),
             ports: (0, 0),
             advertise: None,
+            interfaces: InterfaceFilter::default(),
+            family: Family::Any,
+            streams: 1,
             transports: vec!["shm".into(), "tcp".into()],
             preset: Preset::Lan,
             heartbeat: Duration::from_millis(200),
@@ -83,6 +116,20 @@ impl Config {
             Some("wan") => config.preset = Preset::Wan,
             Some(other) => return Err(Error::join(format!("RONDE_PRESET={other} is neither lan nor wan"))),
         }
+        if let Some(filter) = environment::variable("RONDE_SOCKET_IFNAME") {
+            config.interfaces = InterfaceFilter::parse(&filter);
+        }
+        if let Some(family) = environment::variable("RONDE_SOCKET_FAMILY") {
+            config.family = Family::parse(&family).ok_or_else(|| {
+                Error::join(format!("RONDE_SOCKET_FAMILY={family} is neither AF_INET nor AF_INET6"))
+            })?;
+        }
+        if let Some(text) = environment::variable("RONDE_STREAMS") {
+            let number = text.parse().ok().filter(|n| (1..=MAX_STREAMS).contains(n));
+            config.streams = number.ok_or_else(|| {
+                Error::join(format!("RONDE_STREAMS={text} is not a number from 1 to {MAX_STREAMS}"))
+            })?;
+        }
         for (name, slot) in [
             ("RONDE_TIMEOUT", &mut config.timeout),
             ("RONDE_CONNECT_TIMEOUT", &mut config.connect_timeout),
@@ -98,6 +145,19 @@ impl Config {
     /// Where the coordinator is or shall be: `host:port`. Rank 0 hosts it there unless one runs already.
     pub fn coordinator(mut self, address: impl Into<String>) -> Config {
         self.coordinator = Some(address.into());
+        self
+    }
+
+    /// Takes coordinator and token from an id that one process made.
+    pub fn id(mut self, id: &RondeId) -> Config {
+        self.id = Some(id.clone());
+        self
+    }
+
+    /// Takes coordinator and token from a store that all processes reach: rank 0 puts them there. Every
+    /// process needs a rank.
+    pub fn store(mut self, store: Arc<dyn Store>) -> Config {
+        self.store = Some(store);
         self
     }
 
@@ -128,6 +188,25 @@ impl Config {
     /// Address (host or host:port) that the others shall use for this process.
     pub fn advertise(mut self, address: impl Into<String>) -> Config {
         self.advertise = Some(address.into());
+        self
+    }
+
+    /// Interfaces whose addresses the others may use, in NCCL's syntax: `eth,ib` (prefixes), `=eth0` (exact),
+    /// `^docker` (all but). Default: the one that leads to the coordinator.
+    pub fn interfaces(mut self, filter: &str) -> Config {
+        self.interfaces = InterfaceFilter::parse(filter);
+        self
+    }
+
+    /// Use IPv4 only, or (`false`) IPv6 only. Default both.
+    pub fn ipv4(mut self, only_v4: bool) -> Config {
+        self.family = if only_v4 { Family::V4 } else { Family::V6 };
+        self
+    }
+
+    /// TCP connections to each peer, 1 to 64. Several fill a long path that one connection cannot. Default 1.
+    pub fn streams(mut self, streams: u8) -> Config {
+        self.streams = streams.clamp(1, MAX_STREAMS);
         self
     }
 

@@ -73,11 +73,11 @@ impl Rendezvous {
     }
 
     /// Waits until everybody is here.
-    pub(crate) fn await_view(mut self) -> Result<(View, Rank, Rendezvous)> {
+    pub(crate) fn await_view(mut self) -> Result<(View, Rank, TcpStream)> {
         loop {
             match self.next()? {
                 ToMember::View(view, rank) if rank.index() < view.members.len() => {
-                    return Ok((view, rank, self));
+                    return Ok((view, rank, self.stream));
                 }
                 ToMember::Gathering { joined, size, missing } => {
                     let named = match missing.is_empty() {
@@ -90,28 +90,13 @@ impl Rendezvous {
             }
         }
     }
-
-    /// Says that the links are up, waits for everybody's, and starts the control threads.
-    pub(crate) fn activate(
-        mut self,
-        view: &View,
-        rank: Rank,
-        config: &Config,
-        events: Arc<dyn ControlEvents>,
-        listener: Listener,
-    ) -> Result<Control> {
-        let failed = |e: io::Error| Error::join(format!("the coordinator was lost while joining: {e}"));
-        write_message(&self.stream, &FromMember::Linked(view.epoch)).map_err(failed)?;
-        self.gathered = "not all members could connect to each other".into();
-        while !matches!(self.next()?, ToMember::Activate(epoch) if epoch == view.epoch) {}
-        // The coordinator beats like its members; its silence is its loss.
-        self.stream.set_read_timeout(Some(config.suspect_after())).map_err(failed)?;
-        Control::start(self.stream, view, rank, config, events, listener)
-    }
 }
 
 #[derive(Default)]
 struct Progress {
+    /// The view whose links are up everywhere.
+    activated: Option<Epoch>,
+    failure: Option<Error>,
     released: bool,
     ended: bool,
 }
@@ -124,7 +109,7 @@ struct Shared {
     changed: Condvar,
 }
 
-/// The control connection of an active member.
+/// The control connection of a member that has a view.
 pub(crate) struct Control {
     shared: Arc<Shared>,
     /// Kept until the end: it may host the coordinator.
@@ -132,14 +117,18 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    fn start(
+    /// Beats, and listens to the coordinator, from the moment there is a view: opening the links may take
+    /// longer than a member may be silent, and others may be lost meanwhile.
+    pub(crate) fn start(
         stream: TcpStream,
         view: &View,
         rank: Rank,
         config: &Config,
         events: Arc<dyn ControlEvents>,
-        listener: Listener,
     ) -> Result<Control> {
+        let failed = |e: io::Error| Error::resource(format!("cannot start the control connection: {e}"));
+        // The coordinator beats like its members; its silence is its loss.
+        stream.set_read_timeout(Some(config.suspect_after())).map_err(failed)?;
         let shared = Arc::new(Shared {
             stream,
             peer: view.members[rank.index()].peer,
@@ -147,14 +136,45 @@ impl Control {
             progress: Mutex::default(),
             changed: Condvar::new(),
         });
-        let failed = |e: io::Error| Error::resource(format!("cannot start a control thread: {e}"));
         let (reader, lost) = (shared.clone(), coordinator_lost(view, rank));
         let read = move || reader.read_until_the_end(&*events, &lost);
         std::thread::Builder::new().name("ronde-control".into()).spawn(read).map_err(failed)?;
         let (beater, every) = (shared.clone(), config.heartbeat);
         let beat = move || beater.beat(every);
         std::thread::Builder::new().name("ronde-heartbeat".into()).spawn(beat).map_err(failed)?;
-        Ok(Control { shared, listener: Mutex::new(Some(listener)) })
+        Ok(Control { shared, listener: Mutex::new(None) })
+    }
+
+    /// Keeps the listener until the end.
+    pub(crate) fn keep(&self, listener: Listener) {
+        *lock(&self.listener) = Some(listener);
+    }
+
+    /// What ended the job, if anything did.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        lock(&self.shared.progress).failure.clone()
+    }
+
+    /// Says that this member's links are up and waits for everybody's.
+    pub(crate) fn activate(&self, epoch: Epoch, deadline: Instant) -> Result<()> {
+        self.shared.send(&FromMember::Linked(epoch));
+        let mut progress = lock(&self.shared.progress);
+        loop {
+            if let Some(error) = &progress.failure {
+                return Err(error.clone());
+            }
+            if progress.activated == Some(epoch) {
+                return Ok(());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::join(
+                    "the group did not form in time: not all members could connect to each other",
+                ));
+            }
+            let waited = self.shared.changed.wait_timeout(progress, left);
+            progress = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
     /// Tells the coordinator; a broken connection is noticed by the reader.
@@ -187,6 +207,12 @@ impl Control {
     }
 }
 
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
 impl Shared {
     fn send(&self, message: &FromMember) {
         let _one_at_a_time = lock(&self.writing);
@@ -208,21 +234,32 @@ impl Shared {
     fn read_until_the_end(&self, events: &dyn ControlEvents, lost: &Error) {
         loop {
             match read_message(&self.stream) {
-                Ok(ToMember::Verdict(verdict)) => break events.failed(self.in_my_eyes(verdict)),
+                Ok(ToMember::Verdict(verdict)) => break self.failed(events, self.in_my_eyes(verdict)),
+                Ok(ToMember::Activate(epoch)) => self.note(|progress| progress.activated = Some(epoch)),
                 Ok(ToMember::Left(rank)) => events.left(rank),
                 Ok(ToMember::Released) => self.note(|progress| progress.released = true),
                 Ok(_) => {}
                 Err(_) => {
                     // The end, or silence for longer than the coordinator may be silent.
-                    let progress = lock(&self.progress);
-                    if !progress.released && !progress.ended {
-                        events.failed(lost.clone());
+                    let orderly = {
+                        let progress = lock(&self.progress);
+                        progress.released || progress.ended
+                    };
+                    if !orderly {
+                        self.failed(events, lost.clone());
                     }
                     break;
                 }
             }
         }
         self.note(|progress| progress.ended = true);
+        // Nothing more is said on it: lets the coordinator end too.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
+    fn failed(&self, events: &dyn ControlEvents, error: Error) {
+        self.note(|progress| progress.failure = Some(error.clone()));
+        events.failed(error);
     }
 
     /// A verdict that names this very peer means that the others went on without it.

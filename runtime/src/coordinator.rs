@@ -1,18 +1,20 @@
 //! The shell around the coordinator's state machine: sockets, threads and the clock.
 
-use crate::bootstrap::{Identity, Listener};
+use crate::bootstrap::{Identity, Listener, new_peer_id, refuse_open_networks};
 use crate::config::Config;
 use crate::control::{read_message, write_message};
+use ronde_core::Instant;
 use ronde_core::error::{Error, Result};
 use ronde_core::membership::{Coordinator, CoordinatorOptions, Effect, FromMember};
-use ronde_core::{Instant, PeerId};
 use std::collections::BTreeMap;
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::time::Duration;
 
 /// How long a message to a member may take to leave before the member counts as gone.
 const WRITE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a connection that this side has ended is kept for the other side to end it too.
+const FAREWELL: Duration = Duration::from_millis(500);
 /// How long an ending coordinator waits for its members to leave.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
@@ -77,17 +79,11 @@ impl Drop for EmbeddedCoordinator {
 
 /// Runs a stand-alone coordinator at `address` until its job has ended.
 pub fn serve_coordinator(config: &Config, address: SocketAddr) -> Result<()> {
-    if !address.ip().is_loopback() && !config.insecure {
-        return Err(Error::join(format!(
-            "{address} is beyond loopback and encryption is not built yet: set RONDE_INSECURE=1 (and \
-             RONDE_TOKEN) on a network that you trust"
-        )));
-    }
-    let identity = Identity::new(
-        &config.token,
-        PeerId(std::process::id().to_le_bytes().repeat(4).try_into().unwrap_or([0; 16])),
-    );
-    let (listener, _inbox) = Listener::bind(config, address.ip(), &identity, Some(address))?;
+    refuse_open_networks(config, address)?;
+    let identity = Identity::new(&config.token, new_peer_id()?);
+    let tcp = TcpListener::bind(address)
+        .map_err(|e| Error::resource(format!("cannot listen at {address}: {e}")))?;
+    let (listener, _inbox) = Listener::new(config, &identity, tcp, true)?;
     listener.wait_for_the_job();
     Ok(())
 }
@@ -135,6 +131,24 @@ impl Shell {
             self.machine.handle_tick(self.now());
             self.perform();
         }
+        self.see_them_off(queue);
+    }
+
+    /// Ends this side of every connection and waits until the members have ended theirs: a connection
+    /// that is closed with bytes unread is reset, which can overtake the last message.
+    fn see_them_off(&mut self, queue: &mpsc::Receiver<Event>) {
+        for stream in self.streams.values() {
+            let _ = stream.shutdown(Shutdown::Write);
+        }
+        let deadline = std::time::Instant::now() + FAREWELL;
+        while !self.streams.is_empty() {
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            match queue.recv_timeout(left) {
+                Ok(Event::Closed(connection)) => drop(self.streams.remove(&connection)),
+                Ok(_) => {}
+                Err(_) => return,
+            }
+        }
     }
 
     fn handle(&mut self, event: Event) {
@@ -181,9 +195,11 @@ impl Shell {
                         let _ = stream.shutdown(Shutdown::Both);
                     }
                 }
+                // Its reader goes on until the member closes, or says nothing for a while.
                 Effect::Close(connection) => {
-                    if let Some(stream) = self.streams.remove(&connection) {
-                        let _ = stream.shutdown(Shutdown::Both);
+                    if let Some(stream) = self.streams.get(&connection) {
+                        let _ = stream.set_read_timeout(Some(FAREWELL));
+                        let _ = stream.shutdown(Shutdown::Write);
                     }
                 }
             }

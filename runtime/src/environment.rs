@@ -4,7 +4,7 @@ use ronde_core::membership::MachineId;
 use std::net::IpAddr;
 
 /// Variables of Ronde's own.
-const KNOWN: [&str; 16] = [
+const KNOWN: [&str; 17] = [
     "RONDE_COORDINATOR",
     "RONDE_TOKEN",
     "RONDE_PORT",
@@ -12,6 +12,7 @@ const KNOWN: [&str; 16] = [
     "RONDE_SOCKET_IFNAME",
     "RONDE_SOCKET_FAMILY",
     "RONDE_TRANSPORTS",
+    "RONDE_STREAMS",
     "RONDE_PRESET",
     "RONDE_HEARTBEAT",
     "RONDE_LOG",
@@ -26,11 +27,6 @@ const KNOWN: [&str; 16] = [
 /// The value of a variable, if it is set and not empty.
 pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-/// The first of several variables that is set, with its name.
-pub(crate) fn first_of(names: &[&'static str]) -> Option<(&'static str, String)> {
-    names.iter().find_map(|name| variable(name).map(|value| (*name, value)))
 }
 
 /// Warns of `RONDE_*` variables that nothing reads, with the nearest name that something does.
@@ -120,9 +116,29 @@ fn derived_coordinator() -> Option<String> {
         let port: u16 = variable("MASTER_PORT").and_then(|p| p.parse().ok()).unwrap_or(29500);
         return Some(format!("{}:{}", bracketed(&host), if port == u16::MAX { port - 1 } else { port + 1 }));
     }
-    let (_, host) = first_of(&["SLURM_LAUNCH_NODE_IPADDR"])?;
+    let host = variable("SLURM_STEP_NODELIST")
+        .or_else(|| variable("SLURM_JOB_NODELIST"))
+        .map(|list| first_node(&list))
+        .or_else(|| variable("SLURM_LAUNCH_NODE_IPADDR"))?;
     let job: u32 = variable("SLURM_JOB_ID").and_then(|id| id.parse().ok()).unwrap_or(0);
     Some(format!("{}:{}", bracketed(&host), 20_000 + job % 10_000))
+}
+
+/// The first host of a Slurm node list such as `gpu[007-012,020],login`: the one that runs rank 0.
+fn first_node(list: &str) -> String {
+    let mut name = String::new();
+    let mut rest = list.trim();
+    while let Some(stop) = rest.find(['[', ',']) {
+        name += &rest[..stop];
+        if rest[stop..].starts_with(',') {
+            return name;
+        }
+        let Some(end) = rest[stop..].find(']') else { return name };
+        let range = &rest[stop + 1..stop + end];
+        name += range.split(['-', ',']).next().unwrap_or_default();
+        rest = &rest[stop + end + 1..];
+    }
+    name + rest
 }
 
 /// An IPv6 address in brackets, anything else as it is.
@@ -144,6 +160,21 @@ mod tests {
         assert_eq!(distance("", "abc"), 3);
         let nearest = KNOWN.iter().min_by_key(|k| distance(k, "RONDE_COORDINATR")).unwrap();
         assert_eq!(*nearest, "RONDE_COORDINATOR");
+    }
+
+    #[test]
+    fn first_nodes_of_slurm_lists() {
+        for (list, first) in [
+            ("gpu7", "gpu7"),
+            ("gpu[007-012,020],login", "gpu007"),
+            ("a,b", "a"),
+            ("rack[2-3]node[10,11]", "rack2node10"),
+            ("n[1-2]-ib,m", "n1-ib"),
+            ("broken[", "broken"),
+            ("", ""),
+        ] {
+            assert_eq!(first_node(list), first, "{list}");
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod environment;
 mod group;
 mod validate;
 
+pub use bootstrap::{RondeId, Store};
 pub use config::{Config, Preset};
 pub use coordinator::serve_coordinator;
 pub use group::{Element, Group, LinkInfo, Op};

@@ -60,6 +60,9 @@ enum State {
     Failed(Verdict),
 }
 
+/// How long a job that cannot form stays to say so.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// Decides who belongs. Connections are numbers of the shell's choosing.
 pub struct Coordinator {
     options: CoordinatorOptions,
@@ -71,6 +74,8 @@ pub struct Coordinator {
     beaten: Instant,
     /// When time last passed.
     ticked: Instant,
+    /// Until then a job that failed before it formed is kept, so that who comes late hears why.
+    lingers_until: Instant,
     effects: Vec<Effect>,
 }
 
@@ -85,6 +90,7 @@ impl Coordinator {
             accusation: None,
             beaten: Instant(0),
             ticked: Instant(0),
+            lingers_until: Instant(0),
             effects: Vec::new(),
         }
     }
@@ -101,14 +107,16 @@ impl Coordinator {
         let silent = self.members.values().filter(|m| watched && !m.left).map(|m| m.heard).min();
         let silent = silent.map(|heard| heard.after(self.options.suspect_after));
         let beat = watched.then(|| self.beaten.after(self.options.heartbeat));
-        accusation.into_iter().chain(silent).chain(beat).min()
+        let lingering = matches!(self.state, State::Failed(_)) && self.lingers_until > self.ticked;
+        let farewell = lingering.then_some(self.lingers_until);
+        accusation.into_iter().chain(silent).chain(beat).chain(farewell).min()
     }
 
     /// True once every member has left or the job has failed and nobody is connected.
     pub fn is_finished(&self) -> bool {
         match self.state {
             State::Gathering => false,
-            State::Failed(_) => self.members.is_empty(),
+            State::Failed(_) => self.members.is_empty() && self.ticked >= self.lingers_until,
             _ => self.members.values().all(|m| m.left),
         }
     }
@@ -195,6 +203,7 @@ impl Coordinator {
             // A wrong rank or size makes the job impossible: nobody should wait for a deadline.
             if matches!(self.state, State::Gathering) && hello.version == VERSION {
                 self.fail(Verdict::Join(text));
+                self.lingers_until = now.after(LINGER);
             }
             return;
         }
@@ -410,6 +419,24 @@ mod tests {
             _ => None,
         };
         effects.iter().filter_map(verdict).collect()
+    }
+
+    /// An impossible rank that comes first must not end the coordinator before the others ask.
+    #[test]
+    fn a_job_that_cannot_form_tells_latecomers_why() {
+        let mut coordinator = Coordinator::new(CoordinatorOptions::default());
+        coordinator.handle_message(1, hello(Some(5), 2), Instant(0));
+        coordinator.handle_tick(Instant(0));
+        assert!(!coordinator.is_finished());
+        drop(coordinator.take_effects());
+        coordinator.handle_message(2, hello(Some(0), 2), Instant(1));
+        let told = coordinator.take_effects();
+        assert!(
+            told.iter().any(|e| matches!(e, Effect::Send(2, ToMember::Refused(t)) if t.contains("rank 5")))
+        );
+        let until = coordinator.next_deadline().expect("it lingers");
+        coordinator.handle_tick(until);
+        assert!(coordinator.is_finished());
     }
 
     #[test]

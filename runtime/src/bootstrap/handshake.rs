@@ -1,14 +1,16 @@
 //! The first bytes of every connection: a preamble of 64 bytes, then both sides prove the token.
 //!
 //! ```text
-//! client  -> magic 6 | version 1 | purpose 1 | flags 1 (TLS: reserved, 0) | 0 × 7 | peer id 16 | nonce 32
-//! server  -> nonce 32 | HMAC-SHA256(token, "server" | preamble | server nonce) 32
+//! client  -> magic 6 | version 1 | purpose 1 | flags 1 (TLS: reserved, 0) | stream 1 | streams 1 | 0 × 5
+//!            | peer id 16 | nonce 32
+//! server  -> nonce 32
 //! client  -> HMAC-SHA256(token, "client" | preamble | server nonce) 32
-//! server  -> "ok" 2
+//! server  -> verdict 1 (1: welcome) | HMAC-SHA256(token, "server" | preamble | server nonce) 32
 //! ```
 //!
-//! The nonces make a recorded proof worthless; who does not know the token learns nothing from it.
-//! Until TLS is built an attacker on the path can still take a connection over after the proof.
+//! The client proves itself first: who only connects gets nothing to guess a weak token from. The nonces
+//! make a recorded proof worthless. Until TLS is built an attacker on the path can still take a connection
+//! over after the proof.
 
 use hmac::{Hmac, Mac};
 use ronde_core::PeerId;
@@ -19,7 +21,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 const MAGIC: &[u8; 6] = b"RONDE\0";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// First byte of the answer to a good proof.
+const WELCOME: u8 = 1;
+/// Most connections between two members.
+pub(crate) const MAX_STREAMS: u8 = 64;
 /// How long one side waits for the other's next bytes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -31,6 +37,15 @@ pub(crate) enum Purpose {
     Control = 1,
     /// Between two members.
     Data = 2,
+}
+
+/// What a connection is, as its preamble says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Introduction {
+    pub(crate) peer: PeerId,
+    pub(crate) purpose: Purpose,
+    /// How many connections of this purpose the peer opens.
+    pub(crate) streams: u8,
 }
 
 /// Who this process is and what it can prove.
@@ -67,42 +82,68 @@ fn refused(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, what.to_owned())
 }
 
+fn preamble(identity: &Identity, purpose: Purpose, streams: u8) -> io::Result<[u8; 64]> {
+    let mut preamble = [0u8; 64];
+    preamble[..6].copy_from_slice(MAGIC);
+    preamble[6] = VERSION;
+    preamble[7] = purpose as u8;
+    preamble[10] = streams;
+    preamble[16..32].copy_from_slice(&identity.peer.0);
+    fill_random(&mut preamble[32..]).map_err(io::Error::other)?;
+    Ok(preamble)
+}
+
 /// The client's side.
 pub(crate) fn introduce<S: Read + Write>(
     stream: &mut S,
     identity: &Identity,
     purpose: Purpose,
+    streams: u8,
 ) -> io::Result<()> {
-    let mut preamble = [0u8; 64];
-    preamble[..6].copy_from_slice(MAGIC);
-    preamble[6] = VERSION;
-    preamble[7] = purpose as u8;
-    preamble[16..32].copy_from_slice(&identity.peer.0);
-    fill_random(&mut preamble[32..]).map_err(io::Error::other)?;
+    let preamble = preamble(identity, purpose, streams)?;
     stream.write_all(&preamble)?;
-    let mut answer = [0u8; 64];
-    stream.read_exact(&mut answer)?;
-    let (nonce, proof) = answer.split_at(32);
-    identity
-        .proof(b"server", &preamble, nonce)
-        .verify_slice(proof)
-        .map_err(|_| refused("the other side does not know this token (RONDE_TOKEN)"))?;
-    let own = identity.proof(b"client", &preamble, nonce).finalize().into_bytes();
+    let mut nonce = [0u8; 32];
+    stream.read_exact(&mut nonce)?;
+    let own = identity.proof(b"client", &preamble, &nonce).finalize().into_bytes();
     stream.write_all(&own)?;
-    let mut ok = [0u8; 2];
-    stream.read_exact(&mut ok)?;
-    if &ok == b"ok" { Ok(()) } else { Err(refused("the other side refused the connection")) }
+    let mut answer = [0u8; 33];
+    stream.read_exact(&mut answer)?;
+    if answer[0] != WELCOME {
+        return Err(refused("the other side does not accept this token (RONDE_TOKEN)"));
+    }
+    let proof = identity.proof(b"server", &preamble, &nonce);
+    proof
+        .verify_slice(&answer[1..])
+        .map_err(|_| refused("the other side does not know this token (RONDE_TOKEN)"))
 }
 
 /// The server's side: who it is and what for.
-pub(crate) fn receive<S: Read + Write>(stream: &mut S, identity: &Identity) -> io::Result<(PeerId, Purpose)> {
+pub(crate) fn receive<S: Read + Write>(stream: &mut S, identity: &Identity) -> io::Result<Introduction> {
     let mut preamble = [0u8; 64];
     stream.read_exact(&mut preamble)?;
+    let introduction = read_preamble(&preamble)?;
+    let mut nonce = [0u8; 32];
+    fill_random(&mut nonce).map_err(io::Error::other)?;
+    stream.write_all(&nonce)?;
+    let mut proof = [0u8; 32];
+    stream.read_exact(&mut proof)?;
+    let mut answer = [0u8; 33];
+    if identity.proof(b"client", &preamble, &nonce).verify_slice(&proof).is_err() {
+        stream.write_all(&answer)?;
+        return Err(refused("a peer with a wrong token"));
+    }
+    answer[0] = WELCOME;
+    answer[1..].copy_from_slice(&identity.proof(b"server", &preamble, &nonce).finalize().into_bytes());
+    stream.write_all(&answer)?;
+    Ok(introduction)
+}
+
+fn read_preamble(preamble: &[u8; 64]) -> io::Result<Introduction> {
     let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     if &preamble[..6] != MAGIC {
         return Err(bad("not a Ronde connection"));
     }
-    if preamble[6] != VERSION || preamble[8..16] != [0u8; 8] {
+    if preamble[6] != VERSION || preamble[8] != 0 || preamble[11..16] != [0u8; 5] {
         return Err(bad("another version of Ronde, or flags that this one does not know"));
     }
     let purpose = match preamble[7] {
@@ -110,39 +151,66 @@ pub(crate) fn receive<S: Read + Write>(stream: &mut S, identity: &Identity) -> i
         2 => Purpose::Data,
         _ => return Err(bad("unknown purpose")),
     };
-    let mut answer = [0u8; 64];
-    fill_random(&mut answer[..32]).map_err(io::Error::other)?;
-    let nonce: [u8; 32] = answer[..32].try_into().unwrap_or([0; 32]);
-    let own = identity.proof(b"server", &preamble, &nonce).finalize().into_bytes();
-    answer[32..].copy_from_slice(&own);
-    stream.write_all(&answer)?;
-    let mut proof = [0u8; 32];
-    stream.read_exact(&mut proof)?;
-    identity
-        .proof(b"client", &preamble, &nonce)
-        .verify_slice(&proof)
-        .map_err(|_| refused("a peer with a wrong token"))?;
-    stream.write_all(b"ok")?;
-    let mut peer = [0u8; 16];
-    peer.copy_from_slice(&preamble[16..32]);
-    Ok((PeerId(peer), purpose))
+    let streams = preamble[10];
+    if !(1..=MAX_STREAMS).contains(&streams) {
+        return Err(bad("an impossible number of streams"));
+    }
+    let mut peer = PeerId::default();
+    peer.0.copy_from_slice(&preamble[16..32]);
+    Ok(Introduction { peer, purpose, streams })
 }
 
-/// Connects to an address, again and again until the deadline, and introduces this process.
+/// Connects to the first of these addresses that answers, again and again until the deadline, and
+/// introduces this process.
 pub(crate) fn connect(
-    address: SocketAddr,
+    addresses: &[SocketAddr],
     identity: &Identity,
     purpose: Purpose,
+    streams: u8,
     deadline: Instant,
 ) -> io::Result<TcpStream> {
-    retry(deadline, |left| {
-        let mut stream = TcpStream::connect_timeout(&address, left.min(PATIENCE))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(left.min(PATIENCE)))?;
-        introduce(&mut stream, identity, purpose)?;
-        stream.set_read_timeout(None)?;
-        Ok(stream)
-    })
+    retry(deadline, |left| try_each(addresses, identity, purpose, streams, left))
+}
+
+/// As [`connect`], each address once.
+pub(crate) fn try_each(
+    addresses: &[SocketAddr],
+    identity: &Identity,
+    purpose: Purpose,
+    streams: u8,
+    left: Duration,
+) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "it has no address");
+    // A dead address must not use up the time of those after it.
+    let share = (left / addresses.len().max(1) as u32).min(PATIENCE);
+    for address in addresses {
+        match connect_once(address, identity, purpose, streams, share) {
+            Ok(stream) => return Ok(stream),
+            Err(error) if is_hopeless(&error) => return Err(error),
+            Err(error) => last = io::Error::new(error.kind(), format!("{address}: {error}")),
+        }
+    }
+    Err(last)
+}
+
+fn connect_once(
+    address: &SocketAddr,
+    identity: &Identity,
+    purpose: Purpose,
+    streams: u8,
+    patience: Duration,
+) -> io::Result<TcpStream> {
+    let mut stream = TcpStream::connect_timeout(address, patience)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(patience))?;
+    introduce(&mut stream, identity, purpose, streams)?;
+    stream.set_read_timeout(None)?;
+    Ok(stream)
+}
+
+/// The answer will not change: no use in asking again.
+fn is_hopeless(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidData)
 }
 
 /// Tries with growing pauses until it works, the deadline passes, or the answer is a clear no.
@@ -157,8 +225,7 @@ pub(crate) fn retry<T>(
             Ok(done) => return Ok(done),
             Err(error) => error,
         };
-        let hopeless = matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidData);
-        if hopeless || Instant::now() + pause >= deadline {
+        if is_hopeless(&error) || Instant::now() + pause >= deadline {
             return Err(error);
         }
         // Nothing can be waited for but time: the other side is not there yet.
@@ -172,12 +239,12 @@ mod tests {
     use super::*;
     use std::os::unix::net::UnixStream;
 
-    fn meet(client: &str, server: &str) -> (io::Result<()>, io::Result<(PeerId, Purpose)>) {
+    fn meet(client: &str, server: &str) -> (io::Result<()>, io::Result<Introduction>) {
         let (mut a, mut b) = UnixStream::pair().unwrap();
         let server = Identity::new(server, PeerId([2; 16]));
         let receiving = std::thread::spawn(move || receive(&mut b, &server));
         let client = Identity::new(client, PeerId([1; 16]));
-        let introduced = introduce(&mut a, &client, Purpose::Data);
+        let introduced = introduce(&mut a, &client, Purpose::Data, 3);
         drop(a);
         (introduced, receiving.join().unwrap())
     }
@@ -186,7 +253,8 @@ mod tests {
     fn equal_tokens_meet() {
         let (introduced, received) = meet("secret", "secret");
         introduced.unwrap();
-        assert_eq!(received.unwrap(), (PeerId([1; 16]), Purpose::Data));
+        let expected = Introduction { peer: PeerId([1; 16]), purpose: Purpose::Data, streams: 3 };
+        assert_eq!(received.unwrap(), expected);
     }
 
     #[test]
@@ -196,11 +264,31 @@ mod tests {
         assert!(received.is_err());
     }
 
+    /// A server that echoes what it hears cannot pass for one that knows the token.
+    #[test]
+    fn a_reflected_proof_is_refused() {
+        let (mut a, mut b) = UnixStream::pair().unwrap();
+        let mirror = std::thread::spawn(move || {
+            b.read_exact(&mut [0u8; 64]).unwrap();
+            b.write_all(&[7u8; 32]).unwrap();
+            let mut answer = [WELCOME; 33];
+            b.read_exact(&mut answer[1..]).unwrap();
+            b.write_all(&answer).unwrap();
+        });
+        let error = introduce(&mut a, &Identity::new("t", PeerId([1; 16])), Purpose::Control, 1).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        mirror.join().unwrap();
+    }
+
     #[test]
     fn garbage_is_refused() {
-        let (mut a, mut b) = UnixStream::pair().unwrap();
-        a.write_all(&[0x47; 64]).unwrap();
-        let error = receive(&mut b, &Identity::new("", PeerId([0; 16]))).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        let identity = Identity::new("", PeerId([0; 16]));
+        let good = preamble(&identity, Purpose::Data, 1).unwrap();
+        for (at, value) in [(0, 0x47), (6, 9), (7, 3), (8, 1), (10, 0), (10, 65), (15, 1)] {
+            let mut bad = good;
+            bad[at] = value;
+            assert_eq!(read_preamble(&bad).unwrap_err().kind(), io::ErrorKind::InvalidData, "byte {at}");
+        }
+        assert!(read_preamble(&good).is_ok());
     }
 }

@@ -1,26 +1,35 @@
 //! The one listener of a process, for TCP and for its machine's Unix sockets.
 //!
-//! A connection that has not proved itself costs little: at most [`MAX_STRANGERS`] at a time, a few
-//! hundred bytes and [`super::handshake::PATIENCE`] each.
+//! A connection that has not proved itself costs little: at most [`MAX_STRANGERS`] at a time, a thread and
+//! [`super::handshake::PATIENCE`] each. One more cuts the oldest, so that connections which say nothing
+//! cannot keep a member out.
 
-use super::handshake::{self, Identity, PATIENCE, Purpose};
+use super::handshake::{self, Identity, Introduction, PATIENCE, Purpose};
 use crate::config::Config;
 use crate::coordinator::EmbeddedCoordinator;
+use crate::engine::lock;
 use ronde_core::PeerId;
 use ronde_core::error::{Error, Result};
+use std::collections::BTreeMap;
 use std::io;
+use std::net::Shutdown;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 /// Connections that may be proving themselves at one time.
-const MAX_STRANGERS: usize = 64;
+const MAX_STRANGERS: usize = 256;
+
+/// How long to wait after an accept call that failed.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// An authenticated data connection.
 pub(crate) enum Arrival {
-    Tcp(PeerId, TcpStream),
+    /// One of so many streams.
+    Tcp(PeerId, TcpStream, u8),
     Unix(PeerId, UnixStream),
 }
 
@@ -29,7 +38,6 @@ pub(crate) type Inbox = mpsc::Receiver<Arrival>;
 
 /// Accepts connections until it is dropped.
 pub(crate) struct Listener {
-    port: u16,
     address: SocketAddr,
     unix_name: String,
     stop: Arc<AtomicBool>,
@@ -42,8 +50,28 @@ struct Router {
     identity: Identity,
     arrivals: mpsc::SyncSender<Arrival>,
     control: Option<mpsc::SyncSender<TcpStream>>,
-    strangers: AtomicUsize,
+    strangers: Mutex<Strangers>,
     stop: Arc<AtomicBool>,
+}
+
+/// Connections that are proving themselves, in the order of their arrival, each with what cuts it.
+#[derive(Default)]
+struct Strangers {
+    next: u64,
+    cut: BTreeMap<u64, Box<dyn FnOnce() + Send>>,
+}
+
+impl Strangers {
+    fn enter(&mut self, cut: Box<dyn FnOnce() + Send>) -> u64 {
+        if self.cut.len() >= MAX_STRANGERS
+            && let Some((_, oldest)) = self.cut.pop_first()
+        {
+            oldest();
+        }
+        self.next += 1;
+        self.cut.insert(self.next, cut);
+        self.next
+    }
 }
 
 /// Name of a process's abstract Unix socket.
@@ -53,39 +81,32 @@ fn unix_name(peer: PeerId) -> String {
 }
 
 impl Listener {
-    /// Listens; with `hosting`, at exactly that address and with a coordinator.
-    pub(crate) fn bind(
+    /// Takes what connects to `tcp` and to this process's Unix socket; with `hosts`, also for a coordinator
+    /// that it starts.
+    pub(crate) fn new(
         config: &Config,
-        ip: IpAddr,
         identity: &Identity,
-        hosting: Option<SocketAddr>,
+        tcp: TcpListener,
+        hosts: bool,
     ) -> Result<(Listener, Inbox)> {
-        let tcp = match hosting {
-            Some(address) => TcpListener::bind(address)
-                .map_err(|e| Error::resource(format!("cannot listen at {address}: {e}")))?,
-            None => bind_data_port(config, ip)?,
-        };
         let failed = |e: io::Error| Error::resource(format!("cannot listen: {e}"));
         let address = tcp.local_addr().map_err(failed)?;
         let unix_name = unix_name(identity.peer);
         let name = std::os::unix::net::SocketAddr::from_abstract_name(&unix_name).map_err(failed)?;
         let unix = UnixListener::bind_addr(&name).map_err(failed)?;
-        let coordinator = match hosting {
-            Some(_) => Some(EmbeddedCoordinator::start(config)?),
-            None => None,
-        };
+        let coordinator = if hosts { Some(EmbeddedCoordinator::start(config)?) } else { None };
         let (arrivals, inbox) = mpsc::sync_channel(4096);
         let stop = Arc::new(AtomicBool::new(false));
         let router = Arc::new(Router {
             identity: identity.clone(),
             arrivals,
             control: coordinator.as_ref().map(EmbeddedCoordinator::connections),
-            strangers: AtomicUsize::new(0),
+            strangers: Mutex::default(),
             stop: stop.clone(),
         });
         router.clone().spawn("ronde-listen", move |router| router.accept_tcp(&tcp)).map_err(failed)?;
         router.spawn("ronde-local", move |router| router.accept_unix(&unix)).map_err(failed)?;
-        Ok((Listener { port: address.port(), address, unix_name, stop, coordinator }, inbox))
+        Ok((Listener { address, unix_name, stop, coordinator }, inbox))
     }
 
     /// Waits until the job of the coordinator here has ended.
@@ -95,8 +116,12 @@ impl Listener {
         }
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub(crate) fn port(&self) -> u16 {
-        self.port
+        self.address.port()
     }
 }
 
@@ -112,22 +137,18 @@ impl Drop for Listener {
 }
 
 /// Connects to a peer's Unix socket.
-pub(crate) fn connect_unix(
-    peer: PeerId,
-    identity: &Identity,
-    deadline: std::time::Instant,
-) -> io::Result<UnixStream> {
+pub(crate) fn connect_unix(peer: PeerId, identity: &Identity, patience: Duration) -> io::Result<UnixStream> {
     let name = std::os::unix::net::SocketAddr::from_abstract_name(unix_name(peer))?;
-    handshake::retry(deadline, |left| {
-        let mut stream = UnixStream::connect_addr(&name)?;
-        stream.set_read_timeout(Some(left.min(PATIENCE)))?;
-        handshake::introduce(&mut stream, identity, Purpose::Data)?;
-        stream.set_read_timeout(None)?;
-        Ok(stream)
-    })
+    let mut stream = UnixStream::connect_addr(&name)?;
+    stream.set_read_timeout(Some(patience))?;
+    handshake::introduce(&mut stream, identity, Purpose::Data, 1)?;
+    stream.set_read_timeout(None)?;
+    Ok(stream)
 }
 
-fn bind_data_port(config: &Config, ip: IpAddr) -> Result<TcpListener> {
+/// Binds the first free port of those that the configuration allows: at a loopback address if the job stays
+/// on this machine, else at all addresses.
+pub(crate) fn bind_free_port(config: &Config, ip: IpAddr) -> Result<TcpListener> {
     let ip = match (ip.is_loopback(), ip) {
         (true, ip) => ip,
         (false, IpAddr::V4(_)) => IpAddr::from([0u8; 4]),
@@ -150,66 +171,124 @@ impl Router {
     }
 
     fn accept_tcp(self: Arc<Router>, listener: &TcpListener) {
-        while let Ok((stream, _)) = listener.accept() {
-            if self.stop.load(Ordering::Acquire) {
-                return;
-            }
-            self.clone().admit(move |router| router.greet_tcp(stream));
-        }
+        self.accept(|| listener.accept().map(|(stream, _)| stream), TcpStream::try_clone, Router::greet_tcp);
     }
 
     fn accept_unix(self: Arc<Router>, listener: &UnixListener) {
-        while let Ok((stream, _)) = listener.accept() {
+        self.accept(
+            || listener.accept().map(|(stream, _)| stream),
+            UnixStream::try_clone,
+            Router::greet_unix,
+        );
+    }
+
+    /// Takes connections until the listener stops; each proves itself on a thread of its own.
+    fn accept<S: Cut + Send + 'static>(
+        self: Arc<Router>,
+        next: impl Fn() -> io::Result<S>,
+        duplicate: impl Fn(&S) -> io::Result<S>,
+        greet: fn(&Router, u64, S) -> io::Result<()>,
+    ) {
+        loop {
+            let stream = next();
             if self.stop.load(Ordering::Acquire) {
                 return;
             }
-            self.clone().admit(move |router| router.greet_unix(stream));
-        }
-    }
-
-    /// Greets a connection on a thread of its own, unless too many strangers are at the door.
-    fn admit(self: Arc<Router>, greet: impl FnOnce(&Router) -> io::Result<()> + Send + 'static) {
-        if self.strangers.fetch_add(1, Ordering::AcqRel) >= MAX_STRANGERS {
-            self.strangers.fetch_sub(1, Ordering::AcqRel);
-            return;
-        }
-        let router = self.clone();
-        let spawned = self.clone().spawn("ronde-greet", move |_| {
-            if let Err(error) = greet(&router) {
-                tracing::info!("a connection was refused: {error}");
+            // Out of descriptors, or a connection that was reset before it was taken: others may do better.
+            let Ok((stream, handle)) = stream.and_then(|s| duplicate(&s).map(|handle| (s, handle))) else {
+                std::thread::park_timeout(PAUSE);
+                continue;
+            };
+            let number = lock(&self.strangers).enter(Box::new(move || handle.cut()));
+            let router = self.clone();
+            let spawned = self.clone().spawn("ronde-greet", move |_| {
+                if let Err(error) = greet(&router, number, stream) {
+                    tracing::info!("a connection was refused: {error}");
+                }
+                lock(&router.strangers).cut.remove(&number);
+            });
+            if spawned.is_err() {
+                lock(&self.strangers).cut.remove(&number);
             }
-            router.strangers.fetch_sub(1, Ordering::AcqRel);
-        });
-        if spawned.is_err() {
-            self.strangers.fetch_sub(1, Ordering::AcqRel);
         }
     }
 
-    fn greet_tcp(&self, mut stream: TcpStream) -> io::Result<()> {
+    fn greet_tcp(&self, number: u64, mut stream: TcpStream) -> io::Result<()> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
-        let (peer, purpose) = handshake::receive(&mut stream, &self.identity)?;
+        let Introduction { peer, purpose, streams } = handshake::receive(&mut stream, &self.identity)?;
+        self.no_stranger(number)?;
         stream.set_read_timeout(None)?;
         stream.set_write_timeout(None)?;
-        let gone = |_| io::Error::other("nobody takes connections any more");
         match (purpose, &self.control) {
-            (Purpose::Data, _) => self.arrivals.try_send(Arrival::Tcp(peer, stream)).map_err(|_| gone(())),
-            (Purpose::Control, Some(control)) => control.try_send(stream).map_err(|_| gone(())),
+            (Purpose::Data, _) => self.arrived(Arrival::Tcp(peer, stream, streams)),
+            (Purpose::Control, Some(control)) => control
+                .try_send(stream)
+                .map_err(|_| io::Error::other("the coordinator here takes nobody more")),
             (Purpose::Control, None) => Err(io::Error::other("no coordinator runs here")),
         }
     }
 
-    fn greet_unix(&self, mut stream: UnixStream) -> io::Result<()> {
+    fn greet_unix(&self, number: u64, mut stream: UnixStream) -> io::Result<()> {
         let other = rustix::net::sockopt::socket_peercred(&stream)?;
         if other.uid != rustix::process::geteuid() {
             return Err(io::Error::other("a process of another user"));
         }
         stream.set_read_timeout(Some(PATIENCE))?;
-        let (peer, _) = handshake::receive(&mut stream, &self.identity)?;
+        let Introduction { peer, .. } = handshake::receive(&mut stream, &self.identity)?;
+        self.no_stranger(number)?;
         stream.set_read_timeout(None)?;
-        self.arrivals
-            .try_send(Arrival::Unix(peer, stream))
-            .map_err(|_| io::Error::other("nobody takes connections any more"))
+        self.arrived(Arrival::Unix(peer, stream))
+    }
+
+    /// From here on nobody cuts the connection, unless that has just happened.
+    fn no_stranger(&self, number: u64) -> io::Result<()> {
+        match lock(&self.strangers).cut.remove(&number) {
+            Some(_) => Ok(()),
+            None => Err(io::Error::other("too many connections at one time")),
+        }
+    }
+
+    fn arrived(&self, arrival: Arrival) -> io::Result<()> {
+        self.arrivals.try_send(arrival).map_err(|_| io::Error::other("nobody takes connections any more"))
+    }
+}
+
+/// Ends both directions of a connection.
+trait Cut {
+    fn cut(&self);
+}
+
+impl Cut for TcpStream {
+    fn cut(&self) {
+        // Fails if the other side was quicker, which is as good.
+        let _ = self.shutdown(Shutdown::Both);
+    }
+}
+
+impl Cut for UnixStream {
+    fn cut(&self) {
+        let _ = self.shutdown(Shutdown::Both);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    #[test]
+    fn the_oldest_strangers_are_cut_first() {
+        let cut = Arc::new(AtomicUsize::new(0));
+        let mut strangers = Strangers::default();
+        for arrived in 0..MAX_STRANGERS + 3 {
+            let cut = cut.clone();
+            strangers.enter(Box::new(move || {
+                assert_eq!(cut.fetch_add(1, Ordering::Relaxed), arrived);
+            }));
+            assert!(strangers.cut.len() <= MAX_STRANGERS);
+        }
+        assert_eq!(cut.load(Ordering::Relaxed), 3);
     }
 }

@@ -4,26 +4,34 @@
 //! machine). Whoever hosts the coordinator shares its listener with it.
 
 mod handshake;
+mod id;
+mod interface;
 mod listener;
 mod mesh;
+mod store;
 
 use crate::config::Config;
 use crate::control::{Control, Rendezvous};
 use crate::environment;
-pub(crate) use handshake::{Identity, Purpose};
+pub(crate) use handshake::{Identity, MAX_STREAMS, Purpose};
+pub use id::RondeId;
+pub(crate) use interface::{Family, InterfaceFilter};
 pub(crate) use listener::{Inbox, Listener};
 use ronde_core::error::{Error, Result};
 use ronde_core::membership::{Hello, MemberInfo, View};
 use ronde_core::{PeerId, Rank};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
+pub use store::Store;
 
 /// Sockets to one peer, authenticated and connected.
 #[derive(Default)]
 pub(crate) struct PeerSockets {
     pub(crate) tcp: Vec<TcpStream>,
+    /// How many TCP connections the peer said it would open.
+    expected: usize,
     pub(crate) unix: Option<UnixStream>,
 }
 
@@ -50,19 +58,19 @@ pub(crate) fn join(config: &Config, events: Arc<dyn ControlEvents>) -> Result<Jo
     let alone = config.coordinator.is_none() && config.size.is_none() && config.rank.is_none();
     let own = Config { size: if alone { Some(1) } else { config.size }, ..config.clone() };
     let config = &own;
-    let address = coordinator_address(config)?;
-    let identity = Identity::new(&config.token, new_peer_id()?);
-    let hosting = host_coordinator(config, address, &identity)?;
-    let hosts_coordinator = hosting.is_some();
-    let (listener, inbox) = match hosting {
+    let Meeting { identity, addresses, host } = Meeting::arrange(config, deadline)?;
+    let hosts_coordinator = host.is_some();
+    let (listener, inbox) = match host {
         Some(both) => both,
-        None => Listener::bind(config, address.ip(), &identity, None)?,
+        None => {
+            let ip = addresses.first().map_or(IpAddr::from([127, 0, 0, 1]), SocketAddr::ip);
+            Listener::new(config, &identity, listener::bind_free_port(config, ip)?, false)?
+        }
     };
-    // Port 0 (a job of one) was chosen by the system when it was bound.
-    let port = if hosts_coordinator { listener.port() } else { address.port() };
-    let address = SocketAddr::new(address.ip(), port);
-    let stream = handshake::connect(address, &identity, Purpose::Control, deadline)
-        .map_err(|e| Error::join(format!("no coordinator at {address}: {e}")))?;
+    let stream = handshake::connect(&addresses, &identity, Purpose::Control, 1, deadline).map_err(|e| {
+        let tried: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        Error::join(format!("no coordinator at {}: {e}", tried.join(", ")))
+    })?;
     let info = describe(config, &identity, &listener, &stream)?;
     let hello = Hello {
         version: ronde_core::membership::VERSION,
@@ -71,21 +79,70 @@ pub(crate) fn join(config: &Config, events: Arc<dyn ControlEvents>) -> Result<Jo
         hosts_coordinator,
         info,
     };
-    let rendezvous = Rendezvous::new(stream, hello, deadline)?;
-    let (view, rank, rendezvous) = rendezvous.await_view()?;
-    let sockets = mesh::connect(config, &view, rank, &identity, &inbox, deadline)?;
-    let control = rendezvous.activate(&view, rank, config, events, listener)?;
+    let (view, rank, stream) = Rendezvous::new(stream, hello, deadline)?.await_view()?;
+    let control = Control::start(stream, &view, rank, config, events)?;
+    control.keep(listener);
+    let sockets = mesh::connect(config, &view, rank, &identity, &inbox, &control, deadline)?;
+    control.activate(view.epoch, deadline)?;
     Ok(Joined { view, rank, sockets, control })
 }
 
-fn new_peer_id() -> Result<PeerId> {
+pub(crate) fn new_peer_id() -> Result<PeerId> {
     let mut id = [0u8; 16];
     handshake::fill_random(&mut id)?;
     Ok(PeerId(id))
 }
 
-/// The coordinator's address; a job of one needs none.
-fn coordinator_address(config: &Config) -> Result<SocketAddr> {
+/// Where this process meets the others.
+struct Meeting {
+    identity: Identity,
+    /// Of the coordinator.
+    addresses: Vec<SocketAddr>,
+    /// This process's listener, if it hosts the coordinator.
+    host: Option<(Listener, Inbox)>,
+}
+
+impl Meeting {
+    fn arrange(config: &Config, deadline: Instant) -> Result<Meeting> {
+        let id = match (&config.id, &config.store) {
+            (Some(id), _) => Some(id.clone()),
+            (None, Some(store)) => Some(store::exchange(&**store, config, deadline)?),
+            (None, None) => None,
+        };
+        match id {
+            Some(id) => Meeting::by_id(&id, config),
+            None => Meeting::at_address(config),
+        }
+    }
+
+    fn by_id(id: &RondeId, config: &Config) -> Result<Meeting> {
+        let addresses = id.addresses(config)?;
+        match id.take_host() {
+            Some(id::Host { identity, listener, inbox }) => {
+                Ok(Meeting { identity, addresses, host: Some((listener, inbox)) })
+            }
+            None => {
+                let identity = Identity::new(id.token(), new_peer_id()?);
+                Ok(Meeting { identity, addresses, host: None })
+            }
+        }
+    }
+
+    fn at_address(config: &Config) -> Result<Meeting> {
+        let mut addresses = coordinator_addresses(config)?;
+        let identity = Identity::new(&config.token, new_peer_id()?);
+        let host = host_coordinator(config, &addresses, &identity)?;
+        if let Some((listener, _)) = &host {
+            // Port 0 (a job of one) was chosen by the system when it was bound.
+            addresses.retain(|a| a.ip() == listener.address().ip());
+            addresses.iter_mut().for_each(|a| a.set_port(listener.port()));
+        }
+        Ok(Meeting { identity, addresses, host })
+    }
+}
+
+/// The coordinator's addresses; a job of one needs none.
+fn coordinator_addresses(config: &Config) -> Result<Vec<SocketAddr>> {
     let text = match &config.coordinator {
         Some(text) => text.as_str(),
         None if config.size.unwrap_or(1) == 1 => "127.0.0.1:0",
@@ -95,34 +152,44 @@ fn coordinator_address(config: &Config) -> Result<SocketAddr> {
             ));
         }
     };
-    let mut found = text
+    let found = text
         .to_socket_addrs()
         .map_err(|e| Error::join(format!("the coordinator's address \"{text}\" means nothing here: {e}")))?;
-    let address = found.next().ok_or_else(|| Error::join(format!("\"{text}\" has no address")))?;
-    if !address.ip().is_loopback() && !config.insecure {
+    let found: Vec<SocketAddr> = found.filter(|a| config.family.allows(a.ip())).collect();
+    if found.is_empty() {
         return Err(Error::join(format!(
-            "{address} is beyond loopback and encryption is not built yet: set RONDE_INSECURE=1 (and \
-             RONDE_TOKEN) on a network that you trust"
+            "\"{text}\" has no address of a family that RONDE_SOCKET_FAMILY allows"
         )));
     }
-    Ok(address)
+    found.iter().try_for_each(|address| refuse_open_networks(config, *address))?;
+    Ok(found)
 }
 
-/// Binds the coordinator's address if it is this process's to host.
+/// Until connections are encrypted, leaving the machine takes an explicit word.
+pub(crate) fn refuse_open_networks(config: &Config, address: SocketAddr) -> Result<()> {
+    if address.ip().is_loopback() || config.insecure {
+        return Ok(());
+    }
+    Err(Error::join(format!(
+        "{address} is beyond loopback and encryption is not built yet: set RONDE_INSECURE=1 (and RONDE_TOKEN) on a \
+         network that you trust"
+    )))
+}
+
+/// Binds one of the coordinator's addresses if it is this process's to host.
 fn host_coordinator(
     config: &Config,
-    address: SocketAddr,
+    addresses: &[SocketAddr],
     identity: &Identity,
 ) -> Result<Option<(Listener, Inbox)>> {
     if config.rank.is_some_and(|rank| rank != 0) {
         return Ok(None);
     }
-    match Listener::bind(config, address.ip(), identity, Some(address)) {
-        Ok(both) => Ok(Some(both)),
-        // In use: a coordinator of its own runs there, or another process was quicker. Not of this
-        // machine: it runs elsewhere. If it is neither, connecting says so.
-        Err(_) if address.port() != 0 => Ok(None),
-        Err(error) => Err(error),
+    // In use: a coordinator of its own runs there, or another process was quicker. Not of this machine: it
+    // runs elsewhere. If it is neither, connecting says so.
+    match addresses.iter().find_map(|address| TcpListener::bind(address).ok()) {
+        Some(tcp) => Listener::new(config, identity, tcp, true).map(Some),
+        None => Ok(None),
     }
 }
 
@@ -132,17 +199,24 @@ fn describe(
     listener: &Listener,
     control: &TcpStream,
 ) -> Result<MemberInfo> {
-    let local = control.local_addr().map_err(|e| Error::resource(format!("no local address: {e}")))?;
-    let seen = SocketAddr::new(local.ip(), listener.port());
+    let port = listener.port();
     let addresses = match &config.advertise {
-        None => vec![seen],
         Some(text) => {
-            let with_port =
-                if text.contains(':') { text.clone() } else { format!("{text}:{}", listener.port()) };
+            let with_port = if text.contains(':') { text.clone() } else { format!("{text}:{port}") };
             let found = with_port
                 .to_socket_addrs()
                 .map_err(|e| Error::join(format!("RONDE_ADVERTISE \"{text}\" is no address: {e}")))?;
             found.collect()
+        }
+        // On loopback the whole job is on this machine.
+        None if !config.interfaces.is_empty() && !listener.address().ip().is_loopback() => {
+            config.interfaces.addresses(config.family, port)?
+        }
+        // The way to the coordinator is a way to the others.
+        None => {
+            let local = control.local_addr();
+            let local = local.map_err(|e| Error::resource(format!("no local address: {e}")))?;
+            vec![SocketAddr::new(local.ip(), port)]
         }
     };
     Ok(MemberInfo {

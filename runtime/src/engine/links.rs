@@ -19,8 +19,8 @@ use std::sync::Arc;
 pub(crate) struct LinkState {
     /// Name of the transport; empty for one's own entry.
     pub(crate) transport: &'static str,
-    /// Duplicates of its descriptors.
-    pub(crate) descriptors: Vec<OwnedFd>,
+    /// Duplicate of the descriptor to poll before a sleep.
+    pub(crate) descriptor: Option<OwnedFd>,
     /// The peer has left in order.
     pub(crate) left: bool,
 }
@@ -61,18 +61,18 @@ fn open_one(
     if let Some(socket) = sockets.unix
         && config.allows_transport("shm")
     {
-        let descriptors = vec![duplicate(socket.as_fd())?];
+        let descriptor = Some(duplicate(socket.as_fd())?);
         let deadline = std::time::Instant::now() + config.connect_timeout;
         let link = ShmLink::connect(peer, socket, &ShmOptions::default(), registry.clone(), deadline)
             .map_err(|e| e.to_string())?;
-        return Ok((Box::new(link), LinkState { transport: "shm", descriptors, left: false }));
+        return Ok((Box::new(link), LinkState { transport: "shm", descriptor, left: false }));
     }
     if sockets.tcp.is_empty() {
         return Err("no transport that both sides allow (see RONDE_TRANSPORTS)".into());
     }
-    let descriptors = sockets.tcp.iter().map(|s| duplicate(s.as_fd())).collect::<Result<_, _>>()?;
     let link = TcpLink::new(peer, sockets.tcp, &TcpOptions::default()).map_err(|e| e.to_string())?;
-    Ok((Box::new(link), LinkState { transport: "tcp", descriptors, left: false }))
+    let descriptor = link.descriptor().map(duplicate).transpose()?;
+    Ok((Box::new(link), LinkState { transport: "tcp", descriptor, left: false }))
 }
 
 /// Ranks on this process's machine, itself included.

@@ -11,7 +11,7 @@ use std::time::Duration;
 /// Ends the sleep of whoever blocks.
 pub(crate) struct Waker {
     event: OwnedFd,
-    /// Duplicates of every link's descriptors with the link's number: valid without the lock.
+    /// Duplicates of every link's descriptor with the link's number: valid without the lock.
     sources: Vec<(usize, OwnedFd)>,
 }
 
@@ -21,7 +21,7 @@ impl Waker {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| failed(&e))?;
         let mut sources = Vec::new();
         for (link, state) in links.iter().enumerate() {
-            for descriptor in &state.descriptors {
+            if let Some(descriptor) = &state.descriptor {
                 sources.push((link, descriptor.try_clone().map_err(|e| failed(&e))?));
             }
         }

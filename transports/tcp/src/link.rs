@@ -12,7 +12,7 @@ use ronde_core::transport::{
 use rustix::io::Errno;
 use std::io;
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// Payloads from this size are spread over the streams; smaller frames take the first with room.
 const SPREAD_BYTES: usize = 64 << 10;
@@ -58,6 +58,14 @@ impl TcpLink {
         let streams = streams.into_iter().map(|socket| Stream::new(socket, options)).collect();
         let outbox = Outbox::new();
         Ok(TcpLink { link, streams, outbox, watch, turn: 0, send_failure: None, failure: None })
+    }
+
+    /// What to poll before a sleep, as [`Link::wake_source`] numbers it; `None` after the end.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match &self.watch {
+            Some(watch) => Some(watch.descriptor()),
+            None => Some(self.streams.first()?.socket.as_fd()),
+        }
     }
 
     /// The stream that can begin a frame at once, if any.
@@ -187,10 +195,7 @@ impl Link for TcpLink {
         if self.failure.is_some() {
             return None;
         }
-        let descriptor = match &self.watch {
-            Some(watch) => watch.descriptor(),
-            None => self.streams.first()?.socket.as_raw_fd(),
-        };
+        let descriptor = self.descriptor()?.as_raw_fd();
         Some(WakeSource { descriptor, write: !self.outbox.is_idle() })
     }
 

@@ -3,7 +3,7 @@
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 use std::net::TcpStream;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// An epoll descriptor over the streams of one link.
 pub(crate) struct Watch {
@@ -23,8 +23,8 @@ impl Watch {
         Ok(Watch { epoll, interests })
     }
 
-    pub(crate) fn descriptor(&self) -> i32 {
-        self.epoll.as_raw_fd()
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
     }
 
     /// Before a sleep: a stream that the peer has ended is always readable and must not wake, one

@@ -1,0 +1,232 @@
+//! Joining: the three ways to start, and everything that can go wrong before there is a group. Ranks are
+//! threads here, since a process may hold several.
+
+use ronde::{Config, Error, Group, ReduceOp, Result, RondeId, Store};
+use ronde_multiprocess::free_port;
+use std::collections::HashMap;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+fn at(port: u16) -> Config {
+    Config::new().coordinator(format!("127.0.0.1:{port}")).connect_timeout(Duration::from_secs(20))
+}
+
+/// Joins with each of these configurations at once.
+fn join_all(configs: Vec<Config>) -> Vec<Result<Group>> {
+    let threads: Vec<_> = configs.into_iter().map(|c| std::thread::spawn(move || c.join())).collect();
+    threads.into_iter().map(|t| t.join().expect("no panic")).collect()
+}
+
+/// Runs a sum over the groups, checks it on each, and closes them.
+fn expect_working(groups: Vec<Result<Group>>, count: usize) {
+    let n = groups.len() as u64;
+    let threads: Vec<_> = groups
+        .into_iter()
+        .map(|group| {
+            let group = group.expect("join");
+            std::thread::spawn(move || {
+                assert_eq!(u64::from(group.size()), n);
+                let mut data: Vec<u64> = (0..count as u64).map(|i| i + u64::from(group.rank())).collect();
+                let _ = group.all_reduce(&mut data, ReduceOp::Sum).expect("all-reduce");
+                assert!(data.iter().zip(0..).all(|(&x, i)| x == n * i + n * (n - 1) / 2));
+                group.close().expect("close");
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|t| t.join().expect("a rank"));
+}
+
+fn errors(groups: Vec<Result<Group>>) -> Vec<String> {
+    let text = |g: Result<Group>| g.err().map(|e| e.to_string()).unwrap_or_else(|| "it joined".into());
+    groups.into_iter().map(text).collect()
+}
+
+#[test]
+fn by_an_id_that_any_rank_made() {
+    let id = RondeId::create(&Config::new()).unwrap();
+    let copy = RondeId::from_bytes(id.as_bytes()).unwrap();
+    let ranks = (0..3u32).map(|r| Config::new().id(&copy).rank(r).size(3)).collect();
+    expect_working(join_all(ranks), 1000);
+}
+
+#[test]
+fn an_id_serves_one_job_and_its_token_is_its_own() {
+    let (a, b) = (RondeId::create(&Config::new()).unwrap(), RondeId::create(&Config::new()).unwrap());
+    assert_ne!(a.as_bytes(), b.as_bytes());
+    let one = |id: &RondeId| Config::new().id(id).rank(0).size(1);
+    expect_working(join_all(vec![one(&a)]), 5);
+    expect_working(join_all(vec![one(&b)]), 5);
+    let again = one(&a).connect_timeout(Duration::from_millis(300)).join().map(drop);
+    assert!(matches!(again, Err(Error::Join(_))), "{again:?}");
+}
+
+#[derive(Default)]
+struct Memory {
+    values: Mutex<HashMap<String, Vec<u8>>>,
+    changed: Condvar,
+}
+
+impl Store for Memory {
+    fn set(&self, key: &str, value: &[u8]) -> Result<()> {
+        self.values.lock().unwrap().insert(key.into(), value.into());
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    fn get(&self, key: &str, patience: Duration) -> Result<Vec<u8>> {
+        let values = self.values.lock().unwrap();
+        let (values, _) =
+            self.changed.wait_timeout_while(values, patience, |v| !v.contains_key(key)).unwrap();
+        values.get(key).cloned().ok_or_else(|| Error::join(format!("nobody set {key}")))
+    }
+}
+
+#[test]
+fn over_a_store() {
+    let store = Arc::new(Memory::default());
+    let ranks = (0..4u32).map(|r| Config::new().store(store.clone()).rank(r).size(4)).collect();
+    expect_working(join_all(ranks), 1);
+}
+
+#[test]
+fn a_store_that_fails_or_stays_empty_is_an_error() {
+    let store = Arc::new(Memory::default());
+    let waiting = Config::new().store(store.clone()).rank(1).size(2);
+    let error = waiting.connect_timeout(Duration::from_millis(200)).join().map(drop).unwrap_err();
+    assert!(error.to_string().contains("nobody set"), "{error}");
+    let unranked = Config::new().store(store).size(2).join().map(drop).unwrap_err();
+    assert!(unranked.to_string().contains("rank"), "{unranked}");
+}
+
+#[test]
+fn over_ip_version_6() {
+    if TcpListener::bind(("::1", 0)).is_err() {
+        eprintln!("skipped: this machine has no IPv6");
+        return;
+    }
+    let port = TcpListener::bind(("::1", 0)).unwrap().local_addr().unwrap().port();
+    let config = |r| {
+        let config = Config::new().coordinator(format!("[::1]:{port}")).rank(r).size(3);
+        config.transports(["tcp"]).unwrap()
+    };
+    expect_working(join_all((0..3).map(config).collect()), 5000);
+}
+
+#[test]
+fn several_streams_to_each_peer() {
+    let port = free_port();
+    // Not all ranks need the same number.
+    let config = |r: u32| at(port).rank(r).size(3).streams(1 + 2 * r as u8).transports(["tcp"]).unwrap();
+    expect_working(join_all((0..3).map(config).collect()), 1 << 20);
+}
+
+#[test]
+fn ranks_by_order_of_arrival() {
+    let port = free_port();
+    expect_working(join_all((0..4).map(|_| at(port).size(4)).collect()), 3);
+}
+
+#[test]
+fn a_wrong_token_is_refused_at_once() {
+    let port = free_port();
+    let started = Instant::now();
+    let host = at(port).rank(0).size(2).token("right").connect_timeout(Duration::from_secs(2));
+    let texts = errors(join_all(vec![host, at(port).rank(1).size(2).token("wrong")]));
+    assert!(texts[1].contains("token"), "{texts:?}");
+    assert!(texts[0].contains("1 of 2 ranks have come") && texts[0].contains("[1]"), "{texts:?}");
+    assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn impossible_sizes_and_ranks_are_named_on_every_rank() {
+    for (a, b, word) in [((0, 2), (1, 3), "size"), ((0, 2), (0, 2), "rank 0"), ((0, 2), (2, 2), "rank 2")] {
+        let port = free_port();
+        let started = Instant::now();
+        let config = |(rank, size)| at(port).rank(rank).size(size);
+        let texts = errors(join_all(vec![config(a), config(b)]));
+        for text in &texts {
+            assert!(text.contains(word), "{a:?} {b:?}: {texts:?}");
+        }
+        assert!(started.elapsed() < Duration::from_secs(10), "{a:?} {b:?}");
+    }
+}
+
+#[test]
+fn no_coordinator_names_the_address() {
+    let port = free_port();
+    let error = at(port).rank(1).size(2).connect_timeout(Duration::from_millis(300)).join().map(drop);
+    let text = error.unwrap_err().to_string();
+    assert!(text.contains(&format!("127.0.0.1:{port}")), "{text}");
+}
+
+#[test]
+fn another_program_on_the_port_is_no_coordinator() {
+    // One that says nothing, one that answers with garbage.
+    for answer in [&b""[..], &[0x5a; 4096]] {
+        let foreign = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = foreign.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            let mut kept = Vec::new();
+            while let Ok((mut stream, _)) = foreign.accept() {
+                let _ = stream.write_all(answer);
+                kept.push(stream);
+            }
+        });
+        let started = Instant::now();
+        let error = at(port).rank(0).size(2).connect_timeout(Duration::from_millis(500)).join().map(drop);
+        let text = error.unwrap_err().to_string();
+        assert!(text.contains(&port.to_string()), "{text}");
+        assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    }
+}
+
+/// Connections that say nothing, garbage, or half of a preamble do not keep anybody out.
+#[test]
+fn strangers_at_the_door_do_not_keep_members_out() {
+    let port = free_port();
+    let host = at(port).rank(0).size(3);
+    let joining = std::thread::spawn(move || host.join());
+    let mut strangers = Vec::new();
+    while strangers.len() < 600 {
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+        match strangers.len() % 3 {
+            0 => {}
+            1 => drop(stream.write_all(&[0xff; 200])),
+            _ => drop(stream.write_all(b"RONDE\0\x02\x01")),
+        }
+        strangers.push(stream);
+    }
+    let mut groups = join_all(vec![at(port).rank(1).size(3), at(port).rank(2).size(3)]);
+    groups.insert(0, joining.join().unwrap());
+    expect_working(groups, 100);
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let error = at(free_port()).rank(1).size(2).ports(port, port).join().map(drop).unwrap_err();
+    assert!(matches!(error, Error::Resource(_)), "{error:?}");
+    assert!(error.to_string().contains(&port.to_string()) && error.to_string().contains("RONDE_PORT"));
+}
+
+#[test]
+fn no_transport_in_common_is_named() {
+    let (port, started) = (free_port(), Instant::now());
+    let config = |r, t| at(port).rank(r).size(2).transports([t]).unwrap();
+    let texts = errors(join_all(vec![config(0, "tcp"), config(1, "shm")]));
+    assert!(texts[1].contains("RONDE_TRANSPORTS"), "{texts:?}");
+    // The other does not wait for its deadline.
+    assert!(texts[0].contains("rank 1 was lost") || texts[0].contains("peer 1"), "{texts:?}");
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+}
+
+#[test]
+fn beyond_loopback_takes_an_explicit_word() {
+    let error = Config::new().coordinator("192.0.2.1:7000").rank(1).size(2).join().map(drop).unwrap_err();
+    assert!(error.to_string().contains("RONDE_INSECURE"), "{error}");
+    let id = RondeId::create(&Config::new().insecure(true).interfaces("=nosuch0"));
+    assert!(id.unwrap_err().to_string().contains("RONDE_SOCKET_IFNAME"));
+}
