@@ -123,6 +123,15 @@ impl Shared {
         self.groups[group.0].returned_through(tag)
     }
 
+    /// The peer behind `link` has returned from all ops of this tag below `through`.
+    pub(crate) fn peer_returned(&mut self, group: GroupIndex, link: usize, tag: Tag, through: crate::Seq) {
+        let state = &mut self.groups[group.0];
+        let Some(rank) = state.rank_of(link) else { return };
+        if let Some(below) = state.peer_returned(rank, tag, through) {
+            self.log.release(group, tag, below, &mut self.pool);
+        }
+    }
+
     pub(crate) fn submit_control(
         &mut self,
         group: GroupIndex,
@@ -372,6 +381,15 @@ impl<P: Plan> Executor<P> {
     /// Asks the members that hold log entries back to say how far they are.
     pub fn ask_for_acknowledgement(&mut self, links: &mut Links) {
         self.shared.ask_laggards(links);
+    }
+
+    /// The peer behind `link` has left in order, so it needs nothing more of any op.
+    pub fn peer_left(&mut self, link: usize) {
+        for group in (0..self.shared.groups.len()).map(GroupIndex) {
+            for tag in self.shared.groups[group.0].tags() {
+                self.shared.peer_returned(group, link, tag, crate::Seq(u64::MAX));
+            }
+        }
     }
 
     /// What the coordinator should hear.

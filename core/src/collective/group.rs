@@ -83,6 +83,11 @@ impl GroupState {
         &mut self.tags[at]
     }
 
+    /// Every tag that was used.
+    pub(crate) fn tags(&self) -> Vec<Tag> {
+        self.tags.iter().map(|state| state.tag).collect()
+    }
+
     /// Gives the next op of this tag its number; also says what has returned.
     pub(crate) fn next_op(&mut self, tag: Tag) -> (OpId, Seq) {
         let (group, generation) = (self.id, self.generation);

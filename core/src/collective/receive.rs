@@ -317,13 +317,8 @@ impl<P: Plan> Executor<P> {
             return;
         }
         let Some(group) = self.group_of(&header.op) else { return };
+        self.shared.peer_returned(group, link, header.op.tag, header.returned_through);
         let shared = &mut self.shared;
-        let Some(rank) = shared.groups[group.0].rank_of(link) else { return };
-        if let Some(below) =
-            shared.groups[group.0].peer_returned(rank, header.op.tag, header.returned_through)
-        {
-            shared.log.release(group, header.op.tag, below, &mut shared.pool);
-        }
         let through = header.returned_through;
         let (id, tag) = (header.op.group, header.op.tag);
         shared.owed.retain(|owed| {

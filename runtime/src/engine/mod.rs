@@ -263,16 +263,15 @@ impl Engine {
     }
 
     fn drain_log(&self, until: std::time::Instant) {
-        let mut asked = false;
         loop {
             let mut inner = lock(&self.inner);
             if inner.executor.log_is_empty() || self.failure().is_some() {
                 return;
             }
-            if !asked {
+            {
+                // Asks once about each entry that becomes the oldest.
                 let inner = &mut *inner;
                 inner.executor.ask_for_acknowledgement(&mut inner.links);
-                asked = true;
             }
             self.poll(&mut inner);
             let now = std::time::Instant::now();
@@ -324,6 +323,8 @@ impl Engine {
             drop(inner);
             if let Some(result) = result {
                 callback(&result);
+                // Somebody may wait for what the callback did.
+                self.ended.notify_all();
             }
             inner = lock(&self.inner);
         }
@@ -358,6 +359,7 @@ impl Engine {
         announced.news.store(false, Ordering::Release);
         for rank in lock(&announced.left).drain(..) {
             inner.link_states[rank.index()].left = true;
+            inner.executor.peer_left(rank.index());
             // A link that ended because its peer left in order needs no verdict.
             inner.pending_verdict.take_if(|(.., about)| *about == Some(rank.index()));
             self.check_left(inner, rank.index());

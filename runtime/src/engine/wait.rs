@@ -41,18 +41,38 @@ impl Engine {
         result
     }
 
+    /// Moves everything that can be moved.
+    pub(crate) fn progress(&self) {
+        let mut inner = lock(&self.inner);
+        self.poll(&mut inner);
+        self.check_time(&mut inner);
+        drop(self.run_callbacks(inner));
+    }
+
     /// Waits for the end of an op, driving all of them.
     pub(crate) fn wait(&self, handle: OpHandle) -> Result<Outcome> {
+        self.drive(|inner| inner.take(handle))
+    }
+
+    /// Waits for something that a callback brings, driving all ops.
+    pub(crate) fn wait_until<T>(&self, done: impl Fn() -> Option<T>) -> T {
+        self.drive(|_| done())
+    }
+
+    fn drive<T>(&self, mut done: impl FnMut(&mut Inner) -> Option<T>) -> T {
         let waiting = Waiting::new(self);
         let mut idle = Idle::default();
         loop {
             let mut inner = lock(&self.inner);
             let moved = self.poll(&mut inner);
-            if let Some(result) = inner.take(handle) {
+            if let Some(result) = done(&mut inner) {
                 self.leave(inner, waiting);
                 return result;
             }
             if moved {
+                if !inner.callbacks.is_empty() {
+                    drop(self.run_callbacks(inner));
+                }
                 idle = Idle::default();
                 continue;
             }

@@ -128,6 +128,11 @@ impl Cluster {
         results.into_iter().flatten().collect()
     }
 
+    /// Tells a rank that another has left in order.
+    pub fn tell_left(&mut self, rank: usize, who: usize) {
+        self.peers[rank].executor.peer_left(who);
+    }
+
     /// What a rank wants the coordinator to hear.
     pub fn effects(&mut self, rank: usize) -> Vec<Effect> {
         self.peers[rank].executor.take_effects()
