@@ -1,7 +1,8 @@
 //! The group handle: what users call.
 
 use crate::config::Config;
-use crate::engine::{self, Engine};
+use crate::engine::Engine;
+use crate::op::Op;
 use crate::validate;
 use ronde_algorithms::{Algorithm, Topology, Tuning};
 use ronde_core::call::{Call, CallOptions, Shape};
@@ -11,8 +12,8 @@ use ronde_core::memory::{Arena, Pod, lend};
 use ronde_core::reduce::{Kernels, Reduction};
 use ronde_core::{Collective, DType, GroupId, Rank, ReduceOp, Tag};
 use ronde_shm::SharedBuffer;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Tag of the library's own calls on a group.
@@ -54,14 +55,6 @@ struct Inner {
     is_world: bool,
 }
 
-/// An operation in flight. Dropping it lets the op run on to its end; its buffers must stay valid
-/// until then.
-pub struct Op {
-    engine: Arc<Engine>,
-    handle: OpHandle,
-    result: Mutex<Option<Result<Outcome>>>,
-}
-
 /// One link of a group, with what moved over it.
 #[derive(Clone, Debug)]
 pub struct LinkInfo {
@@ -71,45 +64,6 @@ pub struct LinkInfo {
     pub transport: &'static str,
     /// Host name of the other side.
     pub host: String,
-}
-
-impl Op {
-    /// The result if the op has ended; makes progress.
-    pub fn test(&self) -> Option<Result<Outcome>> {
-        let mut kept = engine::lock(&self.result);
-        if kept.is_none() {
-            *kept = self.engine.test(self.handle);
-        }
-        kept.clone()
-    }
-
-    /// Waits for the end; makes progress on this thread. Bounded by the call's deadline.
-    pub fn wait(&self) -> Result<Outcome> {
-        let mut kept = engine::lock(&self.result);
-        kept.get_or_insert_with(|| self.engine.wait(self.handle)).clone()
-    }
-
-    /// Calls `f` once when the op ends (at once if it has), on whichever thread notices. Takes the op,
-    /// since the callback gets its result.
-    pub fn on_complete(self, f: impl FnOnce(&Result<Outcome>) + Send + 'static) {
-        let kept = engine::lock(&self.result).clone();
-        match kept {
-            Some(result) => f(&result),
-            None => {
-                // The callback takes the result now, so dropping this handle must not.
-                *engine::lock(&self.result) = Some(Err(Misuse::Closed.into()));
-                self.engine.on_complete(self.handle, Box::new(f));
-            }
-        }
-    }
-}
-
-impl Drop for Op {
-    fn drop(&mut self) {
-        if engine::lock(&self.result).is_none() {
-            self.engine.on_complete(self.handle, Box::new(|_| ()));
-        }
-    }
 }
 
 impl Config {
@@ -188,7 +142,7 @@ impl Group {
     pub fn start(&self, call: Call) -> Result<Op> {
         let handle = self.submit(call)?;
         self.inner.engine.hand_to_background();
-        Ok(Op { engine: self.inner.engine.clone(), handle, result: Mutex::new(None) })
+        Ok(Op::new(self.inner.engine.clone(), handle))
     }
 
     /// Makes a call and waits for its end on this thread.
@@ -203,6 +157,11 @@ impl Group {
         let started: Vec<Result<OpHandle>> = calls.into_iter().map(|call| self.submit(call)).collect();
         let ended = started.into_iter().map(|handle| self.inner.engine.wait(handle?));
         ended.collect::<Vec<_>>().into_iter().collect()
+    }
+
+    /// Bytes that a call reads and writes on this rank: the least lengths of its input and output.
+    pub fn buffer_bytes(&self, call: &Call) -> Result<(usize, usize)> {
+        Ok(validate::buffer_bytes(call, self.inner.rank, self.size())?)
     }
 
     fn submit(&self, mut call: Call) -> Result<OpHandle> {

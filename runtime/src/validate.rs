@@ -6,21 +6,25 @@ use ronde_core::error::{Misuse, Result};
 use ronde_core::reduce::Reduction;
 use ronde_core::{Collective, Rank, Segment};
 
-/// Bytes that a call needs in its input and output.
-struct Need {
-    input: usize,
-    output: usize,
-}
-
 /// Checks a call; returns whether it is in place.
 pub(crate) fn check(call: &Call, rank: Rank, size: u32) -> Result<bool, Misuse> {
+    let (input, output) = buffer_bytes(call, rank, size)?;
+    check_len("input", &call.input, input)?;
+    check_len("output", &call.output, output)?;
+    in_place(call, rank)
+}
+
+/// Bytes that a call needs in its input and output.
+pub(crate) fn buffer_bytes(call: &Call, rank: Rank, size: u32) -> Result<(usize, usize), Misuse> {
     check_peer(call, rank, size)?;
     check_reduction(call)?;
     check_blocks(call, rank, size)?;
-    let need = need(call, rank, size)?;
-    check_len("input", &call.input, need.input)?;
-    check_len("output", &call.output, need.output)?;
-    in_place(call, rank)
+    need(call, rank, size)
+}
+
+/// The name of an algorithm as [`ronde_core::call::CallOptions`] takes it; the error lists those known.
+pub fn algorithm_name(name: &str) -> Result<&'static str, Misuse> {
+    algorithm(name).map(Algorithm::name)
 }
 
 /// The algorithm with this name.
@@ -97,7 +101,7 @@ fn extent(blocks: &Blocks) -> Option<usize> {
     ends.map(|(offset, count)| offset.checked_add(*count)).try_fold(0, |most, end| Some(most.max(end?)))
 }
 
-fn need(call: &Call, rank: Rank, size: u32) -> Result<Need, Misuse> {
+fn need(call: &Call, rank: Rank, size: u32) -> Result<(usize, usize), Misuse> {
     use Collective::*;
     let element = call.dtype.size();
     let overflow = Misuse::CountOverflow { count: call.count, size: element };
@@ -111,7 +115,7 @@ fn need(call: &Call, rank: Rank, size: u32) -> Result<Need, Misuse> {
     let all = bytes(call.count.checked_mul(size as usize))?;
     let at_root = |n: usize| if call.peer == rank.0 { n } else { 0 };
     let own = |blocks: &Blocks| blocks.counts.get(rank.index()).copied();
-    let (input, output) = match call.collective {
+    Ok(match call.collective {
         AllReduce => (one, one),
         Reduce => (one, at_root(one)),
         Broadcast => (at_root(one), one),
@@ -130,8 +134,7 @@ fn need(call: &Call, rank: Rank, size: u32) -> Result<Need, Misuse> {
         ScatterV if call.peer == rank.0 => (bytes(extent(&call.send))?, bytes(own(&call.send))?),
         GatherV => (one, 0),
         ScatterV => (0, one),
-    };
-    Ok(Need { input, output })
+    })
 }
 
 fn check_len(what: &'static str, segment: &Segment, need: usize) -> Result<(), Misuse> {

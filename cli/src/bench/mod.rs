@@ -121,7 +121,7 @@ fn measure_rows(
     sink: &mut Sink,
     totals: &mut Totals,
 ) -> Result<()> {
-    let method = method(args);
+    let method = method(args)?;
     let count_of = |case: &Case, bytes: u64| case.target.count(bytes, case.dtype.size(), backend.ranks());
     let largest = sizes.iter().copied().max().unwrap_or(0);
     // A batch of small vectors may take more than one large vector: all sizes are asked.
@@ -224,8 +224,8 @@ fn columns(args: &BenchArgs) -> Columns {
     Columns { cpu_time: args.cpu_time, per_iter: args.per_iter, timestamps: args.timestamps }
 }
 
-fn method(args: &BenchArgs) -> Method {
-    Method {
+fn method(args: &BenchArgs) -> ronde::Result<Method> {
+    Ok(Method {
         iters: args.iters,
         agg_iters: args.agg_iters,
         warmup_iters: args.warmup_iters,
@@ -237,22 +237,26 @@ fn method(args: &BenchArgs) -> Method {
         per_iter_skip: args.per_iter_skip,
         unalign: args.unalign,
         registered: args.registered,
-        options: options(args),
-    }
+        options: options(args)?,
+    })
 }
 
 /// The options of every measured call.
-fn options(args: &BenchArgs) -> CallOptions {
-    CallOptions {
+fn options(args: &BenchArgs) -> ronde::Result<CallOptions> {
+    Ok(CallOptions {
         timeout: args.timeout.map(|seconds| Duration::from_secs(u64::from(seconds))),
         tolerance: match args.tolerance {
             ToleranceArg::None => Tolerance::None,
             ToleranceArg::Recover => Tolerance::Recover,
         },
-        // Names are static in the library; this one lives as long as the process, too.
-        algorithm: args.algorithm.clone().map(|name| &*name.leak()),
+        algorithm: args
+            .algorithm
+            .as_deref()
+            .map(ronde::algorithm_name)
+            .transpose()
+            .map_err(ronde::Error::from)?,
         ..CallOptions::default()
-    }
+    })
 }
 
 fn head(args: &BenchArgs, min: u64, max: u64, devices: &[Device]) -> String {
