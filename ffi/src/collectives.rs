@@ -1,0 +1,437 @@
+//! The calls. Every one is a `ronde_call`; the named functions only fill it in.
+
+use crate::config::{milliseconds, unknown};
+use crate::group::ronde_group;
+use crate::op::{conclude, ronde_op};
+use crate::reduction;
+use crate::sized::{self, Sized};
+use crate::status::{Status, give, guard, guard_group, handle, text};
+use runtime::{
+    Blocks, Call, CallOptions, Collective, Group, Misuse, Outcome, Result, Segment, Tag, Tolerance,
+};
+use std::ffi::{c_char, c_int, c_void};
+
+/// See the header.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct ronde_options {
+    pub(crate) size: usize,
+    pub(crate) timeout_ms: i64,
+    pub(crate) algorithm: *const c_char,
+    pub(crate) tag: u32,
+    pub(crate) tolerance: i32,
+}
+// SAFETY: `repr(C)`, starts with a `usize`, no padding, pointers and integers take any value.
+unsafe impl Sized for ronde_options {
+    const NAME: &'static str = "ronde_options";
+}
+
+/// See the header.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct ronde_outcome {
+    pub(crate) size: usize,
+    pub(crate) epoch: u64,
+    pub(crate) seq: u64,
+    pub(crate) bytes_sent: u64,
+    pub(crate) bytes_received: u64,
+    pub(crate) algorithm: *const c_char,
+    pub(crate) contributors: u32,
+    pub(crate) reserved: u32,
+}
+// SAFETY: as above.
+unsafe impl Sized for ronde_outcome {
+    const NAME: &'static str = "ronde_outcome";
+}
+
+/// See the header.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct ronde_call {
+    pub(crate) size: usize,
+    pub(crate) collective: c_int,
+    pub(crate) dtype: c_int,
+    pub(crate) reduction: u64,
+    pub(crate) count: usize,
+    pub(crate) send: *const c_void,
+    pub(crate) recv: *mut c_void,
+    pub(crate) send_counts: *const usize,
+    pub(crate) send_offsets: *const usize,
+    pub(crate) recv_counts: *const usize,
+    pub(crate) recv_offsets: *const usize,
+    pub(crate) options: *const ronde_options,
+    pub(crate) peer: i32,
+    pub(crate) reserved: i32,
+}
+// SAFETY: as above.
+unsafe impl Sized for ronde_call {
+    const NAME: &'static str = "ronde_call";
+}
+
+impl ronde_call {
+    fn new(collective: Collective) -> ronde_call {
+        use std::ptr::{null, null_mut};
+        ronde_call {
+            size: size_of::<ronde_call>(),
+            collective: collective as c_int,
+            dtype: 0,
+            reduction: 0,
+            count: 0,
+            send: null(),
+            recv: null_mut(),
+            send_counts: null(),
+            send_offsets: null(),
+            recv_counts: null(),
+            recv_offsets: null(),
+            options: null(),
+            peer: 0,
+            reserved: 0,
+        }
+    }
+}
+
+impl ronde_outcome {
+    pub(crate) fn of(outcome: &Outcome) -> ronde_outcome {
+        ronde_outcome {
+            size: size_of::<ronde_outcome>(),
+            epoch: outcome.epoch.0,
+            seq: outcome.seq.0,
+            bytes_sent: outcome.bytes_sent,
+            bytes_received: outcome.bytes_received,
+            algorithm: algorithm_name(outcome.algorithm),
+            contributors: outcome.contributors,
+            reserved: 0,
+        }
+    }
+}
+
+/// The name of an algorithm as C wants it.
+fn algorithm_name(name: &'static str) -> *const c_char {
+    use std::collections::BTreeMap;
+    use std::ffi::CString;
+    use std::sync::{Mutex, PoisonError};
+    // Few names, each made once and kept.
+    static NAMES: Mutex<BTreeMap<&str, CString>> = Mutex::new(BTreeMap::new());
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    names.entry(name).or_insert_with(|| CString::new(name).unwrap_or_default()).as_ptr()
+}
+
+/// # Safety
+///
+/// `place` is null or a `ronde_options` whose string is alive.
+unsafe fn options(place: *const ronde_options) -> Result<CallOptions> {
+    // SAFETY: by the contract of this function.
+    let Some(given) = (unsafe { sized::read_optional(place) })? else { return Ok(CallOptions::default()) };
+    // SAFETY: by the contract of this function.
+    let algorithm = unsafe { text(given.algorithm, "algorithm") }?;
+    Ok(CallOptions {
+        timeout: milliseconds(given.timeout_ms, "timeout_ms")?,
+        tag: Tag(given.tag),
+        tolerance: match given.tolerance {
+            0 => Tolerance::Recover,
+            1 => Tolerance::None,
+            other => return Err(unknown("tolerance", other.into())),
+        },
+        algorithm: algorithm.map(runtime::algorithm_name).transpose()?,
+    })
+}
+
+/// Counts and offsets of `ranks` blocks; without offsets they follow each other.
+///
+/// # Safety
+///
+/// The arrays are null or have `ranks` entries.
+unsafe fn blocks(counts: *const usize, offsets: *const usize, ranks: usize) -> Blocks {
+    if counts.is_null() {
+        return Blocks::default();
+    }
+    // SAFETY: by the contract of this function.
+    let counts = unsafe { std::slice::from_raw_parts(counts, ranks) };
+    if offsets.is_null() {
+        return Blocks::dense(counts);
+    }
+    // SAFETY: by the contract of this function.
+    let offsets = unsafe { std::slice::from_raw_parts(offsets, ranks) };
+    Blocks { counts: counts.to_vec(), offsets: offsets.to_vec() }
+}
+
+/// # Safety
+///
+/// The pointers of `raw` are null or as the header says.
+unsafe fn call(group: &Group, raw: &ronde_call) -> Result<Call> {
+    let number = raw.collective;
+    let collective = u8::try_from(number).ok().and_then(Collective::from_number);
+    let collective = collective.ok_or_else(|| unknown("collective", number.into()))?;
+    let ranks = group.size() as usize;
+    use Collective::*;
+    let reduces = matches!(collective, AllReduce | ReduceScatter | ReduceScatterV | Reduce);
+    let mut call = Call {
+        collective,
+        dtype: reduction::dtype(raw.dtype)?,
+        count: raw.count,
+        reduction: reduces.then(|| reduction::find(raw.reduction)).transpose()?,
+        peer: u32::try_from(raw.peer).unwrap_or(u32::MAX),
+        // SAFETY: by the contract of this function.
+        send: unsafe { blocks(raw.send_counts, raw.send_offsets, ranks) },
+        // SAFETY: by the contract of this function.
+        recv: unsafe { blocks(raw.recv_counts, raw.recv_offsets, ranks) },
+        // SAFETY: by the contract of this function.
+        options: unsafe { options(raw.options) }?,
+        ..Call::EMPTY
+    };
+    own_count(&mut call, group.rank())?;
+    let (input, output) = group.buffer_bytes(&call)?;
+    for (bytes, pointer, what) in
+        [(input, raw.send, "the send buffer"), (output, raw.recv, "the receive buffer")]
+    {
+        if bytes > 0 && pointer.is_null() {
+            return Err(Misuse::NullPointer { what }.into());
+        }
+    }
+    // SAFETY: the caller vouches for as many bytes as the call says, until it has ended.
+    call.input = unsafe { Segment::from_raw(raw.send.cast_mut().cast(), input) };
+    // SAFETY: as above.
+    call.output = unsafe { Segment::from_raw(raw.recv.cast(), output) };
+    Ok(call)
+}
+
+/// Some calls give the size of one's own block twice.
+fn own_count(call: &mut Call, rank: u32) -> Result<()> {
+    use Collective::*;
+    let at_root = call.peer == rank;
+    let blocks = match call.collective {
+        AllGatherV => &call.recv,
+        ReduceScatterV => &call.send,
+        GatherV if at_root => &call.recv,
+        ScatterV if at_root => &call.send,
+        _ => return Ok(()),
+    };
+    // Without counts the check of the call says what is missing.
+    let Some(&own) = blocks.counts.get(rank as usize) else { return Ok(()) };
+    if matches!(call.collective, GatherV | ScatterV) && call.count != own {
+        let text = format!("the root's own block has {own} elements in counts, {} in the call", call.count);
+        return Err(Misuse::Other(text.into()).into());
+    }
+    call.count = own;
+    Ok(())
+}
+
+/// # Safety
+///
+/// As [`call`]; `outcome` is null or a `ronde_outcome`.
+unsafe fn run(group: *const ronde_group, raw: &ronde_call, outcome: *mut ronde_outcome) -> i32 {
+    // SAFETY: by the contract of this function.
+    let group = match unsafe { handle(group, "group") } {
+        Ok(owner) => &owner.group,
+        Err(error) => return guard(|| Err(error)),
+    };
+    guard_group(group, || {
+        // SAFETY: by the contract of this function.
+        let result = group.run(unsafe { call(group, raw) }?);
+        // SAFETY: by the contract of this function.
+        unsafe { conclude(result, outcome) }
+    })
+}
+
+/// # Safety
+///
+/// As [`call`]; `op` is null or a place for a pointer.
+unsafe fn start(group: *const ronde_group, raw: &ronde_call, op: *mut *mut ronde_op) -> i32 {
+    // SAFETY: by the contract of this function.
+    let group = match unsafe { handle(group, "group") } {
+        Ok(owner) => &owner.group,
+        Err(error) => return guard(|| Err(error)),
+    };
+    guard_group(group, || {
+        // SAFETY: by the contract of this function.
+        unsafe { give(op, std::ptr::null_mut(), "the place for the op") }?;
+        // SAFETY: by the contract of this function.
+        let started = group.start(unsafe { call(group, raw) }?)?;
+        // SAFETY: by the contract of this function.
+        unsafe { give(op, ronde_op::boxed(started, group), "the place for the op") }?;
+        Ok(Status::Ok)
+    })
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// As the header says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_start(
+    group: *const ronde_group,
+    place: *const ronde_call,
+    op: *mut *mut ronde_op,
+) -> i32 {
+    // SAFETY: by the contract of this function.
+    match unsafe { sized::read(place) } {
+        // SAFETY: by the contract of this function.
+        Ok(raw) => unsafe { start(group, &raw, op) },
+        Err(error) => guard(|| Err(error)),
+    }
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// As the header says: `calls` has `count` structs of the size that the first one states.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_run(group: *const ronde_group, calls: *const ronde_call, count: usize) -> i32 {
+    guard(|| {
+        // SAFETY: by the contract of this function.
+        let group = &unsafe { handle(group, "group") }?.group;
+        if count == 0 {
+            return Ok(Status::Ok);
+        }
+        // SAFETY: by the contract of this function; the array's stride is the caller's size.
+        let stride = unsafe { sized::read(calls) }?.size;
+        let one = |at: usize| {
+            let place = calls.cast::<u8>().wrapping_add(at * stride).cast::<ronde_call>();
+            // SAFETY: inside the array.
+            unsafe { call(group, &sized::read(place)?) }
+        };
+        // All are checked before the first starts.
+        let calls = (0..count).map(one).collect::<Result<Vec<Call>>>()?;
+        let ended = group.run_all(calls)?;
+        drop(ended);
+        Ok(Status::Ok)
+    })
+}
+
+/// Two functions for one collective: one that waits, one that starts.
+macro_rules! collective {
+    ($name:ident, $start:ident, $collective:ident, ($($argument:ident: $type:ty => $field:ident),*)) => {
+        /// See the header.
+        ///
+        /// # Safety
+        ///
+        /// As the header says.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(
+            group: *const ronde_group,
+            $($argument: $type,)*
+            options: *const ronde_options,
+            outcome: *mut ronde_outcome,
+        ) -> i32 {
+            let raw = ronde_call { $($field: $argument,)* options, ..ronde_call::new(Collective::$collective) };
+            // SAFETY: by the contract of this function.
+            unsafe { run(group, &raw, outcome) }
+        }
+
+        /// See the header.
+        ///
+        /// # Safety
+        ///
+        /// As the header says.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $start(
+            group: *const ronde_group,
+            $($argument: $type,)*
+            options: *const ronde_options,
+            op: *mut *mut ronde_op,
+        ) -> i32 {
+            let raw = ronde_call { $($field: $argument,)* options, ..ronde_call::new(Collective::$collective) };
+            // SAFETY: by the contract of this function.
+            unsafe { start(group, &raw, op) }
+        }
+    };
+}
+
+type In = *const c_void;
+type Out = *mut c_void;
+type Sizes = *const usize;
+
+collective!(ronde_all_reduce, ronde_all_reduce_start, AllReduce,
+    (from: In => send, to: Out => recv, count: usize => count, dtype: c_int => dtype, reduction: u64 => reduction));
+collective!(ronde_reduce, ronde_reduce_start, Reduce,
+    (from: In => send, to: Out => recv, count: usize => count, dtype: c_int => dtype, reduction: u64 => reduction,
+     root: i32 => peer));
+collective!(ronde_reduce_scatter, ronde_reduce_scatter_start, ReduceScatter,
+    (from: In => send, to: Out => recv, count: usize => count, dtype: c_int => dtype, reduction: u64 => reduction));
+collective!(ronde_reduce_scatter_v, ronde_reduce_scatter_v_start, ReduceScatterV,
+    (from: In => send, counts: Sizes => send_counts, offsets: Sizes => send_offsets, to: Out => recv,
+     dtype: c_int => dtype, reduction: u64 => reduction));
+collective!(ronde_all_gather, ronde_all_gather_start, AllGather,
+    (from: In => send, to: Out => recv, count: usize => count, dtype: c_int => dtype));
+collective!(ronde_all_gather_v, ronde_all_gather_v_start, AllGatherV,
+    (from: In => send, to: Out => recv, counts: Sizes => recv_counts, offsets: Sizes => recv_offsets,
+     dtype: c_int => dtype));
+collective!(ronde_all_to_all, ronde_all_to_all_start, AllToAll,
+    (from: In => send, to: Out => recv, count: usize => count, dtype: c_int => dtype));
+collective!(ronde_all_to_all_v, ronde_all_to_all_v_start, AllToAllV,
+    (from: In => send, send_counts: Sizes => send_counts, send_offsets: Sizes => send_offsets,
+     to: Out => recv, recv_counts: Sizes => recv_counts, recv_offsets: Sizes => recv_offsets,
+     dtype: c_int => dtype));
+collective!(ronde_gather, ronde_gather_start, Gather,
+    (from: In => send, to: Out => recv, count: usize => count, dtype: c_int => dtype, root: i32 => peer));
+collective!(ronde_gather_v, ronde_gather_v_start, GatherV,
+    (from: In => send, count: usize => count, to: Out => recv, counts: Sizes => recv_counts,
+     offsets: Sizes => recv_offsets, dtype: c_int => dtype, root: i32 => peer));
+collective!(ronde_scatter, ronde_scatter_start, Scatter,
+    (from: In => send, to: Out => recv, count: usize => count, dtype: c_int => dtype, root: i32 => peer));
+collective!(ronde_scatter_v, ronde_scatter_v_start, ScatterV,
+    (from: In => send, counts: Sizes => send_counts, offsets: Sizes => send_offsets, to: Out => recv,
+     count: usize => count, dtype: c_int => dtype, root: i32 => peer));
+collective!(ronde_send, ronde_send_start, Send,
+    (from: In => send, count: usize => count, dtype: c_int => dtype, rank: i32 => peer));
+collective!(ronde_recv, ronde_recv_start, Recv,
+    (to: Out => recv, count: usize => count, dtype: c_int => dtype, rank: i32 => peer));
+collective!(ronde_barrier, ronde_barrier_start, Barrier, ());
+
+/// See the header.
+///
+/// # Safety
+///
+/// As the header says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_broadcast(
+    group: *const ronde_group,
+    data: *mut c_void,
+    count: usize,
+    dtype: c_int,
+    root: i32,
+    options: *const ronde_options,
+    outcome: *mut ronde_outcome,
+) -> i32 {
+    // SAFETY: by the contract of this function.
+    unsafe { run(group, &broadcast(data, count, dtype, root, options), outcome) }
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// As the header says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_broadcast_start(
+    group: *const ronde_group,
+    data: *mut c_void,
+    count: usize,
+    dtype: c_int,
+    root: i32,
+    options: *const ronde_options,
+    op: *mut *mut ronde_op,
+) -> i32 {
+    // SAFETY: by the contract of this function.
+    unsafe { start(group, &broadcast(data, count, dtype, root, options), op) }
+}
+
+fn broadcast(
+    data: *mut c_void,
+    count: usize,
+    dtype: c_int,
+    root: i32,
+    options: *const ronde_options,
+) -> ronde_call {
+    ronde_call {
+        send: data,
+        recv: data,
+        count,
+        dtype,
+        peer: root,
+        options,
+        ..ronde_call::new(Collective::Broadcast)
+    }
+}

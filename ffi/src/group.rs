@@ -1,0 +1,216 @@
+//! Groups: what they are, how they are split and left, and registered memory.
+
+use crate::status::{Status, give, guard, guard_group, handle, text};
+use runtime::{Error, Group, Misuse, Result, SharedBuffer};
+use std::collections::HashMap;
+use std::ffi::{CString, c_char, c_void};
+use std::sync::{Mutex, PoisonError};
+
+/// See the header.
+pub struct ronde_group {
+    pub(crate) group: Group,
+    /// What `ronde_mem_alloc` gave, by address.
+    memory: Mutex<HashMap<usize, SharedBuffer>>,
+    /// Host name of each rank, this one's empty.
+    hosts: Vec<CString>,
+    transports: Vec<&'static std::ffi::CStr>,
+}
+
+impl ronde_group {
+    pub(crate) fn boxed(group: Group) -> *mut ronde_group {
+        let mut hosts = vec![CString::default(); group.size() as usize];
+        let mut transports = vec![c""; group.size() as usize];
+        for link in group.links() {
+            hosts[link.rank as usize] = CString::new(link.host).unwrap_or_default();
+            transports[link.rank as usize] = match link.transport {
+                "shm" => c"shm",
+                "tcp" => c"tcp",
+                _ => c"other",
+            };
+        }
+        Box::into_raw(Box::new(ronde_group { group, memory: Mutex::default(), hosts, transports }))
+    }
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `group` is null or a live handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_rank(group: *const ronde_group) -> i32 {
+    // SAFETY: by the contract of this function.
+    unsafe { group.as_ref() }.map_or(-1, |g| g.group.rank() as i32)
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `group` is null or a live handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_size(group: *const ronde_group) -> i32 {
+    // SAFETY: by the contract of this function.
+    unsafe { group.as_ref() }.map_or(-1, |g| g.group.size() as i32)
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `group` is null or a live handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_transport(group: *const ronde_group, rank: i32) -> *const c_char {
+    // SAFETY: by the contract of this function.
+    let group = unsafe { group.as_ref() };
+    let found = group.and_then(|g| g.transports.get(usize::try_from(rank).ok()?));
+    found.map_or(c"".as_ptr(), |name| name.as_ptr())
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `group` is null or a live handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_host(group: *const ronde_group, rank: i32) -> *const c_char {
+    // SAFETY: by the contract of this function.
+    let group = unsafe { group.as_ref() };
+    let found = group.and_then(|g| g.hosts.get(usize::try_from(rank).ok()?));
+    found.map_or(c"".as_ptr(), |name| name.as_ptr())
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `group` is null or a live handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_failure(group: *const ronde_group) -> i32 {
+    guard(|| {
+        // SAFETY: by the contract of this function.
+        match unsafe { handle(group, "group") }?.group.failure() {
+            None => Ok(Status::Ok),
+            Some(error) => Err(error),
+        }
+    })
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `group` is null or a live handle; `part` is null or a place for a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_split(
+    group: *const ronde_group,
+    color: i32,
+    key: i32,
+    part: *mut *mut ronde_group,
+) -> i32 {
+    guard(|| {
+        // SAFETY: by the contract of this function.
+        let group = &unsafe { handle(group, "group") }?.group;
+        // SAFETY: by the contract of this function.
+        unsafe { give(part, std::ptr::null_mut(), "the place for the part") }?;
+        let split = group.split(u32::try_from(color).ok(), key)?;
+        if let Some(split) = split {
+            // SAFETY: by the contract of this function.
+            unsafe { give(part, ronde_group::boxed(split), "the place for the part") }?;
+        }
+        Ok(Status::Ok)
+    })
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `group` is null or a live handle, `reason` null or a string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_abort(group: *const ronde_group, reason: *const c_char) -> i32 {
+    guard(|| {
+        // SAFETY: by the contract of this function.
+        let group = &unsafe { handle(group, "group") }?.group;
+        // SAFETY: by the contract of this function.
+        let reason = unsafe { text(reason, "reason") }?;
+        group.abort(reason.unwrap_or("no reason given"));
+        Ok(Status::Ok)
+    })
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `group` is null or a live handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_close(group: *const ronde_group) -> i32 {
+    // SAFETY: by the contract of this function.
+    let Some(group) = (unsafe { group.as_ref() }) else { return Status::Ok as i32 };
+    guard_group(&group.group, || group.group.close().map(|()| Status::Ok))
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `group` is null or a live handle that nobody uses any more.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_group_free(group: *mut ronde_group) {
+    guard(|| {
+        if !group.is_null() {
+            // SAFETY: made by `boxed`, and by the contract of this function nobody else has it.
+            drop(unsafe { Box::from_raw(group) });
+        }
+        Ok(Status::Ok)
+    });
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `group` is null or a live handle; `place` is null or a place for a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_mem_alloc(
+    group: *const ronde_group,
+    bytes: usize,
+    place: *mut *mut c_void,
+) -> i32 {
+    guard(|| {
+        // SAFETY: by the contract of this function.
+        let owner = unsafe { handle(group, "group") }?;
+        // SAFETY: by the contract of this function.
+        unsafe { give(place, std::ptr::null_mut(), "the place for the memory") }?;
+        let buffer = owner.group.mem_alloc(bytes)?;
+        let start = buffer.as_ptr();
+        owner.memory.lock().unwrap_or_else(PoisonError::into_inner).insert(start as usize, buffer);
+        // SAFETY: by the contract of this function.
+        unsafe { give(place, start.cast(), "the place for the memory") }?;
+        Ok(Status::Ok)
+    })
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `group` is null or a live handle; no op uses the memory.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_mem_free(group: *const ronde_group, memory: *mut c_void) -> i32 {
+    guard(|| {
+        if memory.is_null() {
+            return Ok(Status::Ok);
+        }
+        // SAFETY: by the contract of this function.
+        let owner = unsafe { handle(group, "group") }?;
+        free(owner, memory as usize).map(|()| Status::Ok)
+    })
+}
+
+fn free(owner: &ronde_group, start: usize) -> Result<()> {
+    let buffer = owner.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(&start);
+    let text = "this memory did not come from ronde_mem_alloc of this group, or was freed before";
+    buffer.map(drop).ok_or_else(|| Error::from(Misuse::Other(text.into())))
+}

@@ -1,0 +1,119 @@
+//! Reductions as numbers: built-in ones as in the header, others from a table.
+
+use crate::status::{Status, give, guard};
+use runtime::{DType, Error, Misuse, ReduceOp, Reduction, Result, UserReduce};
+use std::collections::HashMap;
+use std::ffi::{c_int, c_void};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+
+/// Reductions that were made; their numbers are not used again.
+static MADE: LazyLock<RwLock<HashMap<u64, Reduction>>> = LazyLock::new(RwLock::default);
+static NEXT: AtomicU64 = AtomicU64::new(FIRST);
+/// Numbers below are built in.
+const FIRST: u64 = 1 << 16;
+
+type Combine = unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, *mut c_void);
+
+/// A function of the caller with its context.
+struct User {
+    combine: Combine,
+    context: *mut c_void,
+}
+
+// SAFETY: the header asks for functions that may be called from any thread, also at once.
+unsafe impl Send for User {}
+// SAFETY: as above.
+unsafe impl Sync for User {}
+
+impl UserReduce for User {
+    fn combine(&self, src: &[u8], acc: &mut [u8], dtype: DType) {
+        let count = acc.len() / dtype.size();
+        // SAFETY: both slices hold `count` elements; the function keeps to the header's contract.
+        unsafe {
+            (self.combine)(src.as_ptr().cast(), acc.as_mut_ptr().cast(), count, dtype as c_int, self.context);
+        }
+    }
+}
+
+/// The reduction with this number.
+pub(crate) fn find(number: u64) -> Result<Reduction> {
+    let unknown = || Error::from(Misuse::Unknown { what: "reduction", got: number });
+    if number < FIRST {
+        let op = u8::try_from(number).ok().and_then(ReduceOp::from_number);
+        return op.map(Reduction::Builtin).ok_or_else(unknown);
+    }
+    let made = MADE.read().unwrap_or_else(PoisonError::into_inner);
+    made.get(&number).cloned().ok_or_else(unknown)
+}
+
+fn add(reduction: Reduction) -> u64 {
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    MADE.write().unwrap_or_else(PoisonError::into_inner).insert(number, reduction);
+    number
+}
+
+/// The element type with this number.
+pub(crate) fn dtype(number: c_int) -> Result<DType> {
+    let found = u8::try_from(number).ok().and_then(DType::from_number);
+    found.ok_or_else(|| crate::config::unknown("dtype", number.into()))
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `combine` keeps to the header's contract; `reduction` is null or a place for a number.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_reduction_create(
+    combine: Option<Combine>,
+    context: *mut c_void,
+    reduction: *mut u64,
+) -> i32 {
+    guard(|| {
+        let combine = combine.ok_or(Misuse::NullPointer { what: "combine" })?;
+        let number = add(Reduction::User(Arc::new(User { combine, context })));
+        // SAFETY: by the contract of this function.
+        unsafe { give(reduction, number, "the place for the reduction") }?;
+        Ok(Status::Ok)
+    })
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `scalar` is null or points to one element of `dtype`; `reduction` is null or a place for a number.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_reduction_premulsum(
+    dtype_number: c_int,
+    scalar: *const c_void,
+    reduction: *mut u64,
+) -> i32 {
+    guard(|| {
+        let dtype = dtype(dtype_number)?;
+        if scalar.is_null() {
+            return Err(Misuse::NullPointer { what: "scalar" }.into());
+        }
+        let mut bytes = [0u8; 16];
+        // SAFETY: one element of the type, by the contract of this function; no type has more bytes.
+        unsafe { std::ptr::copy_nonoverlapping(scalar.cast::<u8>(), bytes.as_mut_ptr(), dtype.size()) };
+        // SAFETY: by the contract of this function.
+        unsafe { give(reduction, add(Reduction::PreMulSum(bytes)), "the place for the reduction") }?;
+        Ok(Status::Ok)
+    })
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub extern "C" fn ronde_reduction_free(reduction: u64) -> i32 {
+    guard(|| {
+        if reduction < FIRST {
+            return Ok(Status::Ok);
+        }
+        let removed = MADE.write().unwrap_or_else(PoisonError::into_inner).remove(&reduction);
+        removed
+            .map(|_| Status::Ok)
+            .ok_or_else(|| Misuse::Unknown { what: "reduction", got: reduction }.into())
+    })
+}

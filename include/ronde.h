@@ -1,0 +1,453 @@
+/* Ronde: fault-tolerant collective communication. C99 and later, C++98 and later.
+ *
+ *   #include <ronde.h>
+ *   #include <stdio.h>
+ *
+ *   int main(void) {
+ *       ronde_group *group;
+ *       if (ronde_join(NULL, &group) != RONDE_OK) {
+ *           fprintf(stderr, "%s\n", ronde_last_error());
+ *           return 1;
+ *       }
+ *       float x = 1.0f + ronde_rank(group);
+ *       ronde_all_reduce(group, &x, &x, 1, RONDE_F32, RONDE_SUM, NULL, NULL);
+ *       printf("rank %d of %d: %g\n", ronde_rank(group), ronde_size(group), x);
+ *       ronde_close(group);
+ *       ronde_group_free(group);
+ *       return 0;
+ *   }
+ *
+ *   cc prog.c $(pkg-config --cflags --libs ronde) && ronde run -n 3 -- ./a.out
+ *
+ * Errors. Every call that can fail returns a ronde_status, RONDE_OK (0) for success. ronde_last_error() has the
+ * full text of the last failure on the calling thread: what, which peer, since when, what to do. Nothing here
+ * aborts the process or unwinds into it. When a peer is lost, an op misses its deadline, calls do not match or
+ * somebody aborts, every rank's ops end with the same error, and every later call on the group gives it again.
+ *
+ * Threads. Any function may be called from any thread at any time, except that a handle must not be freed
+ * (ronde_group_free, ronde_op_free, ronde_op_on_complete) while another call uses it. Calls of one tag must be
+ * made in the same order on every rank, so threads that call concurrently use different tags (ronde_options).
+ * An op makes progress while its caller waits for it or tests it, and on a thread of the library otherwise.
+ * Signals: no handler is installed, none is blocked; waits go on after EINTR. After fork() only the parent may
+ * use its groups.
+ *
+ * Memory. Buffers belong to the caller and need no alignment. A buffer of a started op must stay valid, what is
+ * sent unchanged and what is received untouched, until the op has ended; a call that waits has ended when it
+ * returns, with success or not. After an error the content of receive buffers is unspecified. Counts are in
+ * elements. A buffer that a rank neither sends from nor receives into may be NULL.
+ *
+ * Structs that begin with `size` are filled in by their _INIT macro, then changed; a field left alone means its
+ * default. Later versions add fields at the end: programs need not be compiled again.
+ */
+#ifndef RONDE_H
+#define RONDE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define RONDE_VERSION_MAJOR 0
+#define RONDE_VERSION_MINOR 1
+#define RONDE_VERSION_PATCH 0
+
+/* Version of the library that runs: major * 10000 + minor * 100 + patch, and as text. */
+uint32_t ronde_version(void);
+const char *ronde_version_string(void);
+
+/* ------------------------------------------------------------------------------------------------ Status */
+
+typedef enum ronde_status {
+    RONDE_OK = 0,
+    RONDE_IN_PROGRESS = 1,      /* ronde_op_test only: not ended yet */
+    RONDE_INVALID_ARGUMENT = 2, /* this call can never succeed: change it */
+    RONDE_PEER_LOST = 3,        /* a peer died or was cut off; the text names it */
+    RONDE_TIMEOUT = 4,          /* the op's deadline passed; the text names who did not come */
+    RONDE_MISMATCH = 5,         /* ranks made different calls; the text has both */
+    RONDE_ABORTED = 6,          /* somebody called ronde_abort, or left while needed */
+    RONDE_EXPELLED = 7,         /* the others went on without this process: it was silent for too long */
+    RONDE_RESOURCE = 8,         /* this machine: ports, descriptors, memory */
+    RONDE_JOIN_FAILED = 9,      /* address, token, version, ranks, or time */
+    RONDE_CLOSED = 10,          /* the group was closed here */
+    RONDE_INTERNAL = 11         /* a bug in Ronde: please report it */
+} ronde_status;
+
+/* Full text of the last failure on this thread, "" if there was none. Valid until the next call of any
+ * function of this header on this thread. */
+const char *ronde_last_error(void);
+
+/* A few words for a status, for example "peer lost". */
+const char *ronde_status_name(ronde_status status);
+
+/* ------------------------------------------------------------------------------------------------- Types */
+
+typedef enum ronde_dtype {
+    RONDE_I8 = 0,
+    RONDE_U8 = 1,
+    RONDE_I16 = 2,
+    RONDE_U16 = 3,
+    RONDE_I32 = 4,
+    RONDE_U32 = 5,
+    RONDE_I64 = 6,
+    RONDE_U64 = 7,
+    RONDE_F16 = 8,   /* IEEE 754 binary16 */
+    RONDE_BF16 = 9,
+    RONDE_F32 = 10,
+    RONDE_F64 = 11,
+    RONDE_BOOL = 12, /* one byte; any value but 0 is true */
+    RONDE_C64 = 13,  /* complex: two f32 */
+    RONDE_C128 = 14, /* complex: two f64 */
+    RONDE_F8E4M3 = 15, /* OCP E4M3, finite only ("fn") */
+    RONDE_F8E5M2 = 16  /* OCP E5M2 */
+} ronde_dtype;
+
+/* How to reduce: one of the constants, or made by ronde_reduction_create or ronde_reduction_premulsum.
+ * Results have the same bits on every rank and in every run. Integers wrap. 8- and 16-bit floats are summed in
+ * f32 and rounded once. MIN and MAX of floats give NaN if any input is NaN. AVG divides the sum once; integers
+ * truncate toward zero. */
+typedef uint64_t ronde_reduction;
+#define RONDE_SUM ((ronde_reduction)0)
+#define RONDE_PROD ((ronde_reduction)1)
+#define RONDE_MIN ((ronde_reduction)2)
+#define RONDE_MAX ((ronde_reduction)3)
+#define RONDE_AVG ((ronde_reduction)4)
+#define RONDE_BAND ((ronde_reduction)5)
+#define RONDE_BOR ((ronde_reduction)6)
+#define RONDE_BXOR ((ronde_reduction)7)
+
+typedef enum ronde_collective {
+    RONDE_ALL_REDUCE = 0,
+    RONDE_REDUCE_SCATTER = 1,
+    RONDE_ALL_GATHER = 2,
+    RONDE_ALL_TO_ALL = 3,
+    RONDE_BROADCAST = 4,
+    RONDE_REDUCE = 5,
+    RONDE_GATHER = 6,
+    RONDE_SCATTER = 7,
+    RONDE_BARRIER = 8,
+    RONDE_SEND = 9,
+    RONDE_RECV = 10,
+    RONDE_ALL_GATHER_V = 11,
+    RONDE_REDUCE_SCATTER_V = 12,
+    RONDE_ALL_TO_ALL_V = 13,
+    RONDE_GATHER_V = 14,
+    RONDE_SCATTER_V = 15
+} ronde_collective;
+
+/* A group of peers; an op in flight. */
+typedef struct ronde_group ronde_group;
+typedef struct ronde_op ronde_op;
+
+/* ------------------------------------------------------------------------------------------------ Joining */
+
+/* Where one job's coordinator is, with the token to enter. Hand its bytes to the other processes in any way;
+ * keep them secret. */
+typedef struct ronde_id {
+    unsigned char bytes[256];
+} ronde_id;
+
+/* A key-value store that all processes reach, usually a framework's own. Functions return 0 for success and may
+ * be called from any thread while ronde_join runs. */
+typedef struct ronde_store {
+    size_t size; /* sizeof(ronde_store) */
+    void *context;
+    int (*set)(void *context, const char *key, const void *value, size_t bytes);
+    /* Waits until the key is set, at most timeout_ms. *bytes is the room in value and becomes its length. */
+    int (*get)(void *context, const char *key, void *value, size_t *bytes, int64_t timeout_ms);
+} ronde_store;
+
+/* How to join. What is left alone comes from the environment (RONDE_* variables, else those of torchrun, Open
+ * MPI or Slurm), else has the default in brackets. One of coordinator, id and store says where to meet. */
+typedef struct ronde_config {
+    size_t size;             /* sizeof(ronde_config) */
+    const char *coordinator; /* "host:port"; rank 0 hosts it there unless one runs already */
+    const char *token;       /* secret that all processes share */
+    const char *advertise;   /* "host" or "host:port" that the others shall use for this process */
+    const char *transports;  /* of "shm,tcp" [both] */
+    const char *interfaces;  /* "eth,ib" prefixes, "=eth0" exact, "^docker" all but */
+    const ronde_id *id;
+    const ronde_store *store;
+    int64_t timeout_ms;         /* default deadline of calls [300000] */
+    int64_t connect_timeout_ms; /* deadline of joining [60000] */
+    int32_t rank;               /* -1: from the environment, else in order of arrival */
+    int32_t ranks;              /* number of ranks of the job; 0: from the environment, else 1 */
+    int32_t preset;             /* 1: LAN, a peer silent for 1 s is lost; 2: WAN, 5 s [LAN] */
+    int32_t insecure;           /* 1: allow addresses beyond loopback without encryption [no] */
+    int32_t streams;            /* TCP connections to each peer, 1 to 64 [1] */
+    uint16_t first_port;        /* ports to listen on, the first free one [any] */
+    uint16_t last_port;
+} ronde_config;
+
+#define RONDE_CONFIG_INIT \
+    { sizeof(ronde_config), NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, -1, 0, 0, 0, 0, 0, 0 }
+
+/* Starts the coordinator of one job in this process, whatever its rank, and gives its id; every process of the
+ * job, this one too, then joins with it. config may be NULL. */
+ronde_status ronde_id_create(const ronde_config *config, ronde_id *id);
+
+/* Joins and returns when all ranks have. config may be NULL: everything from the environment, and without any of
+ * it a group of one. On failure *group is NULL. */
+ronde_status ronde_join(const ronde_config *config, ronde_group **group);
+
+/* Leaves in order. Every call after it gives RONDE_CLOSED. A process that ends without it is a lost peer to the
+ * others. A part made by ronde_split is only closed here. NULL is allowed. */
+ronde_status ronde_close(ronde_group *group);
+
+/* Frees the handle and all memory of ronde_mem_alloc on it. NULL is allowed. */
+void ronde_group_free(ronde_group *group);
+
+/* Ends every op of the job on all ranks with an error that carries the reason. Returns at once, from any
+ * thread. */
+ronde_status ronde_abort(ronde_group *group, const char *reason);
+
+/* This process's rank and the number of ranks; -1 for NULL. */
+int32_t ronde_rank(const ronde_group *group);
+int32_t ronde_size(const ronde_group *group);
+
+/* What ended the group: RONDE_OK while it lives, else the status, with the text in ronde_last_error. */
+ronde_status ronde_failure(const ronde_group *group);
+
+/* Transport ("shm", "tcp") and host name of the link to a rank; "" for this one and unknown ones. They live as
+ * long as the handle. */
+const char *ronde_transport(const ronde_group *group, int32_t rank);
+const char *ronde_host(const ronde_group *group, int32_t rank);
+
+/* Splits a group: members with the same colour form a new one, ranked by (key, old rank). A negative colour
+ * takes no part: *part is NULL then. Every member calls it. Free the part before the group it came from. */
+ronde_status ronde_split(ronde_group *group, int32_t color, int32_t key, ronde_group **part);
+
+/* Zeroed memory that peers of this machine read without a copy: fastest over shared memory. Free it, or the
+ * group, when no op uses it. */
+ronde_status ronde_mem_alloc(ronde_group *group, size_t bytes, void **memory);
+ronde_status ronde_mem_free(ronde_group *group, void *memory);
+
+/* ---------------------------------------------------------------------------------------------- Reductions */
+
+/* acc[i] = acc[i] op src[i] for count elements of the call's dtype. Called in ascending rank order on every
+ * element, from any thread, maybe from several at once on different ranges. It must be deterministic, need not
+ * commute, and must not call back into Ronde. Ranks must use the same function. */
+typedef void (*ronde_combine)(const void *src, void *acc, size_t count, ronde_dtype dtype, void *context);
+
+ronde_status ronde_reduction_create(ronde_combine combine, void *context, ronde_reduction *reduction);
+
+/* The sum of all inputs, each multiplied by its rank's scalar (one element of dtype; only for calls of it). */
+ronde_status ronde_reduction_premulsum(ronde_dtype dtype, const void *scalar, ronde_reduction *reduction);
+
+/* Ops already started with it are not disturbed. Constants are ignored. */
+ronde_status ronde_reduction_free(ronde_reduction reduction);
+
+/* ----------------------------------------------------------------------------------------- Options, outcome */
+
+typedef struct ronde_options {
+    size_t size;           /* sizeof(ronde_options) */
+    int64_t timeout_ms;    /* deadline of this call [the group's] */
+    const char *algorithm; /* force one by name: "one-shot", "two-shot", "ring", ... [chosen] */
+    uint32_t tag;          /* calls of one tag come in the same order on every rank [0] */
+    int32_t tolerance;     /* RONDE_RECOVER or RONDE_NONE [RONDE_RECOVER] */
+} ronde_options;
+
+/* The op commits before it returns, and its data is kept until then. */
+#define RONDE_RECOVER 0
+/* No backup, log or commit: fastest; a lost peer is an error on all. */
+#define RONDE_NONE 1
+
+#define RONDE_OPTIONS_INIT \
+    { sizeof(ronde_options), 0, NULL, 0, RONDE_RECOVER }
+
+typedef struct ronde_outcome {
+    size_t size;             /* sizeof(ronde_outcome) */
+    uint64_t epoch;          /* view in which it committed */
+    uint64_t seq;            /* its number within the tag */
+    uint64_t bytes_sent;     /* payload */
+    uint64_t bytes_received;
+    const char *algorithm;   /* its name, for ever valid */
+    uint32_t contributors;   /* number of peers whose input is in the result */
+    uint32_t reserved;
+} ronde_outcome;
+
+#define RONDE_OUTCOME_INIT \
+    { sizeof(ronde_outcome), 0, 0, 0, 0, NULL, 0, 0 }
+
+/* --------------------------------------------------------------------------------------------- Collectives
+ *
+ * Each has two forms: one that waits for the end, and `_start`, which gives an op at once. options may be NULL
+ * (defaults), outcome may be NULL (not wanted). `n` below is the number of ranks, `r` one's own. In place: send
+ * and recv are the same where both have the same length, else the shorter one is one's own block of the longer;
+ * any other overlap is an error.
+ */
+
+/* recv[i] = the reduction of every rank's send[i]; count elements each. */
+ronde_status ronde_all_reduce(ronde_group *group, const void *send, void *recv, size_t count, ronde_dtype dtype,
+                              ronde_reduction reduction, const ronde_options *options, ronde_outcome *outcome);
+ronde_status ronde_all_reduce_start(ronde_group *group, const void *send, void *recv, size_t count,
+                                    ronde_dtype dtype, ronde_reduction reduction, const ronde_options *options,
+                                    ronde_op **op);
+
+/* As all_reduce, but only the root receives. */
+ronde_status ronde_reduce(ronde_group *group, const void *send, void *recv, size_t count, ronde_dtype dtype,
+                          ronde_reduction reduction, int32_t root, const ronde_options *options,
+                          ronde_outcome *outcome);
+ronde_status ronde_reduce_start(ronde_group *group, const void *send, void *recv, size_t count, ronde_dtype dtype,
+                                ronde_reduction reduction, int32_t root, const ronde_options *options,
+                                ronde_op **op);
+
+/* send has n blocks of recv_count elements; rank r receives the reduction of all blocks r. */
+ronde_status ronde_reduce_scatter(ronde_group *group, const void *send, void *recv, size_t recv_count,
+                                  ronde_dtype dtype, ronde_reduction reduction, const ronde_options *options,
+                                  ronde_outcome *outcome);
+ronde_status ronde_reduce_scatter_start(ronde_group *group, const void *send, void *recv, size_t recv_count,
+                                        ronde_dtype dtype, ronde_reduction reduction,
+                                        const ronde_options *options, ronde_op **op);
+
+/* With blocks of any size, the same arrays of n entries on every rank; offsets NULL: one after another. */
+ronde_status ronde_reduce_scatter_v(ronde_group *group, const void *send, const size_t *counts,
+                                    const size_t *offsets, void *recv, ronde_dtype dtype,
+                                    ronde_reduction reduction, const ronde_options *options,
+                                    ronde_outcome *outcome);
+ronde_status ronde_reduce_scatter_v_start(ronde_group *group, const void *send, const size_t *counts,
+                                          const size_t *offsets, void *recv, ronde_dtype dtype,
+                                          ronde_reduction reduction, const ronde_options *options, ronde_op **op);
+
+/* recv gets n blocks of send_count elements, block i from rank i. */
+ronde_status ronde_all_gather(ronde_group *group, const void *send, void *recv, size_t send_count,
+                              ronde_dtype dtype, const ronde_options *options, ronde_outcome *outcome);
+ronde_status ronde_all_gather_start(ronde_group *group, const void *send, void *recv, size_t send_count,
+                                    ronde_dtype dtype, const ronde_options *options, ronde_op **op);
+
+/* With blocks of any size, the same arrays of n entries on every rank; send has counts[r] elements. */
+ronde_status ronde_all_gather_v(ronde_group *group, const void *send, void *recv, const size_t *counts,
+                                const size_t *offsets, ronde_dtype dtype, const ronde_options *options,
+                                ronde_outcome *outcome);
+ronde_status ronde_all_gather_v_start(ronde_group *group, const void *send, void *recv, const size_t *counts,
+                                      const size_t *offsets, ronde_dtype dtype, const ronde_options *options,
+                                      ronde_op **op);
+
+/* Block i of send, count elements, goes to rank i, where it becomes block r of recv. */
+ronde_status ronde_all_to_all(ronde_group *group, const void *send, void *recv, size_t count, ronde_dtype dtype,
+                              const ronde_options *options, ronde_outcome *outcome);
+ronde_status ronde_all_to_all_start(ronde_group *group, const void *send, void *recv, size_t count,
+                                    ronde_dtype dtype, const ronde_options *options, ronde_op **op);
+
+/* With blocks of any size; what i sends to j must be as long as what j receives from i. */
+ronde_status ronde_all_to_all_v(ronde_group *group, const void *send, const size_t *send_counts,
+                                const size_t *send_offsets, void *recv, const size_t *recv_counts,
+                                const size_t *recv_offsets, ronde_dtype dtype, const ronde_options *options,
+                                ronde_outcome *outcome);
+ronde_status ronde_all_to_all_v_start(ronde_group *group, const void *send, const size_t *send_counts,
+                                      const size_t *send_offsets, void *recv, const size_t *recv_counts,
+                                      const size_t *recv_offsets, ronde_dtype dtype,
+                                      const ronde_options *options, ronde_op **op);
+
+/* data of the root becomes data everywhere. */
+ronde_status ronde_broadcast(ronde_group *group, void *data, size_t count, ronde_dtype dtype, int32_t root,
+                             const ronde_options *options, ronde_outcome *outcome);
+ronde_status ronde_broadcast_start(ronde_group *group, void *data, size_t count, ronde_dtype dtype, int32_t root,
+                                   const ronde_options *options, ronde_op **op);
+
+/* The root's recv gets n blocks of send_count elements. */
+ronde_status ronde_gather(ronde_group *group, const void *send, void *recv, size_t send_count, ronde_dtype dtype,
+                          int32_t root, const ronde_options *options, ronde_outcome *outcome);
+ronde_status ronde_gather_start(ronde_group *group, const void *send, void *recv, size_t send_count,
+                                ronde_dtype dtype, int32_t root, const ronde_options *options, ronde_op **op);
+
+/* With blocks of any size: counts and offsets at the root only, where send_count equals counts[root]. */
+ronde_status ronde_gather_v(ronde_group *group, const void *send, size_t send_count, void *recv,
+                            const size_t *counts, const size_t *offsets, ronde_dtype dtype, int32_t root,
+                            const ronde_options *options, ronde_outcome *outcome);
+ronde_status ronde_gather_v_start(ronde_group *group, const void *send, size_t send_count, void *recv,
+                                  const size_t *counts, const size_t *offsets, ronde_dtype dtype, int32_t root,
+                                  const ronde_options *options, ronde_op **op);
+
+/* The root's send has n blocks of recv_count elements; rank r receives block r. */
+ronde_status ronde_scatter(ronde_group *group, const void *send, void *recv, size_t recv_count, ronde_dtype dtype,
+                           int32_t root, const ronde_options *options, ronde_outcome *outcome);
+ronde_status ronde_scatter_start(ronde_group *group, const void *send, void *recv, size_t recv_count,
+                                 ronde_dtype dtype, int32_t root, const ronde_options *options, ronde_op **op);
+
+/* With blocks of any size: counts and offsets at the root only, where recv_count equals counts[root]. */
+ronde_status ronde_scatter_v(ronde_group *group, const void *send, const size_t *counts, const size_t *offsets,
+                             void *recv, size_t recv_count, ronde_dtype dtype, int32_t root,
+                             const ronde_options *options, ronde_outcome *outcome);
+ronde_status ronde_scatter_v_start(ronde_group *group, const void *send, const size_t *counts,
+                                   const size_t *offsets, void *recv, size_t recv_count, ronde_dtype dtype,
+                                   int32_t root, const ronde_options *options, ronde_op **op);
+
+/* Returns when every rank has called it. */
+ronde_status ronde_barrier(ronde_group *group, const ronde_options *options, ronde_outcome *outcome);
+ronde_status ronde_barrier_start(ronde_group *group, const ronde_options *options, ronde_op **op);
+
+/* A message to another rank, and from it; count and dtype are equal on both sides. Messages between two ranks
+ * with one tag arrive in the order in which they were sent; any number may be in flight, in both directions. */
+ronde_status ronde_send(ronde_group *group, const void *data, size_t count, ronde_dtype dtype, int32_t to,
+                        const ronde_options *options, ronde_outcome *outcome);
+ronde_status ronde_send_start(ronde_group *group, const void *data, size_t count, ronde_dtype dtype, int32_t to,
+                              const ronde_options *options, ronde_op **op);
+ronde_status ronde_recv(ronde_group *group, void *data, size_t count, ronde_dtype dtype, int32_t from,
+                        const ronde_options *options, ronde_outcome *outcome);
+ronde_status ronde_recv_start(ronde_group *group, void *data, size_t count, ronde_dtype dtype, int32_t from,
+                              const ronde_options *options, ronde_op **op);
+
+/* Any of the above as data: fields that a collective does not use are ignored. */
+typedef struct ronde_call {
+    size_t size; /* sizeof(ronde_call) */
+    ronde_collective collective;
+    ronde_dtype dtype;
+    ronde_reduction reduction;
+    size_t count; /* as in the named function; unused for reduce_scatter_v, all_gather_v, all_to_all_v */
+    const void *send;
+    void *recv;
+    const size_t *send_counts; /* reduce_scatter_v, all_to_all_v, scatter_v */
+    const size_t *send_offsets;
+    const size_t *recv_counts; /* all_gather_v, all_to_all_v, gather_v */
+    const size_t *recv_offsets;
+    const ronde_options *options;
+    int32_t peer; /* root, or the other rank of a message */
+    int32_t reserved;
+} ronde_call;
+
+#define RONDE_CALL_INIT \
+    { sizeof(ronde_call), RONDE_BARRIER, RONDE_U8, RONDE_SUM, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0 }
+
+/* Starts one call. */
+ronde_status ronde_start(ronde_group *group, const ronde_call *call, ronde_op **op);
+
+/* A batch: starts all calls, then waits for all; the first error wins. Sends and receives in one batch cannot
+ * deadlock by their order. The calls are all checked before the first starts. */
+ronde_status ronde_run(ronde_group *group, const ronde_call *calls, size_t count);
+
+/* ---------------------------------------------------------------------------------------------- Ops in flight
+ *
+ * Every op is freed once, by ronde_op_free or ronde_op_on_complete. Freeing does not wait: the op runs on, and
+ * its buffers must stay valid until it has ended.
+ */
+
+/* RONDE_IN_PROGRESS, or how it ended; any number of times. Makes progress. outcome may be NULL. */
+ronde_status ronde_op_test(ronde_op *op, ronde_outcome *outcome);
+
+/* Waits for the end, at most until the call's deadline. outcome may be NULL. */
+ronde_status ronde_op_wait(ronde_op *op, ronde_outcome *outcome);
+
+/* Waits for all; the first error in their order is returned. NULL entries are skipped. */
+ronde_status ronde_op_wait_all(ronde_op *const *ops, size_t count);
+
+/* A descriptor that poll, select and epoll find readable once the op has ended. It belongs to the op and is
+ * closed with it; nothing needs to be read from it. */
+ronde_status ronde_op_descriptor(ronde_op *op, int *descriptor);
+
+/* Calls the callback once when the op ends, at once if it has, on any thread. outcome is NULL after an error,
+ * whose text is error ("" otherwise); both are valid during the call only. The callback may start ops; it must
+ * not wait for any. This frees the handle, unless it returns an error. */
+typedef void (*ronde_callback)(void *context, ronde_status status, const ronde_outcome *outcome,
+                               const char *error);
+ronde_status ronde_op_on_complete(ronde_op *op, ronde_callback callback, void *context);
+
+/* NULL is allowed. */
+void ronde_op_free(ronde_op *op);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* RONDE_H */

@@ -1,0 +1,548 @@
+// Ronde for C++17 and later: RAII and types over ronde.h, header only.
+//
+//   #include <ronde.hpp>
+//   #include <iostream>
+//   #include <vector>
+//
+//   int main() {
+//       auto group = ronde::group::join();
+//       std::vector<float> x(1 << 20, 1.0f);
+//       group.all_reduce(x, ronde::avg);
+//       std::cout << group.rank() << " of " << group.size() << ": " << x[0] << '\n';
+//       group.close();
+//   }
+//
+// Errors are exceptions: ronde::error carries the status and the full text. Rules for threads and memory are
+// those of ronde.h. A container is anything with data() and size() whose elements have a dtype below; lengths
+// follow from it and are checked where two must fit.
+#ifndef RONDE_HPP
+#define RONDE_HPP
+
+#include "ronde.h"
+
+#include <chrono>
+#include <complex>
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <functional>
+#include <iterator>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace ronde {
+
+// What a call failed with.
+class error : public std::runtime_error {
+public:
+    error(ronde_status status, const std::string &text) : std::runtime_error(text), status_(status) {}
+    ronde_status status() const noexcept { return status_; }
+
+private:
+    ronde_status status_;
+};
+
+namespace detail {
+
+inline void check(ronde_status status) {
+    if (status != RONDE_OK) throw error(status, ronde_last_error());
+}
+
+inline void require(bool condition, const char *text) {
+    if (!condition) throw error(RONDE_INVALID_ARGUMENT, text);
+}
+
+} // namespace detail
+
+// The dtype of a C++ type. Specialise it for types of your own, such as a 16-bit float, with a member
+// `static constexpr ronde_dtype value`.
+template <class T, class = void>
+struct dtype_of;
+
+namespace detail {
+template <class T>
+constexpr ronde_dtype integer_dtype() {
+    static_assert(sizeof(T) <= 8, "no dtype for this integer");
+    constexpr bool s = std::is_signed_v<T>;
+    switch (sizeof(T)) {
+    case 1: return s ? RONDE_I8 : RONDE_U8;
+    case 2: return s ? RONDE_I16 : RONDE_U16;
+    case 4: return s ? RONDE_I32 : RONDE_U32;
+    default: return s ? RONDE_I64 : RONDE_U64;
+    }
+}
+} // namespace detail
+
+template <class T>
+struct dtype_of<T, std::enable_if_t<std::is_integral_v<T> && !std::is_same_v<T, bool>>> {
+    static constexpr ronde_dtype value = detail::integer_dtype<T>();
+};
+template <> struct dtype_of<bool> { static constexpr ronde_dtype value = RONDE_BOOL; };
+template <> struct dtype_of<float> { static constexpr ronde_dtype value = RONDE_F32; };
+template <> struct dtype_of<double> { static constexpr ronde_dtype value = RONDE_F64; };
+template <> struct dtype_of<std::complex<float>> { static constexpr ronde_dtype value = RONDE_C64; };
+template <> struct dtype_of<std::complex<double>> { static constexpr ronde_dtype value = RONDE_C128; };
+
+namespace detail {
+template <class Container>
+using element = std::remove_cv_t<std::remove_pointer_t<decltype(std::data(std::declval<Container &>()))>>;
+template <class Container>
+constexpr ronde_dtype dtype = dtype_of<element<Container>>::value;
+} // namespace detail
+
+// How to reduce: a constant, or an object that owns what ronde_reduction_create made.
+class reduction {
+public:
+    constexpr explicit reduction(ronde_reduction builtin) noexcept : number_(builtin), owned_(false) {}
+
+    // The sum of all inputs, each multiplied by its rank's scalar.
+    template <class T>
+    static reduction premulsum(const T &scalar) {
+        reduction made;
+        detail::check(ronde_reduction_premulsum(dtype_of<T>::value, &scalar, &made.number_));
+        made.owned_ = true;
+        return made;
+    }
+
+    // A function (const T *src, T *acc, std::size_t count) noexcept; see ronde_combine. It must outlive every op
+    // that uses it, as must this object.
+    template <class T, class Combine>
+    static reduction of(Combine &combine) {
+        static_assert(std::is_nothrow_invocable_v<Combine &, const T *, T *, std::size_t>,
+                      "combine(const T *, T *, std::size_t) must be noexcept");
+        reduction made;
+        auto call = [](const void *src, void *acc, std::size_t count, ronde_dtype, void *context) {
+            (*static_cast<Combine *>(context))(static_cast<const T *>(src), static_cast<T *>(acc), count);
+        };
+        detail::check(ronde_reduction_create(call, &combine, &made.number_));
+        made.owned_ = true;
+        return made;
+    }
+
+    reduction(reduction &&other) noexcept
+        : number_(other.number_), owned_(std::exchange(other.owned_, false)) {}
+    reduction &operator=(reduction &&other) noexcept {
+        std::swap(number_, other.number_);
+        std::swap(owned_, other.owned_);
+        return *this;
+    }
+    reduction(const reduction &) = delete;
+    reduction &operator=(const reduction &) = delete;
+    ~reduction() {
+        if (owned_) ronde_reduction_free(number_);
+    }
+
+    ronde_reduction number() const noexcept { return number_; }
+
+private:
+    reduction() noexcept : number_(0), owned_(false) {}
+    ronde_reduction number_;
+    bool owned_;
+};
+
+inline const reduction sum{RONDE_SUM}, prod{RONDE_PROD}, min{RONDE_MIN}, max{RONDE_MAX}, avg{RONDE_AVG},
+    band{RONDE_BAND}, bor{RONDE_BOR}, bxor{RONDE_BXOR};
+
+// Options of one call.
+struct options {
+    std::chrono::milliseconds timeout{0}; // 0: the group's
+    std::uint32_t tag = 0;
+    bool recover = true;
+    std::string algorithm; // empty: chosen
+};
+
+namespace detail {
+struct c_options {
+    explicit c_options(const options &from) {
+        value.timeout_ms = static_cast<std::int64_t>(from.timeout.count());
+        value.tag = from.tag;
+        value.tolerance = from.recover ? RONDE_RECOVER : RONDE_NONE;
+        value.algorithm = from.algorithm.empty() ? nullptr : from.algorithm.c_str();
+    }
+    const ronde_options *get() const noexcept { return &value; }
+    ronde_options value = RONDE_OPTIONS_INIT;
+};
+} // namespace detail
+
+using outcome = ronde_outcome;
+
+// An op in flight. Its buffers must outlive it; destroying the object does not wait.
+class op {
+public:
+    explicit op(ronde_op *handle) noexcept : handle_(handle) {}
+
+    // True once the op has ended; throws its error.
+    bool test() {
+        ronde_status status = ronde_op_test(handle_.get(), nullptr);
+        if (status == RONDE_IN_PROGRESS) return false;
+        detail::check(status);
+        return true;
+    }
+
+    outcome wait() {
+        outcome result = RONDE_OUTCOME_INIT;
+        detail::check(ronde_op_wait(handle_.get(), &result));
+        return result;
+    }
+
+    // Readable once the op has ended; closed with this object.
+    int descriptor() const {
+        int number = -1;
+        detail::check(ronde_op_descriptor(handle_.get(), &number));
+        return number;
+    }
+
+    // Calls `f(const error *, const outcome *)` when the op ends, on any thread; one of the two is null. Exceptions
+    // must not leave `f`.
+    template <class F>
+    void on_complete(F f) && {
+        static_assert(std::is_invocable_v<F &, const error *, const outcome *>);
+        auto kept = std::make_unique<F>(std::move(f));
+        auto call = [](void *context, ronde_status status, const ronde_outcome *result, const char *text) {
+            std::unique_ptr<F> f(static_cast<F *>(context));
+            if (status == RONDE_OK) {
+                (*f)(nullptr, result);
+            } else {
+                error failure(status, text);
+                (*f)(&failure, nullptr);
+            }
+        };
+        detail::check(ronde_op_on_complete(handle_.get(), call, kept.get()));
+        kept.release();
+        handle_.release();
+    }
+
+private:
+    struct free {
+        void operator()(ronde_op *handle) const noexcept { ronde_op_free(handle); }
+    };
+    std::unique_ptr<ronde_op, free> handle_;
+};
+
+// How to join; what is left alone comes from the environment.
+struct config {
+    std::optional<std::string> coordinator, token, advertise, transports, interfaces;
+    std::optional<ronde_id> id;
+    std::optional<int> rank, ranks;
+    std::chrono::milliseconds timeout{0}, connect_timeout{0};
+    int streams = 0;
+    bool wan = false, insecure = false;
+};
+
+namespace detail {
+struct c_config {
+    explicit c_config(const config &from) {
+        auto text = [](const std::optional<std::string> &s) { return s ? s->c_str() : nullptr; };
+        value.coordinator = text(from.coordinator);
+        value.token = text(from.token);
+        value.advertise = text(from.advertise);
+        value.transports = text(from.transports);
+        value.interfaces = text(from.interfaces);
+        value.id = from.id ? &*from.id : nullptr;
+        value.rank = from.rank.value_or(-1);
+        value.ranks = from.ranks.value_or(0);
+        value.timeout_ms = static_cast<std::int64_t>(from.timeout.count());
+        value.connect_timeout_ms = static_cast<std::int64_t>(from.connect_timeout.count());
+        value.streams = from.streams;
+        value.preset = from.wan ? 2 : 0;
+        value.insecure = from.insecure ? 1 : 0;
+    }
+    const ronde_config *get() const noexcept { return &value; }
+    ronde_config value = RONDE_CONFIG_INIT;
+};
+} // namespace detail
+
+// Starts the coordinator of one job here and gives its id.
+inline ronde_id create_id(const config &with = {}) {
+    ronde_id id;
+    detail::check(ronde_id_create(detail::c_config(with).get(), &id));
+    return id;
+}
+
+// Blocks of a vector, one per rank, in elements; without offsets they follow each other.
+struct blocks {
+    std::vector<std::size_t> counts, offsets;
+
+    const std::size_t *offsets_or_null() const noexcept { return offsets.empty() ? nullptr : offsets.data(); }
+    // Elements up to the end of the last block.
+    std::size_t extent() const noexcept {
+        std::size_t end = 0, next = 0;
+        for (std::size_t i = 0; i < counts.size(); ++i) {
+            next = (i < offsets.size() ? offsets[i] : next) + counts[i];
+            end = next > end ? next : end;
+        }
+        return end;
+    }
+};
+
+// A group of peers. Closed when destroyed, unless an exception is under way: then its loss is what the others
+// should see.
+class group {
+public:
+    static group join(const config &with = {}) {
+        ronde_group *handle = nullptr;
+        detail::check(ronde_join(detail::c_config(with).get(), &handle));
+        return group(handle);
+    }
+
+    group(group &&) noexcept = default;
+    group &operator=(group &&other) noexcept {
+        leave();
+        handle_ = std::move(other.handle_);
+        return *this;
+    }
+    ~group() { leave(); }
+
+    int rank() const noexcept { return ronde_rank(handle_.get()); }
+    int size() const noexcept { return ronde_size(handle_.get()); }
+    std::string transport(int rank) const { return ronde_transport(handle_.get(), rank); }
+    std::string host(int rank) const { return ronde_host(handle_.get(), rank); }
+    ronde_group *handle() const noexcept { return handle_.get(); }
+
+    // Leaves in order; every later call throws RONDE_CLOSED.
+    void close() { detail::check(ronde_close(handle_.get())); }
+    void abort(const std::string &reason) { detail::check(ronde_abort(handle_.get(), reason.c_str())); }
+
+    // The part of this member's colour; none for a negative colour.
+    std::optional<group> split(int color, int key = 0) {
+        ronde_group *part = nullptr;
+        detail::check(ronde_split(handle_.get(), color, key, &part));
+        if (part == nullptr) return std::nullopt;
+        return group(part);
+    }
+
+    // Zeroed memory that local peers read without a copy. It may outlive this object.
+    template <class T>
+    std::unique_ptr<T[], std::function<void(T *)>> allocate(std::size_t count) {
+        static_assert(std::is_trivially_copyable_v<T>);
+        detail::require(count <= SIZE_MAX / sizeof(T), "count overflows");
+        void *memory = nullptr;
+        detail::check(ronde_mem_alloc(handle_.get(), count * sizeof(T), &memory));
+        auto free = [group = handle_](T *pointer) { ronde_mem_free(group.get(), pointer); };
+        return {static_cast<T *>(memory), free};
+    }
+
+    // In place.
+    template <class C>
+    outcome all_reduce(C &data, const reduction &how = sum, const options &with = {}) {
+        return all_reduce(data, data, how, with);
+    }
+    template <class I, class O>
+    outcome all_reduce(const I &send, O &recv, const reduction &how, const options &with = {}) {
+        same_elements<I, O>();
+        detail::require(std::size(send) == std::size(recv), "all_reduce: the lengths differ");
+        return call(with, [&](auto g, auto o, auto r) {
+            return ronde_all_reduce(g, std::data(send), std::data(recv), std::size(send), detail::dtype<O>,
+                                    how.number(), o, r);
+        });
+    }
+    template <class I, class O>
+    [[nodiscard]] op all_reduce_start(const I &send, O &recv, const reduction &how = sum,
+                                      const options &with = {}) {
+        same_elements<I, O>();
+        detail::require(std::size(send) == std::size(recv), "all_reduce: the lengths differ");
+        ronde_op *started = nullptr;
+        detail::check(ronde_all_reduce_start(handle_.get(), std::data(send), std::data(recv), std::size(send),
+                                             detail::dtype<O>, how.number(), detail::c_options(with).get(),
+                                             &started));
+        return op(started);
+    }
+
+    // recv matters at the root only.
+    template <class I, class O>
+    outcome reduce(const I &send, O &recv, const reduction &how, int root, const options &with = {}) {
+        same_elements<I, O>();
+        at_root(root, std::size(recv) >= std::size(send), "reduce: the root's output is too short");
+        return call(with, [&](auto g, auto o, auto r) {
+            return ronde_reduce(g, std::data(send), std::data(recv), std::size(send), detail::dtype<O>,
+                                how.number(), root, o, r);
+        });
+    }
+
+    template <class I, class O>
+    outcome reduce_scatter(const I &send, O &recv, const reduction &how = sum, const options &with = {}) {
+        same_elements<I, O>();
+        whole(std::size(send), std::size(recv), "reduce_scatter: send needs size() blocks as long as recv");
+        return call(with, [&](auto g, auto o, auto r) {
+            return ronde_reduce_scatter(g, std::data(send), std::data(recv), std::size(recv), detail::dtype<O>,
+                                        how.number(), o, r);
+        });
+    }
+    template <class I, class O>
+    outcome reduce_scatter_v(const I &send, const blocks &of, O &recv, const reduction &how = sum,
+                             const options &with = {}) {
+        same_elements<I, O>();
+        one_each(of, std::size(send), "reduce_scatter_v");
+        detail::require(std::size(recv) >= of.counts[self()], "reduce_scatter_v: recv is too short");
+        return call(with, [&](auto g, auto o, auto r) {
+            return ronde_reduce_scatter_v(g, std::data(send), of.counts.data(), of.offsets_or_null(),
+                                          std::data(recv), detail::dtype<O>, how.number(), o, r);
+        });
+    }
+
+    template <class I, class O>
+    outcome all_gather(const I &send, O &recv, const options &with = {}) {
+        same_elements<I, O>();
+        whole(std::size(recv), std::size(send), "all_gather: recv needs size() blocks as long as send");
+        return call(with, [&](auto g, auto o, auto r) {
+            return ronde_all_gather(g, std::data(send), std::data(recv), std::size(send), detail::dtype<O>, o, r);
+        });
+    }
+    template <class I, class O>
+    outcome all_gather_v(const I &send, O &recv, const blocks &of, const options &with = {}) {
+        same_elements<I, O>();
+        one_each(of, std::size(recv), "all_gather_v");
+        detail::require(std::size(send) >= of.counts[self()], "all_gather_v: send is too short");
+        return call(with, [&](auto g, auto o, auto r) {
+            return ronde_all_gather_v(g, std::data(send), std::data(recv), of.counts.data(),
+                                      of.offsets_or_null(), detail::dtype<O>, o, r);
+        });
+    }
+
+    template <class I, class O>
+    outcome all_to_all(const I &send, O &recv, const options &with = {}) {
+        same_elements<I, O>();
+        std::size_t block = std::size(send) / ranks();
+        whole(std::size(send), block, "all_to_all: the length is no multiple of size()");
+        detail::require(std::size(recv) == std::size(send), "all_to_all: the lengths differ");
+        return call(with, [&](auto g, auto o, auto r) {
+            return ronde_all_to_all(g, std::data(send), std::data(recv), block, detail::dtype<O>, o, r);
+        });
+    }
+    template <class I, class O>
+    outcome all_to_all_v(const I &send, const blocks &sent, O &recv, const blocks &received,
+                         const options &with = {}) {
+        same_elements<I, O>();
+        one_each(sent, std::size(send), "all_to_all_v");
+        one_each(received, std::size(recv), "all_to_all_v");
+        return call(with, [&](auto g, auto o, auto r) {
+            return ronde_all_to_all_v(g, std::data(send), sent.counts.data(), sent.offsets_or_null(),
+                                      std::data(recv), received.counts.data(), received.offsets_or_null(),
+                                      detail::dtype<O>, o, r);
+        });
+    }
+
+    template <class C>
+    outcome broadcast(C &data, int root, const options &with = {}) {
+        return call(with, [&](auto g, auto o, auto r) {
+            return ronde_broadcast(g, std::data(data), std::size(data), detail::dtype<C>, root, o, r);
+        });
+    }
+
+    // recv matters at the root only.
+    template <class I, class O>
+    outcome gather(const I &send, O &recv, int root, const options &with = {}) {
+        same_elements<I, O>();
+        at_root(root, std::size(recv) / ranks() >= std::size(send), "gather: the root's output is too short");
+        return call(with, [&](auto g, auto o, auto r) {
+            return ronde_gather(g, std::data(send), std::data(recv), std::size(send), detail::dtype<O>, root,
+                                o, r);
+        });
+    }
+
+    // recv and its blocks matter at the root only.
+    template <class I, class O>
+    outcome gather_v(const I &send, O &recv, const blocks &of, int root, const options &with = {}) {
+        same_elements<I, O>();
+        if (rank() == root) one_each(of, std::size(recv), "gather_v");
+        return call(with, [&](auto g, auto o, auto r) {
+            return ronde_gather_v(g, std::data(send), std::size(send), std::data(recv), of.counts.data(),
+                                  of.offsets_or_null(), detail::dtype<O>, root, o, r);
+        });
+    }
+
+    // send matters at the root only.
+    template <class I, class O>
+    outcome scatter(const I &send, O &recv, int root, const options &with = {}) {
+        same_elements<I, O>();
+        at_root(root, std::size(send) / ranks() >= std::size(recv), "scatter: the root's input is too short");
+        return call(with, [&](auto g, auto o, auto r) {
+            return ronde_scatter(g, std::data(send), std::data(recv), std::size(recv), detail::dtype<O>, root,
+                                 o, r);
+        });
+    }
+
+    // send and its blocks matter at the root only.
+    template <class I, class O>
+    outcome scatter_v(const I &send, const blocks &of, O &recv, int root, const options &with = {}) {
+        same_elements<I, O>();
+        if (rank() == root) one_each(of, std::size(send), "scatter_v");
+        return call(with, [&](auto g, auto o, auto r) {
+            return ronde_scatter_v(g, std::data(send), of.counts.data(), of.offsets_or_null(), std::data(recv),
+                                   std::size(recv), detail::dtype<O>, root, o, r);
+        });
+    }
+
+    outcome barrier(const options &with = {}) {
+        return call(with, [&](auto g, auto o, auto r) { return ronde_barrier(g, o, r); });
+    }
+
+    template <class C>
+    outcome send(const C &data, int to, const options &with = {}) {
+        return call(with, [&](auto g, auto o, auto r) {
+            return ronde_send(g, std::data(data), std::size(data), detail::dtype<C>, to, o, r);
+        });
+    }
+    template <class C>
+    outcome recv(C &data, int from, const options &with = {}) {
+        return call(with, [&](auto g, auto o, auto r) {
+            return ronde_recv(g, std::data(data), std::size(data), detail::dtype<C>, from, o, r);
+        });
+    }
+
+    // Any call as data; see ronde_call.
+    [[nodiscard]] op start(const ronde_call &call) {
+        ronde_op *started = nullptr;
+        detail::check(ronde_start(handle_.get(), &call, &started));
+        return op(started);
+    }
+    void run(const std::vector<ronde_call> &calls) {
+        detail::check(ronde_run(handle_.get(), calls.data(), calls.size()));
+    }
+
+private:
+    explicit group(ronde_group *handle)
+        : handle_(handle, ronde_group_free), exceptions_(std::uncaught_exceptions()) {}
+
+    template <class F>
+    outcome call(const options &with, F f) {
+        outcome result = RONDE_OUTCOME_INIT;
+        detail::check(f(handle_.get(), detail::c_options(with).get(), &result));
+        return result;
+    }
+
+    void leave() noexcept {
+        if (handle_ && std::uncaught_exceptions() <= exceptions_) ronde_close(handle_.get());
+        handle_.reset();
+    }
+
+    std::size_t ranks() const noexcept { return static_cast<std::size_t>(size()); }
+    std::size_t self() const noexcept { return static_cast<std::size_t>(rank()); }
+
+    template <class I, class O>
+    static constexpr void same_elements() {
+        static_assert(std::is_same_v<detail::element<const I>, detail::element<O>>, "the element types differ");
+    }
+    void whole(std::size_t all, std::size_t block, const char *text) const {
+        detail::require(block * ranks() == all && (block == 0 || all / block == ranks()), text);
+    }
+    void at_root(int root, bool fits, const char *text) const { detail::require(rank() != root || fits, text); }
+    void one_each(const blocks &of, std::size_t length, const char *what) const {
+        detail::require(of.counts.size() == ranks() && (of.offsets.empty() || of.offsets.size() == ranks()),
+                        (std::string(what) + ": blocks need one entry for each rank").c_str());
+        detail::require(of.extent() <= length, (std::string(what) + ": the blocks reach past the end").c_str());
+    }
+
+    // Shared with the memory that it allocated.
+    std::shared_ptr<ronde_group> handle_;
+    int exceptions_ = 0;
+};
+
+} // namespace ronde
+
+#endif // RONDE_HPP
