@@ -113,7 +113,7 @@ pub trait Link: Send {
     fn submit(&mut self, header: &Header, payload: &Segment, cookie: u64) -> Submit;
 
     /// Moves what can be moved without blocking and reports it to `receiver`. Returns whether
-    /// anything moved. After an error the link only waits to be dropped.
+    /// anything moved. After an error it is only given its views back, then dropped.
     fn poll(&mut self, receiver: &mut dyn Receiver) -> Result<bool, LinkFailure>;
 
     /// Gives a kept view back, in any order.

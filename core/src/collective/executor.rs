@@ -12,7 +12,7 @@ use crate::frame::{FrameKind, Header};
 use crate::memory::Segment;
 use crate::plan::Plan;
 use crate::reduce::Kernels;
-use crate::transport::{Submit, ViewToken};
+use crate::transport::{Link, Submit, ViewToken};
 use crate::{Collective, Epoch, GroupId, Instant, OpId, Rank, Result, Tag, Tolerance};
 
 /// Bounds of one executor. Its memory is at most `early_bytes` per link for frames of calls not yet
@@ -105,6 +105,8 @@ pub(crate) struct Shared {
     /// By link: bytes of views held.
     pub(crate) held_views: Vec<usize>,
     pub(crate) releases: Vec<(usize, ViewToken)>,
+    /// Links that ended while views of their memory are held.
+    pub(crate) ended_links: Vec<(usize, Box<dyn Link>)>,
     pub(crate) owed: Vec<Owed>,
     pub(crate) effects: Vec<Effect>,
     /// Who wants to hear when this peer has returned from an op.
@@ -185,12 +187,20 @@ impl Shared {
         }
     }
 
-    fn flush(&mut self, links: &mut Links) {
-        for (link, token) in self.releases.drain(..) {
-            if let Some(link) = links[link].as_mut() {
+    /// Gives views back. A link that has ended goes with its last one.
+    fn give_views_back(&mut self, links: &mut [Option<Box<dyn Link>>]) {
+        for (at, token) in self.releases.drain(..) {
+            let live = links.get_mut(at).and_then(Option::as_mut);
+            let ended = self.ended_links.iter_mut().find(|(link, _)| *link == at).map(|(_, link)| link);
+            if let Some(link) = live.or(ended) {
                 link.release(token);
             }
         }
+        self.ended_links.retain(|(at, _)| self.held_views[*at] > 0);
+    }
+
+    fn flush(&mut self, links: &mut Links) {
+        self.give_views_back(links);
         let mut waiting = std::mem::take(&mut self.unsent);
         waiting.retain(|(group, rank, header, payload)| {
             !self.submit_control(*group, *rank, header, payload, links)
@@ -233,6 +243,7 @@ impl<P: Plan> Executor<P> {
                 unentered: vec![0; links],
                 held_views: vec![0; links],
                 releases: Vec::with_capacity(64),
+                ended_links: Vec::new(),
                 owed: Vec::new(),
                 effects: Vec::new(),
                 ack_requests: Vec::new(),
@@ -425,13 +436,23 @@ impl<P: Plan> Executor<P> {
         })
     }
 
-    /// Ends every open op with the same error. The caller has closed the links first, so that no late
-    /// write lands in a caller's memory.
-    pub fn fail_all(&mut self, error: &Error) {
+    /// Closes a link that has failed or shall end. Ops may hold views of its memory, so it is only
+    /// dropped when the last of them was given back.
+    pub fn close_link(&mut self, links: &mut Links, at: usize) {
+        let Some(mut link) = links[at].take() else { return };
+        link.close();
+        self.shared.ended_links.push((at, link));
+        self.shared.give_views_back(links);
+    }
+
+    /// Ends every open op with the same error. All links are closed first, so that no late write lands
+    /// in a caller's memory.
+    pub fn fail_all(&mut self, links: &mut Links, error: &Error) {
+        (0..links.len()).for_each(|at| self.close_link(links, at));
         for at in std::mem::take(&mut self.active) {
             self.ops[at].fail(error, &mut self.shared);
         }
-        self.shared.releases.clear();
+        self.shared.give_views_back(links);
         self.shared.log.clear(&mut self.shared.pool);
         self.early.clear(&mut self.shared.pool);
     }

@@ -135,9 +135,7 @@ impl Engine {
                 Ok(some) => moved |= some,
                 Err(failure) => {
                     moved = true;
-                    if let Some(mut link) = inner.links[at].take() {
-                        link.close();
-                    }
+                    inner.executor.close_link(&mut inner.links, at);
                     self.link_ended(inner, at, &failure.to_string());
                 }
             }

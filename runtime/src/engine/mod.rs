@@ -413,18 +413,9 @@ impl Inner {
         Some(result)
     }
 
-    fn close_links(&mut self) {
-        for slot in &mut self.links {
-            if let Some(mut link) = slot.take() {
-                link.close();
-            }
-        }
-    }
-
-    /// Ends everything with one error: links first, so that no late write lands in a caller's memory.
+    /// Ends everything with one error.
     fn fail(&mut self, error: &Error) {
         self.failed = true;
-        self.close_links();
-        self.executor.fail_all(error);
+        self.executor.fail_all(&mut self.links, error);
     }
 }

@@ -15,7 +15,7 @@ use ronde_algorithms::kernels::CpuKernels;
 use ronde_algorithms::{AnyPlan, Topology, Tuning};
 use ronde_core::call::{Call, Shape};
 use ronde_core::collective::{Effect, Executor, GroupIndex, Limits, Links, NewOp, OpHandle};
-use ronde_core::error::{Outcome, Result};
+use ronde_core::error::{Error, Outcome, Result};
 use ronde_core::reduce::Reduction;
 use ronde_core::{Epoch, GroupId, Instant, Rank};
 use std::sync::Arc;
@@ -36,6 +36,7 @@ pub struct Cluster {
     topology: Arc<Topology>,
     tuning: Tuning,
     kernels: &'static CpuKernels,
+    network: Network,
     now: u64,
 }
 
@@ -53,7 +54,7 @@ impl Cluster {
             })
             .collect();
         let kernels = CpuKernels::detect();
-        Cluster { peers, rng, topology: Arc::new(topology), tuning, kernels, now: 0 }
+        Cluster { peers, rng, topology: Arc::new(topology), tuning, kernels, network, now: 0 }
     }
 
     /// Starts a call on one rank.
@@ -90,8 +91,12 @@ impl Cluster {
         self.now += 1;
         let peer = &mut self.peers[rank];
         let mut moved = false;
-        for link in peer.links.iter_mut().flatten() {
-            moved |= link.poll(&mut peer.executor).expect("simulated links do not fail by themselves");
+        for at in 0..peer.links.len() {
+            let Some(link) = peer.links[at].as_mut() else { continue };
+            match link.poll(&mut peer.executor) {
+                Ok(some) => moved |= some,
+                Err(_) => peer.executor.close_link(&mut peer.links, at),
+            }
         }
         moved | peer.executor.advance(&mut peer.links, self.kernels)
     }
@@ -126,6 +131,17 @@ impl Cluster {
             results.iter().all(Option::is_some)
         });
         results.into_iter().flatten().collect()
+    }
+
+    /// The process of a rank dies. Do not step it again.
+    pub fn kill(&mut self, rank: usize) {
+        self.network.kill(rank);
+    }
+
+    /// The coordinator's verdict reaches a rank: everything ends with this error.
+    pub fn fail(&mut self, rank: usize, error: &Error) {
+        let peer = &mut self.peers[rank];
+        peer.executor.fail_all(&mut peer.links, error);
     }
 
     /// Tells a rank that another has left in order.

@@ -63,6 +63,8 @@ struct Wire {
     frames: Vec<Vec<Message>>,
     /// Cookies of sends that have left, by (from, to).
     sent: Vec<Vec<u64>>,
+    /// By rank: its process has died.
+    dead: Vec<bool>,
     rng: SmallRng,
 }
 
@@ -80,9 +82,15 @@ impl Network {
         let wire = Wire {
             frames: (0..pairs).map(|_| Vec::new()).collect(),
             sent: vec![Vec::new(); pairs],
+            dead: vec![false; world],
             rng: SmallRng::seed_from_u64(seed),
         };
         Network { world, rates, wire: Arc::new(Mutex::new(wire)) }
+    }
+
+    /// The process of a rank dies: its links end once what it had sent is delivered.
+    pub fn kill(&self, rank: usize) {
+        self.wire.lock().unwrap_or_else(PoisonError::into_inner).dead[rank] = true;
     }
 
     /// The links of one rank.
@@ -97,6 +105,7 @@ impl Network {
                     wire: self.wire.clone(),
                     views: Vec::new(),
                     next_view: 0,
+                    ended: false,
                 }) as Box<dyn Link>
             })
         };
@@ -113,6 +122,7 @@ struct SimLink {
     /// Handed out: copies (a ring), or the sender's own memory (registered memory).
     views: Vec<(u64, Bytes)>,
     next_view: u64,
+    ended: bool,
 }
 
 impl SimLink {
@@ -193,6 +203,9 @@ impl Link for SimLink {
             let message = {
                 let mut wire = self.wire();
                 let waiting = wire.frames[back].len();
+                if waiting == 0 && wire.dead[self.peer] {
+                    return Err(LinkFailure::PeerDied);
+                }
                 if waiting == 0 || wire.rng.random_range(0..256) < rates.hold {
                     return Ok(moved);
                 }
@@ -221,5 +234,17 @@ impl Link for SimLink {
         None
     }
 
-    fn close(&mut self) {}
+    fn close(&mut self) {
+        self.ended = true;
+    }
+}
+
+impl Drop for SimLink {
+    /// A real link unmaps its memory here.
+    fn drop(&mut self) {
+        let held = self.views.len();
+        if held > 0 && self.ended && !std::thread::panicking() {
+            panic!("the link to {} is dropped while {held} views of its memory are held", self.peer);
+        }
+    }
 }

@@ -8,6 +8,7 @@ use rand::{Rng, SeedableRng};
 use ronde_algorithms::{Algorithm, Topology, Tuning, algorithms_for};
 use ronde_core::call::{Blocks, Call, CallOptions};
 use ronde_core::collective::Limits;
+use ronde_core::error::Error;
 use ronde_core::memory::Arena;
 use ronde_core::reduce::Reduction;
 use ronde_core::{Collective, DType, ReduceOp, Segment, Tag, Tolerance};
@@ -444,6 +445,65 @@ fn a_log_does_not_wait_for_those_who_left() {
         assert!(cluster.peers[0].executor.log_is_empty(), "seed {seed}");
     }
     assert!(waited > 5, "only {waited} seeds had something in the log");
+}
+
+/// Memory of a link stays until the last view of it is given back, whenever its peer dies and however
+/// long the verdict takes. The links of the simulator check it.
+#[test]
+fn views_outlive_the_peer_that_lent_them() {
+    let mut cut_short = 0;
+    for seed in 0..400u64 {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let world = rng.random_range(2..5);
+        let count = rng.random_range(1..20_000);
+        let topology = Topology::new(vec![0; world], true);
+        let limits = Limits::default();
+        let mut cluster = Cluster::new(world, seed, &limits, topology, Tuning::default());
+        let inputs: Vec<Vec<u64>> = (0..world).map(|_| (0..count).map(|_| rng.random()).collect()).collect();
+        let memories: Vec<Memory> = inputs.iter().map(|values| Memory::new(values)).collect();
+        let outputs: Vec<Memory> = (0..world).map(|_| Memory::new(&vec![POISON; count])).collect();
+        let algorithms = ["one-shot", "two-shot", "ring", "recursive-doubling"];
+        let algorithm = algorithms[rng.random_range(0..algorithms.len())];
+        let handles: Vec<_> = (0..world)
+            .map(|r| {
+                let call = Call {
+                    collective: Collective::AllReduce,
+                    dtype: DType::U64,
+                    count,
+                    reduction: Some(Reduction::Builtin(ReduceOp::Sum)),
+                    input: memories[r].segment(),
+                    output: outputs[r].segment(),
+                    options: CallOptions { algorithm: Some(algorithm), ..CallOptions::default() },
+                    ..Call::EMPTY
+                };
+                cluster.start(r, call, false).unwrap()
+            })
+            .collect();
+        let victim = rng.random_range(0..world);
+        let death = rng.random_range(0..12);
+        let verdict = death + rng.random_range(0..30);
+        for round in 0..verdict {
+            if round == death {
+                cluster.kill(victim);
+            }
+            for rank in (0..world).filter(|&rank| round < death || rank != victim) {
+                cluster.step(rank);
+            }
+        }
+        let lost = Error::resource("lost");
+        for rank in (0..world).filter(|&rank| rank != victim) {
+            cluster.fail(rank, &lost);
+            match cluster.peers[rank].executor.take(handles[rank]).expect("everything has ended") {
+                Ok(_) => assert_eq!(outputs[rank].values(), sum(&inputs), "seed {seed}"),
+                Err(error) => {
+                    assert_eq!(error.to_string(), lost.to_string());
+                    cut_short += 1;
+                }
+            }
+        }
+        assert!(memories.iter().zip(&inputs).all(|(m, i)| m.values() == *i), "seed {seed}: an input changed");
+    }
+    assert!(cut_short > 100, "only {cut_short} ops were cut short");
 }
 
 #[test]
