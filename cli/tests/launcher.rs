@@ -98,7 +98,9 @@ fn who_ignores_the_request_to_end_is_killed() {
 
 #[test]
 fn death_by_signal_is_128_and_its_number() {
-    assert_eq!(run(&["-n", "2"], "if [ $RANK = 1 ]; then kill -9 $$; fi").status.code(), Some(137));
+    let output = run(&["-n", "2"], "if [ $RANK = 1 ]; then kill -9 $$; fi");
+    assert_eq!(output.status.code(), Some(137));
+    assert_eq!(sorted_lines(&output.stderr), ["ronde: rank 1 was ended by SIGKILL; ending the others"]);
 }
 
 #[test]
@@ -106,6 +108,7 @@ fn keep_going_lets_the_others_finish() {
     let output = run(&["-n", "2", "--keep-going"], "if [ $RANK = 0 ]; then exit 5; fi; echo done");
     assert_eq!(output.status.code(), Some(5));
     assert_eq!(sorted_lines(&output.stdout), ["[1] done"]);
+    assert_eq!(sorted_lines(&output.stderr), ["ronde: rank 0 exited with code 5"]);
 }
 
 #[test]

@@ -165,11 +165,12 @@ unsafe fn call(group: &Group, raw: &ronde_call) -> Result<Call> {
     let ranks = group.size() as usize;
     use Collective::*;
     let reduces = matches!(collective, AllReduce | ReduceScatter | ReduceScatterV | Reduce);
+    let dtype = reduction::dtype(raw.dtype)?;
     let mut call = Call {
         collective,
-        dtype: reduction::dtype(raw.dtype)?,
+        dtype,
         count: raw.count,
-        reduction: reduces.then(|| reduction::find(raw.reduction)).transpose()?,
+        reduction: reduces.then(|| reduction::find(raw.reduction, dtype)).transpose()?,
         peer: u32::try_from(raw.peer).unwrap_or(u32::MAX),
         // SAFETY: by the contract of this function.
         send: unsafe { blocks(raw.send_counts, raw.send_offsets, ranks) },

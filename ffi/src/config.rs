@@ -2,7 +2,7 @@
 
 use crate::group::ronde_group;
 use crate::sized::{self, Sized};
-use crate::status::{Status, give, guard, text};
+use crate::status::{Status, give, guard, null, text};
 use runtime::{Config, Error, Misuse, Preset, Result, RondeId, Store};
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::sync::{Arc, Once};
@@ -122,6 +122,9 @@ unsafe fn config(place: *const ronde_config) -> Result<Config> {
     }
     // SAFETY: as above.
     if let Some(store) = unsafe { sized::read_optional(given.store) }? {
+        if store.set.is_none() || store.get.is_none() {
+            return Err(null("a function of the store"));
+        }
         config = config.store(Arc::new(store));
     }
     if let Some(timeout) = milliseconds(given.timeout_ms, "timeout_ms")? {
@@ -130,9 +133,10 @@ unsafe fn config(place: *const ronde_config) -> Result<Config> {
     if let Some(timeout) = milliseconds(given.connect_timeout_ms, "connect_timeout_ms")? {
         config = config.connect_timeout(timeout);
     }
-    if let Ok(rank) = u32::try_from(given.rank) {
-        config = config.rank(rank);
-    }
+    config = match given.rank {
+        -1 => config,
+        rank => config.rank(u32::try_from(rank).map_err(|_| unknown("rank", rank.into()))?),
+    };
     match given.ranks {
         0 => {}
         n => config = config.size(u32::try_from(n).map_err(|_| unknown("ranks", n.into()))?),
@@ -150,7 +154,13 @@ unsafe fn config(place: *const ronde_config) -> Result<Config> {
     };
     config = match given.streams {
         0 => config,
-        n => config.streams(u8::try_from(n).map_err(|_| unknown("number of streams", n.into()))?),
+        n => match u8::try_from(n) {
+            Ok(n) if (1..=Config::MAX_STREAMS).contains(&n) => config.streams(n),
+            _ => {
+                let text = format!("streams is {n}: give 1 to {}, or 0 for the default", Config::MAX_STREAMS);
+                return Err(Misuse::Other(text.into()).into());
+            }
+        },
     };
     if given.first_port != 0 {
         config = config.ports(given.first_port, given.last_port.max(given.first_port));
@@ -163,7 +173,10 @@ pub(crate) fn milliseconds(value: i64, what: &'static str) -> Result<Option<Dura
     match u64::try_from(value) {
         Ok(0) => Ok(None),
         Ok(value) => Ok(Some(Duration::from_millis(value))),
-        Err(_) => Err(unknown(what, value)),
+        Err(_) => {
+            Err(Misuse::Other(format!("{what} is {value}: give milliseconds, or 0 for the default").into())
+                .into())
+        }
     }
 }
 
@@ -213,7 +226,7 @@ pub unsafe extern "C" fn ronde_id_create(place: *const ronde_config, id: *mut ro
     guard(|| {
         start_logging();
         if id.is_null() {
-            return Err(Misuse::NullPointer { what: "the place for the id" }.into());
+            return Err(null("the place for the id"));
         }
         // SAFETY: by the contract of this function.
         let created = RondeId::create(&unsafe { config(place) }?)?;

@@ -2,7 +2,7 @@
 
 use crate::collectives::ronde_outcome;
 use crate::sized;
-use crate::status::{Status, fail, give, guard, handle};
+use crate::status::{Status, fail, give, guard, handle, null};
 use runtime::{Op, Outcome, Result};
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::os::fd::AsRawFd;
@@ -151,7 +151,7 @@ pub unsafe extern "C" fn ronde_op_on_complete(
         // SAFETY: by the contract of this function.
         unsafe { handle(op.cast_const(), "op") }?;
         let Some(callback) = callback else {
-            return Ok(fail(&runtime::Misuse::NullPointer { what: "callback" }.into()));
+            return Ok(fail(&null("callback")));
         };
         // SAFETY: made by `boxed`, and by the contract of this function nobody else has it.
         let ronde_op { op, _group } = *unsafe { Box::from_raw(op) };

@@ -1,14 +1,14 @@
 //! Reductions as numbers: built-in ones as in the header, others from a table.
 
-use crate::status::{Status, give, guard};
+use crate::status::{Status, give, guard, null};
 use runtime::{DType, Error, Misuse, ReduceOp, Reduction, Result, UserReduce};
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
-/// Reductions that were made; their numbers are not used again.
-static MADE: LazyLock<RwLock<HashMap<u64, Reduction>>> = LazyLock::new(RwLock::default);
+/// Reductions that were made, with the only dtype that one is for; their numbers are not used again.
+static MADE: LazyLock<RwLock<HashMap<u64, (Reduction, Option<DType>)>>> = LazyLock::new(RwLock::default);
 static NEXT: AtomicU64 = AtomicU64::new(FIRST);
 /// Numbers below are built in.
 const FIRST: u64 = 1 << 16;
@@ -36,21 +36,34 @@ impl UserReduce for User {
     }
 }
 
-/// The reduction with this number.
-pub(crate) fn find(number: u64) -> Result<Reduction> {
+/// The reduction with this number, for a call of this dtype.
+pub(crate) fn find(number: u64, dtype: DType) -> Result<Reduction> {
     let unknown = || Error::from(Misuse::Unknown { what: "reduction", got: number });
     if number < FIRST {
         let op = u8::try_from(number).ok().and_then(ReduceOp::from_number);
         return op.map(Reduction::Builtin).ok_or_else(unknown);
     }
     let made = MADE.read().unwrap_or_else(PoisonError::into_inner);
-    made.get(&number).cloned().ok_or_else(unknown)
+    match made.get(&number).ok_or_else(unknown)? {
+        (_, Some(only)) if *only != dtype => {
+            let text = format!("reduction {number} was made with a scalar of {only}, the call is of {dtype}");
+            Err(Misuse::Other(text.into()).into())
+        }
+        (reduction, _) => Ok(reduction.clone()),
+    }
 }
 
-fn add(reduction: Reduction) -> u64 {
+/// Gives a reduction a number.
+///
+/// # Safety
+///
+/// `place` is null or a place for a number.
+unsafe fn add(reduction: Reduction, only: Option<DType>, place: *mut u64) -> Result<Status> {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    MADE.write().unwrap_or_else(PoisonError::into_inner).insert(number, reduction);
-    number
+    // SAFETY: by the contract of this function.
+    unsafe { give(place, number, "the place for the reduction") }?;
+    MADE.write().unwrap_or_else(PoisonError::into_inner).insert(number, (reduction, only));
+    Ok(Status::Ok)
 }
 
 /// The element type with this number.
@@ -71,11 +84,9 @@ pub unsafe extern "C" fn ronde_reduction_create(
     reduction: *mut u64,
 ) -> i32 {
     guard(|| {
-        let combine = combine.ok_or(Misuse::NullPointer { what: "combine" })?;
-        let number = add(Reduction::User(Arc::new(User { combine, context })));
+        let combine = combine.ok_or_else(|| null("combine"))?;
         // SAFETY: by the contract of this function.
-        unsafe { give(reduction, number, "the place for the reduction") }?;
-        Ok(Status::Ok)
+        unsafe { add(Reduction::User(Arc::new(User { combine, context })), None, reduction) }
     })
 }
 
@@ -93,14 +104,13 @@ pub unsafe extern "C" fn ronde_reduction_premulsum(
     guard(|| {
         let dtype = dtype(dtype_number)?;
         if scalar.is_null() {
-            return Err(Misuse::NullPointer { what: "scalar" }.into());
+            return Err(null("scalar"));
         }
         let mut bytes = [0u8; 16];
         // SAFETY: one element of the type, by the contract of this function; no type has more bytes.
         unsafe { std::ptr::copy_nonoverlapping(scalar.cast::<u8>(), bytes.as_mut_ptr(), dtype.size()) };
         // SAFETY: by the contract of this function.
-        unsafe { give(reduction, add(Reduction::PreMulSum(bytes)), "the place for the reduction") }?;
-        Ok(Status::Ok)
+        unsafe { add(Reduction::PreMulSum(bytes), Some(dtype), reduction) }
     })
 }
 

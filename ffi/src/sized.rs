@@ -4,6 +4,7 @@
 //! a newer header gives a larger size: what this library does not know must be zero, else the caller asked
 //! for something that would be ignored.
 
+use crate::status::null;
 use runtime::{Error, Misuse};
 
 /// Larger than any such struct will ever be; a size beyond it is an uninitialised field.
@@ -41,7 +42,7 @@ unsafe fn size_of_callers<T: Sized>(place: *const T) -> Result<usize, Error> {
 /// `place` points to a struct as long as its first field says, which does not change meanwhile.
 pub(crate) unsafe fn read<T: Sized>(place: *const T) -> Result<T, Error> {
     if place.is_null() {
-        return Err(Misuse::NullPointer { what: T::NAME }.into());
+        return Err(null(T::NAME));
     }
     // SAFETY: not null, and by the contract of this function.
     let size = unsafe { size_of_callers(place) }?;

@@ -131,6 +131,11 @@ pub(crate) unsafe fn text<'a>(text: *const c_char, what: &'static str) -> Result
     text.to_str().map(Some).map_err(|_| Misuse::Other(format!("{what} is not UTF-8").into()).into())
 }
 
+/// The error for a pointer that must not be null.
+pub(crate) fn null(what: &str) -> Error {
+    Misuse::Other(format!("{what} is null").into()).into()
+}
+
 /// The object behind a handle that may be null.
 ///
 /// # Safety
@@ -138,7 +143,7 @@ pub(crate) unsafe fn text<'a>(text: *const c_char, what: &'static str) -> Result
 /// `handle` is null or came from this library and was not freed.
 pub(crate) unsafe fn handle<'a, T>(handle: *const T, what: &'static str) -> Result<&'a T, Error> {
     // SAFETY: by the contract of this function.
-    unsafe { handle.as_ref() }.ok_or_else(|| Misuse::NullPointer { what }.into())
+    unsafe { handle.as_ref() }.ok_or_else(|| null(what))
 }
 
 /// Where to write a result.
@@ -148,7 +153,7 @@ pub(crate) unsafe fn handle<'a, T>(handle: *const T, what: &'static str) -> Resu
 /// `place` is null or valid for a write of `T`.
 pub(crate) unsafe fn give<T>(place: *mut T, value: T, what: &'static str) -> Result<(), Error> {
     if place.is_null() {
-        return Err(Misuse::NullPointer { what }.into());
+        return Err(null(what));
     }
     // SAFETY: by the contract of this function; C may have put it anywhere.
     unsafe { place.write_unaligned(value) };

@@ -71,6 +71,9 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Most TCP connections to one peer.
+    pub const MAX_STREAMS: u8 = MAX_STREAMS;
+
     /// The defaults, without the environment.
     pub fn new() -> Config {
         Config {

@@ -75,8 +75,8 @@ fn check_blocks(call: &Call, rank: Rank, size: u32) -> Result<(), Misuse> {
     };
     for (needed, blocks, name) in [(send, &call.send, "send"), (recv, &call.recv, "recv")] {
         if needed && (blocks.counts.len() != size as usize || blocks.offsets.len() != size as usize) {
-            let text =
-                format!("{name} blocks are given for {} ranks, the group has {size}", blocks.counts.len());
+            let (counts, offsets) = (blocks.counts.len(), blocks.offsets.len());
+            let text = format!("{name} has {counts} counts and {offsets} offsets, the group {size} ranks");
             return Err(Misuse::Other(text.into()));
         }
     }

@@ -73,6 +73,15 @@ pub(super) fn exit_code(status: ExitStatus) -> u8 {
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
 }
 
+/// How a process ended, for people.
+pub(super) fn describe(status: ExitStatus) -> String {
+    let Some(number) = status.signal() else { return format!("exited with code {}", exit_code(status)) };
+    match signal_hook::low_level::signal_name(number) {
+        Some(name) => format!("was ended by {name}"),
+        None => format!("was ended by signal {number}"),
+    }
+}
+
 /// 128 random bits in hexadecimal.
 fn random_token() -> Result<String> {
     let mut bytes = [0u8; 16];

@@ -168,10 +168,13 @@ impl Launcher {
         let Ok(status) = process.child.wait() else { return };
         process.status = Some(status);
         let code = child::exit_code(status);
-        if code == 0 || self.first_failure.is_some() {
+        // Once the others are being ended, how they end says nothing.
+        if code == 0 || self.first_failure.is_some() && !self.keep_going {
             return;
         }
-        self.first_failure = Some(code);
+        let others = if self.keep_going { "" } else { "; ending the others" };
+        eprintln!("ronde: rank {rank} {}{others}", child::describe(status));
+        self.first_failure.get_or_insert(code);
         if !self.keep_going {
             self.signal_all(Signal::TERM);
             self.kill_at = Some(Instant::now() + self.grace);

@@ -54,10 +54,16 @@ pub(crate) trait ControlEvents: Send + Sync {
 /// Joins the job.
 pub(crate) fn join(config: &Config, events: Arc<dyn ControlEvents>) -> Result<Joined> {
     let deadline = Instant::now() + config.connect_timeout;
-    // Without a coordinator, a size or a rank this process is a job of its own.
-    let alone = config.coordinator.is_none() && config.size.is_none() && config.rank.is_none();
+    // Without a place to meet, a size or a rank this process is a job of its own.
+    let meets = config.coordinator.is_some() || config.id.is_some() || config.store.is_some();
+    let alone = !meets && config.size.is_none() && config.rank.is_none();
     let own = Config { size: if alone { Some(1) } else { config.size }, ..config.clone() };
     let config = &own;
+    if let (Some(rank), Some(size)) = (config.rank, config.size)
+        && rank >= size
+    {
+        return Err(Error::join(format!("rank {rank} of a job of {size} ranks: they count from 0")));
+    }
     let Meeting { identity, addresses, host } = Meeting::arrange(config, deadline)?;
     let hosts_coordinator = host.is_some();
     let (listener, inbox) = match host {

@@ -1,0 +1,157 @@
+/* Calls that can never succeed: each is refused on the spot with an error that says what is wrong, and the group
+ * lives on. Run with one rank or several.
+ */
+#include "check.h"
+
+static ronde_group *group;
+static int rank, ranks;
+
+static void nothing_given(void) {
+    int x = 0;
+    ronde_op *op = (ronde_op *)&x;
+    ronde_id id;
+    FAILS(ronde_join(NULL, NULL), RONDE_INVALID_ARGUMENT, "null");
+    FAILS(ronde_id_create(NULL, NULL), RONDE_INVALID_ARGUMENT, "null");
+    FAILS(ronde_failure(NULL), RONDE_INVALID_ARGUMENT, "group");
+    FAILS(ronde_abort(NULL, "x"), RONDE_INVALID_ARGUMENT, "group");
+    FAILS(ronde_split(NULL, 0, 0, NULL), RONDE_INVALID_ARGUMENT, "group");
+    FAILS(ronde_split(group, 0, 0, NULL), RONDE_INVALID_ARGUMENT, "null");
+    FAILS(ronde_mem_alloc(group, 8, NULL), RONDE_INVALID_ARGUMENT, "null");
+    FAILS(ronde_mem_free(NULL, &x), RONDE_INVALID_ARGUMENT, "group");
+    FAILS(ronde_mem_free(group, &x), RONDE_INVALID_ARGUMENT, "ronde_mem_alloc");
+    FAILS(ronde_barrier(NULL, NULL, NULL), RONDE_INVALID_ARGUMENT, "group");
+    FAILS(ronde_barrier_start(NULL, NULL, &op), RONDE_INVALID_ARGUMENT, "group");
+    FAILS(ronde_barrier_start(group, NULL, NULL), RONDE_INVALID_ARGUMENT, "null");
+    FAILS(ronde_start(group, NULL, &op), RONDE_INVALID_ARGUMENT, "ronde_call");
+    FAILS(ronde_run(group, NULL, 1), RONDE_INVALID_ARGUMENT, "ronde_call");
+    FAILS(ronde_op_test(NULL, NULL), RONDE_INVALID_ARGUMENT, "op");
+    FAILS(ronde_op_wait(NULL, NULL), RONDE_INVALID_ARGUMENT, "op");
+    FAILS(ronde_op_wait_all(NULL, 1), RONDE_INVALID_ARGUMENT, "ops");
+    FAILS(ronde_op_descriptor(NULL, &x), RONDE_INVALID_ARGUMENT, "op");
+    FAILS(ronde_op_on_complete(NULL, NULL, NULL), RONDE_INVALID_ARGUMENT, "op");
+    FAILS(ronde_reduction_create(NULL, NULL, NULL), RONDE_INVALID_ARGUMENT, "null");
+    FAILS(ronde_reduction_premulsum(RONDE_F32, NULL, NULL), RONDE_INVALID_ARGUMENT, "scalar");
+    OK(ronde_run(group, NULL, 0));
+    OK(ronde_op_wait_all(NULL, 0));
+    ronde_op *none[2] = {NULL, NULL};
+    OK(ronde_op_wait_all((ronde_op *const *)none, 2));
+    OK(ronde_close(NULL));
+    ronde_group_free(NULL), ronde_op_free(NULL);
+    CHECK(ronde_rank(NULL) == -1 && ronde_size(NULL) == -1);
+    (void)id;
+}
+
+static void buffers(void) {
+    static float x[64], y[64];
+    size_t counts[64], huge = SIZE_MAX / 2;
+    FAILS(ronde_all_reduce(group, NULL, y, 4, RONDE_F32, RONDE_SUM, NULL, NULL), RONDE_INVALID_ARGUMENT, "null");
+    FAILS(ronde_all_reduce(group, x, NULL, 4, RONDE_F32, RONDE_SUM, NULL, NULL), RONDE_INVALID_ARGUMENT, "null");
+    FAILS(ronde_all_reduce(group, x, y, huge, RONDE_F32, RONDE_SUM, NULL, NULL), RONDE_INVALID_ARGUMENT, "overflow");
+    FAILS(ronde_all_gather(group, x, y, SIZE_MAX, RONDE_F64, NULL, NULL), RONDE_INVALID_ARGUMENT, "overflow");
+    FAILS(ronde_all_reduce(group, x, x + 1, 4, RONDE_F32, RONDE_SUM, NULL, NULL), RONDE_INVALID_ARGUMENT, "overlap");
+    FAILS(ronde_all_gather_v(group, x, y, NULL, NULL, RONDE_F32, NULL, NULL), RONDE_INVALID_ARGUMENT, "counts");
+    for (int r = 0; r < ranks; r++) counts[r] = SIZE_MAX / 2;
+    FAILS(ronde_all_to_all_v(group, x, counts, NULL, y, counts, NULL, RONDE_F32, NULL, NULL), RONDE_INVALID_ARGUMENT,
+          "overflow");
+    OK(ronde_all_reduce(group, NULL, NULL, 0, RONDE_F32, RONDE_SUM, NULL, NULL));
+}
+
+static void numbers(void) {
+    float x = 1, y = 0;
+    FAILS(ronde_all_reduce(group, &x, &y, 1, (ronde_dtype)17, RONDE_SUM, NULL, NULL), RONDE_INVALID_ARGUMENT, "dtype 17");
+    FAILS(ronde_all_reduce(group, &x, &y, 1, (ronde_dtype)-1, RONDE_SUM, NULL, NULL), RONDE_INVALID_ARGUMENT, "dtype -1");
+    FAILS(ronde_all_reduce(group, &x, &y, 1, RONDE_F32, 8, NULL, NULL), RONDE_INVALID_ARGUMENT, "reduction 8");
+    FAILS(ronde_all_reduce(group, &x, &y, 1, RONDE_F32, 1u << 30, NULL, NULL), RONDE_INVALID_ARGUMENT, "reduction");
+    FAILS(ronde_all_reduce(group, &x, &y, 1, RONDE_F32, RONDE_BAND, NULL, NULL), RONDE_INVALID_ARGUMENT, "band");
+    FAILS(ronde_all_reduce(group, &x, &y, 1, RONDE_BOOL, RONDE_AVG, NULL, NULL), RONDE_INVALID_ARGUMENT, "avg");
+    FAILS(ronde_broadcast(group, &x, 1, RONDE_F32, ranks, NULL, NULL), RONDE_INVALID_ARGUMENT, "root");
+    FAILS(ronde_broadcast(group, &x, 1, RONDE_F32, -1, NULL, NULL), RONDE_INVALID_ARGUMENT, "root");
+    FAILS(ronde_send(group, &x, 1, RONDE_F32, ranks, NULL, NULL), RONDE_INVALID_ARGUMENT, "rank");
+    FAILS(ronde_send(group, &x, 1, RONDE_F32, rank, NULL, NULL), RONDE_INVALID_ARGUMENT, "another rank");
+    ronde_call call = RONDE_CALL_INIT;
+    call.collective = (ronde_collective)99;
+    FAILS(ronde_run(group, &call, 1), RONDE_INVALID_ARGUMENT, "collective 99");
+    call.collective = RONDE_BARRIER, call.size = 3;
+    FAILS(ronde_run(group, &call, 1), RONDE_INVALID_ARGUMENT, "sizeof(ronde_call)");
+    CHECK(strcmp(ronde_status_name(RONDE_PEER_LOST), "peer lost") == 0);
+    CHECK(strcmp(ronde_status_name((ronde_status)77), "unknown status") == 0);
+}
+
+static void options(void) {
+    float x = 1, y = 0;
+    ronde_options with = RONDE_OPTIONS_INIT;
+    with.size = 0;
+    FAILS(ronde_barrier(group, &with, NULL), RONDE_INVALID_ARGUMENT, "sizeof(ronde_options)");
+    with.size = sizeof with, with.algorithm = "fastest";
+    FAILS(ronde_all_reduce(group, &x, &y, 1, RONDE_F32, RONDE_SUM, &with, NULL), RONDE_INVALID_ARGUMENT, "fastest");
+    with.algorithm = "\xff\xfe";
+    FAILS(ronde_all_reduce(group, &x, &y, 1, RONDE_F32, RONDE_SUM, &with, NULL), RONDE_INVALID_ARGUMENT, "UTF-8");
+    with.algorithm = NULL, with.timeout_ms = -5;
+    FAILS(ronde_barrier(group, &with, NULL), RONDE_INVALID_ARGUMENT, "timeout");
+    with.timeout_ms = 0, with.tolerance = 9;
+    FAILS(ronde_barrier(group, &with, NULL), RONDE_INVALID_ARGUMENT, "tolerance");
+}
+
+static void configs(void) {
+    ronde_group *other = (ronde_group *)&rank;
+    ronde_config config = RONDE_CONFIG_INIT;
+    ronde_id zero;
+    ronde_store empty = {sizeof empty, NULL, NULL, NULL};
+    memset(&zero, 0, sizeof zero);
+    config.size = 1 << 20;
+    FAILS(ronde_join(&config, &other), RONDE_INVALID_ARGUMENT, "sizeof(ronde_config)");
+    CHECK(other == NULL);
+#define REFUSED(field, value, status, words)                                          \
+    do {                                                                              \
+        ronde_config wrong = RONDE_CONFIG_INIT;                                       \
+        wrong.field = (value), wrong.connect_timeout_ms = 5000;                       \
+        FAILS(ronde_join(&wrong, &other), status, words);                             \
+        CHECK(other == NULL);                                                         \
+    } while (0)
+    REFUSED(preset, 7, RONDE_INVALID_ARGUMENT, "preset 7");
+    REFUSED(insecure, 2, RONDE_INVALID_ARGUMENT, "insecure 2");
+    REFUSED(streams, 100000, RONDE_INVALID_ARGUMENT, "streams is 100000");
+    REFUSED(streams, 65, RONDE_INVALID_ARGUMENT, "streams is 65");
+    REFUSED(streams, -1, RONDE_INVALID_ARGUMENT, "streams is -1");
+    REFUSED(rank, -2, RONDE_INVALID_ARGUMENT, "rank -2");
+    REFUSED(ranks, -2, RONDE_INVALID_ARGUMENT, "ranks -2");
+    REFUSED(rank, ranks, RONDE_JOIN_FAILED, "rank");
+    REFUSED(timeout_ms, -1, RONDE_INVALID_ARGUMENT, "timeout_ms is -1");
+    REFUSED(transports, "pigeon", RONDE_JOIN_FAILED, "pigeon");
+    REFUSED(coordinator, "nonsense", RONDE_JOIN_FAILED, "nonsense");
+    REFUSED(coordinator, "\xff", RONDE_INVALID_ARGUMENT, "UTF-8");
+    REFUSED(id, &zero, RONDE_JOIN_FAILED, "id");
+    REFUSED(store, &empty, RONDE_INVALID_ARGUMENT, "store");
+}
+
+static void after_close(void) {
+    float x = 1, y = 0;
+    ronde_op *op;
+    OK(ronde_barrier_start(group, NULL, &op));
+    OK(ronde_op_wait(op, NULL));
+    OK(ronde_close(group));
+    FAILS(ronde_all_reduce(group, &x, &y, 1, RONDE_F32, RONDE_SUM, NULL, NULL), RONDE_CLOSED, "closed");
+    FAILS(ronde_failure(group), RONDE_CLOSED, "closed");
+    OK(ronde_close(group)); /* twice is once */
+    ronde_group_free(group);
+    OK(ronde_op_wait(op, NULL)); /* ended before, and outlives the group's handle */
+    ronde_op_free(op);
+}
+
+int main(void) {
+    CHECK(ronde_last_error()[0] == 0);
+    CHECK(ronde_version() == RONDE_VERSION_MAJOR * 10000 + RONDE_VERSION_MINOR * 100 + RONDE_VERSION_PATCH);
+    group = join();
+    rank = ronde_rank(group), ranks = ronde_size(group);
+    nothing_given();
+    buffers();
+    numbers();
+    options();
+    configs();
+    /* None of it did any harm. */
+    int32_t x = rank, y = -1;
+    OK(ronde_all_reduce(group, &x, &y, 1, RONDE_I32, RONDE_SUM, NULL, NULL));
+    CHECK(y == ranks * (ranks - 1) / 2);
+    after_close();
+    return 0;
+}

@@ -1,0 +1,115 @@
+/* usage: trouble mismatch|abort|late|left|killed
+ *
+ * What goes wrong between ranks: every rank gets the same named error within its deadline, later calls give it
+ * again, and nobody hangs. Run with three ranks. Rank 2 is the one in trouble.
+ */
+#include "check.h"
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+
+static ronde_group *group;
+static int rank;
+
+static double seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+static void mismatch(void) {
+    float x[8] = {0}, y[8];
+    FAILS(ronde_all_reduce(group, x, y, rank == 2 ? 7 : 8, RONDE_F32, RONDE_SUM, NULL, NULL), RONDE_MISMATCH,
+          "all_reduce");
+    CHECK(strstr(ronde_last_error(), "7") && strstr(ronde_last_error(), "8"));
+    FAILS(ronde_barrier(group, NULL, NULL), RONDE_MISMATCH, "all_reduce");
+    FAILS(ronde_failure(group), RONDE_MISMATCH, "all_reduce");
+}
+
+static void abort_it(void) {
+    float x = 0;
+    ronde_op *op;
+    /* Nobody sends this. */
+    OK(ronde_recv_start(group, &x, 1, RONDE_F32, (rank + 1) % 3, NULL, &op));
+    if (rank == 2) OK(ronde_abort(group, "the data set is corrupt"));
+    FAILS(ronde_op_wait(op, NULL), RONDE_ABORTED, "the data set is corrupt");
+    FAILS(ronde_op_test(op, NULL), RONDE_ABORTED, "rank 2");
+    ronde_op_free(op);
+    FAILS(ronde_barrier(group, NULL, NULL), RONDE_ABORTED, "the data set is corrupt");
+}
+
+static void late(void) {
+    ronde_options soon = RONDE_OPTIONS_INIT;
+    float x = 1, y;
+    double start = seconds();
+    soon.timeout_ms = 300;
+    if (rank == 2) {
+        /* Never enters: hears of it all the same. */
+        while (ronde_failure(group) == RONDE_OK) {
+            CHECK(seconds() - start < 20);
+            usleep(1000);
+        }
+        FAILS(ronde_failure(group), RONDE_TIMEOUT, "rank 2");
+        return;
+    }
+    FAILS(ronde_all_reduce(group, &x, &y, 1, RONDE_F32, RONDE_SUM, &soon, NULL), RONDE_TIMEOUT, "rank 2");
+    CHECK(strstr(ronde_last_error(), "all_reduce") != NULL);
+    CHECK(seconds() - start >= 0.29 && seconds() - start < 5);
+}
+
+static void left(void) {
+    float x = 0;
+    ronde_op *op;
+    if (rank != 2) {
+        OK(ronde_recv_start(group, &x, 1, RONDE_F32, 2, NULL, &op));
+        FAILS(ronde_op_wait(op, NULL), RONDE_ABORTED, "left");
+    } else {
+        OK(ronde_recv_start(group, &x, 1, RONDE_F32, 0, NULL, &op));
+        OK(ronde_close(group));
+        FAILS(ronde_op_wait(op, NULL), RONDE_CLOSED, "closed");
+    }
+    ronde_op_free(op);
+}
+
+static int heard;
+static void on_loss(void *context, ronde_status status, const ronde_outcome *outcome, const char *error) {
+    CHECK(status == RONDE_PEER_LOST && outcome == NULL && strstr(error, "peer 2") != NULL);
+    CHECK(context == &heard);
+    __atomic_store_n(&heard, 1, __ATOMIC_RELEASE);
+}
+
+static void killed(void) {
+    static float x[1 << 20], y[1 << 20], z;
+    ronde_op *op, *lost = NULL;
+    if (rank != 2) OK(ronde_recv_start(group, &z, 1, RONDE_F32, 2, NULL, &lost));
+    /* The others may hear of the death before they have heard that this one came. */
+    ronde_status status = ronde_barrier(group, NULL, NULL);
+    CHECK(status == RONDE_OK || (rank != 2 && status == RONDE_PEER_LOST));
+    if (rank == 2) {
+        OK(ronde_all_reduce_start(group, x, y, 1 << 20, RONDE_F32, RONDE_SUM, NULL, &op));
+        kill(getpid(), SIGKILL);
+    }
+    double start = seconds();
+    OK(ronde_op_on_complete(lost, on_loss, &heard));
+    while (status == RONDE_OK) status = ronde_all_reduce(group, x, y, 1 << 20, RONDE_F32, RONDE_SUM, NULL, NULL);
+    CHECK(status == RONDE_PEER_LOST && strstr(ronde_last_error(), "peer 2") != NULL);
+    while (!__atomic_load_n(&heard, __ATOMIC_ACQUIRE)) CHECK(seconds() - start < 20);
+    CHECK(seconds() - start < 20);
+    FAILS(ronde_barrier(group, NULL, NULL), RONDE_PEER_LOST, "peer 2");
+}
+
+int main(int argc, char **argv) {
+    CHECK(argc == 2);
+    group = join();
+    rank = ronde_rank(group);
+    CHECK(ronde_size(group) == 3);
+    if (strcmp(argv[1], "mismatch") == 0) mismatch();
+    else if (strcmp(argv[1], "abort") == 0) abort_it();
+    else if (strcmp(argv[1], "late") == 0) late();
+    else if (strcmp(argv[1], "left") == 0) left();
+    else if (strcmp(argv[1], "killed") == 0) killed();
+    else CHECK(!"a known kind of trouble");
+    ronde_close(group);
+    ronde_group_free(group);
+    return 0;
+}

@@ -1,0 +1,177 @@
+// ronde.hpp: every member once or more, with values, and its checks of lengths.
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <iostream>
+#include <poll.h>
+#include <ronde.hpp>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#define CHECK(condition)                                                             \
+    do {                                                                             \
+        if (!(condition)) {                                                          \
+            std::cerr << __FILE__ << ':' << __LINE__ << ": not so: " #condition "\n"; \
+            std::exit(1);                                                            \
+        }                                                                            \
+    } while (0)
+
+// A 16-bit float of the program's own.
+struct bfloat16 {
+    std::uint16_t bits;
+};
+template <>
+struct ronde::dtype_of<bfloat16> {
+    static constexpr ronde_dtype value = RONDE_BF16;
+};
+
+template <class F>
+void throws(ronde_status status, std::string_view words, F f) {
+    try {
+        f();
+    } catch (const ronde::error &error) {
+        if (error.status() == status && std::string_view(error.what()).find(words) != std::string_view::npos) return;
+        std::cerr << "wrong error: " << error.status() << ": " << error.what() << ", not \"" << words << "\"\n";
+        std::exit(1);
+    }
+    std::cerr << "no error: " << words << '\n';
+    std::exit(1);
+}
+
+int main() {
+    static_assert(ronde::dtype_of<unsigned char>::value == RONDE_U8 && ronde::dtype_of<long long>::value == RONDE_I64);
+    auto group = ronde::group::join();
+    const int n = group.size(), me = group.rank();
+    const auto ranks = static_cast<std::size_t>(n), self = static_cast<std::size_t>(me);
+    const double triangle = n * (n - 1) / 2.0;
+
+    std::vector<double> x(1000, me), y(1000);
+    const auto done = group.all_reduce(x, y, ronde::sum);
+    CHECK(done.contributors == static_cast<unsigned>(n) && y == std::vector<double>(1000, triangle));
+    group.all_reduce(x, ronde::avg);
+    CHECK(x[999] == triangle / n);
+    std::array<bfloat16, 3> halves{{{0x3f80}, {0x4000}, {0x0000}}}; // 1, 2, 0
+    group.all_reduce(halves, ronde::max);
+    CHECK(halves[0].bits == 0x3f80 && halves[1].bits == 0x4000);
+
+    const std::vector<int> mine(3, me);
+    std::vector<int> all(3 * ranks), at_root(me == n - 1 ? 3 * ranks : 0);
+    group.all_gather(mine, all);
+    group.gather(mine, at_root, n - 1);
+    for (std::size_t i = 0; i < all.size(); ++i) CHECK(all[i] == static_cast<int>(i / 3));
+    CHECK(me != n - 1 || at_root == all);
+    std::vector<int> back(3, -1);
+    group.scatter(at_root, back, n - 1);
+    CHECK(back == mine);
+    std::vector<int> summed(3);
+    group.reduce_scatter(all, summed);
+    CHECK(summed == std::vector<int>(3, n * me));
+    std::vector<int> total(3, -1);
+    group.reduce(mine, total, ronde::max, 0);
+    CHECK(total == std::vector<int>(3, me == 0 ? n - 1 : -1));
+    std::vector<int> out(ranks), in(ranks);
+    for (std::size_t i = 0; i < ranks; ++i) out[i] = me * 100 + static_cast<int>(i);
+    group.all_to_all(out, in);
+    for (std::size_t i = 0; i < ranks; ++i) CHECK(in[i] == static_cast<int>(i) * 100 + me);
+    std::vector<int> word(1, me == n - 1 ? 77 : 0);
+    group.broadcast(word, n - 1);
+    CHECK(word[0] == 77);
+    group.barrier();
+
+    ronde::blocks uneven;
+    for (std::size_t i = 0; i < ranks; ++i) uneven.counts.push_back(i + 1);
+    std::vector<int> own(self + 1, me), together(uneven.extent(), -1), rooted(me == 0 ? uneven.extent() : 0);
+    group.all_gather_v(own, together, uneven);
+    group.gather_v(own, rooted, uneven, 0);
+    std::size_t at = 0;
+    for (std::size_t i = 0; i < ranks; ++i)
+        for (std::size_t k = 0; k <= i; ++k) CHECK(together[at++] == static_cast<int>(i));
+    CHECK(me != 0 || rooted == together);
+    std::vector<int> share(self + 1, -1);
+    group.scatter_v(rooted, uneven, share, 0);
+    CHECK(share == own);
+    group.reduce_scatter_v(together, uneven, share);
+    CHECK(share == std::vector<int>(self + 1, n * me));
+    ronde::blocks sent{std::vector<std::size_t>(ranks, self + 1), {}}, received = uneven;
+    std::vector<int> many(ranks * (self + 1), me), got(received.extent());
+    group.all_to_all_v(many, sent, got, received);
+    CHECK(got == together);
+
+    // Ops in flight.
+    std::vector<float> a(5000, 1.0f), b(5000), c(5000), d(5000);
+    auto waited = group.all_reduce_start(a, b), tested = group.all_reduce_start(a, c);
+    std::atomic<int> ended{0};
+    group.all_reduce_start(a, d).on_complete([&](const ronde::error *error, const ronde::outcome *result) {
+        ended = error == nullptr && result != nullptr ? 1 : -1;
+    });
+    pollfd wait{tested.descriptor(), POLLIN, 0};
+    CHECK(poll(&wait, 1, 20000) == 1 && tested.test());
+    CHECK(waited.wait().seq + 1 == tested.wait().seq);
+    const auto start = std::chrono::steady_clock::now();
+    while (ended == 0) {
+        CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(20));
+        std::this_thread::yield();
+    }
+    CHECK(ended == 1 && b == std::vector<float>(5000, static_cast<float>(n)) && c == b && d == b);
+
+    // Reductions of one's own.
+    auto left_to_right = [](const int *src, int *acc, std::size_t count) noexcept {
+        for (std::size_t i = 0; i < count; ++i) acc[i] = acc[i] * 10 + src[i];
+    };
+    std::vector<int> digit(2, me + 1);
+    int wanted = 0;
+    for (int i = 1; i <= n; ++i) wanted = wanted * 10 + i;
+    group.all_reduce(digit, ronde::reduction::of<int>(left_to_right));
+    CHECK(digit == std::vector<int>(2, wanted));
+    std::vector<double> one(1, 1.0);
+    group.all_reduce(one, ronde::reduction::premulsum(me + 0.5));
+    CHECK(one[0] == triangle + 0.5 * n);
+
+    // Messages, parts, memory.
+    if (n > 1) {
+        std::vector<int> note(1, me), heard(1);
+        if (me % 2 == 0 && me + 1 < n) {
+            group.send(note, me + 1);
+            group.recv(heard, me + 1);
+            CHECK(heard[0] == me + 1);
+        } else if (me % 2 == 1) {
+            group.recv(heard, me - 1);
+            group.send(note, me - 1);
+            CHECK(heard[0] == me - 1);
+        }
+    }
+    auto part = group.split(me % 2);
+    CHECK(part && part->size() == (n + (me % 2 == 0)) / 2);
+    CHECK(!group.split(-1).has_value());
+    part->barrier();
+    {
+        auto shared = group.allocate<float>(4096);
+        ronde_call call = RONDE_CALL_INIT;
+        call.collective = RONDE_ALL_REDUCE, call.dtype = RONDE_F32, call.count = 4096;
+        call.send = call.recv = shared.get();
+        shared[7] = 2.0f;
+        group.run({call});
+        CHECK(shared[7] == 2.0f * static_cast<float>(n) && shared[8] == 0.0f);
+        group.start(call).wait();
+        CHECK(shared[7] == 2.0f * static_cast<float>(n * n));
+    }
+
+    // Lengths that do not fit, and what the library says.
+    ronde::options with;
+    with.algorithm = "teleport";
+    throws(RONDE_INVALID_ARGUMENT, "teleport", [&] { group.all_reduce(x, ronde::sum, with); });
+    throws(RONDE_INVALID_ARGUMENT, "lengths differ", [&] { group.all_reduce(x, one, ronde::sum); });
+    throws(RONDE_INVALID_ARGUMENT, "one entry for each rank", [&] { group.all_gather_v(own, together, {{}, {}}); });
+    with = {};
+    with.tag = 9, with.timeout = std::chrono::seconds(20), with.recover = false, with.algorithm = "one-shot";
+    group.all_reduce(word, ronde::sum, with);
+    CHECK(word[0] == 77 * n);
+
+    ronde::group moved = std::move(group);
+    moved.barrier();
+    moved.close();
+    throws(RONDE_CLOSED, "closed", [&] { moved.barrier(); });
+    return 0;
+}
