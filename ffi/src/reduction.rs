@@ -7,8 +7,11 @@ use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
-/// Reductions that were made, with the only dtype that one is for; their numbers are not used again.
-static MADE: LazyLock<RwLock<HashMap<u64, (Reduction, Option<DType>)>>> = LazyLock::new(RwLock::default);
+/// A reduction that was made, with the only dtype that it is for.
+type Made = (Reduction, Option<DType>);
+
+/// By number; numbers are not used again.
+static MADE: LazyLock<RwLock<HashMap<u64, Made>>> = LazyLock::new(RwLock::default);
 static NEXT: AtomicU64 = AtomicU64::new(FIRST);
 /// Numbers below are built in.
 const FIRST: u64 = 1 << 16;
