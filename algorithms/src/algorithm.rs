@@ -11,6 +11,8 @@ pub enum Algorithm {
     TwoShot,
     /// Reduce-scatter and all-gather around a ring.
     Ring,
+    /// A ring in each direction, for half of the vector each.
+    BidirectionalRing,
     /// Pairs exchange whole vectors at doubling distance.
     RecursiveDoubling,
     /// Reduce-scatter by halving, all-gather by doubling (Rabenseifner).
@@ -31,12 +33,13 @@ pub enum Algorithm {
 
 impl Algorithm {
     /// Every algorithm.
-    pub const ALL: [Algorithm; 11] = {
+    pub const ALL: [Algorithm; 12] = {
         use Algorithm::*;
         [
             OneShot,
             TwoShot,
             Ring,
+            BidirectionalRing,
             RecursiveDoubling,
             HalvingDoubling,
             Hierarchical,
@@ -55,6 +58,7 @@ impl Algorithm {
             OneShot => "one-shot",
             TwoShot => "two-shot",
             Ring => "ring",
+            BidirectionalRing => "bidirectional-ring",
             RecursiveDoubling => "recursive-doubling",
             HalvingDoubling => "halving-doubling",
             Hierarchical => "hierarchical",
@@ -76,8 +80,14 @@ impl Algorithm {
 pub fn algorithms_for(collective: Collective) -> &'static [Algorithm] {
     use Algorithm::*;
     match collective {
-        Collective::AllReduce => &[OneShot, TwoShot, Ring, RecursiveDoubling],
-        Collective::Broadcast => &[Direct, Tree, Chain],
+        Collective::AllReduce => {
+            &[OneShot, TwoShot, Ring, BidirectionalRing, RecursiveDoubling, HalvingDoubling, Hierarchical]
+        }
+        Collective::ReduceScatter
+        | Collective::ReduceScatterV
+        | Collective::AllGather
+        | Collective::AllGatherV => &[Direct, Ring],
+        Collective::Broadcast | Collective::Reduce => &[Direct, Tree, Chain],
         Collective::Barrier => &[Dissemination],
         Collective::Send | Collective::Recv => &[PointToPoint],
         _ => &[Direct],

@@ -87,7 +87,7 @@ mod tests {
             in_place: false,
             ordered: false,
         };
-        choose(&shape, &Topology::new(vec![0; world as usize], shm))
+        choose(&shape, &Topology::new(&vec![0; world as usize], shm))
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! What the chooser knows of the machines: nodes, and the measured cost of a message and a byte.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 /// Cost of moving and reducing bytes over one kind of link.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Costs {
@@ -20,29 +23,87 @@ impl Costs {
     pub const TCP: Costs = Costs { latency: 4e-6, message: 3e-6, byte: 1.6e-10, reduce: 5e-11 };
 }
 
+/// Which rank runs on which node, with the ranks of each in ascending order.
+#[derive(Clone, Debug)]
+pub struct Nodes {
+    /// Ranks of each node.
+    members: Vec<Vec<u32>>,
+    /// Node of each rank, and its number there.
+    places: Vec<(u32, u32)>,
+    /// Ranks of the smallest node.
+    owners: u32,
+}
+
+impl Nodes {
+    /// From the node of each rank, by any numbers; nodes are numbered anew as they come.
+    fn new(nodes: &[u32]) -> Nodes {
+        let mut numbers = BTreeMap::new();
+        let mut members: Vec<Vec<u32>> = Vec::new();
+        let mut places = Vec::with_capacity(nodes.len());
+        for (rank, node) in nodes.iter().enumerate() {
+            let number = *numbers.entry(*node).or_insert(members.len());
+            if number == members.len() {
+                members.push(Vec::new());
+            }
+            places.push((number as u32, members[number].len() as u32));
+            members[number].push(rank as u32);
+        }
+        let owners = members.iter().map(Vec::len).min().unwrap_or(1) as u32;
+        Nodes { members, places, owners }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u32 {
+        self.members.len() as u32
+    }
+
+    /// Ranks of a node.
+    pub fn members(&self, node: u32) -> &[u32] {
+        &self.members[node as usize]
+    }
+
+    /// The rank with this number on a node.
+    pub fn rank(&self, node: u32, number: u32) -> u32 {
+        self.members[node as usize][number as usize]
+    }
+
+    /// Node of a rank, and its number there.
+    pub fn place(&self, rank: u32) -> (u32, u32) {
+        self.places[rank as usize]
+    }
+
+    /// Ranks of the smallest node: as many of every node can share work evenly.
+    pub fn owners(&self) -> u32 {
+        self.owners
+    }
+}
+
 /// Where the ranks of a group run.
 #[derive(Clone, Debug)]
 pub struct Topology {
-    /// Node of each rank, numbered from 0.
-    pub nodes: Vec<u32>,
     /// Costs between ranks of one node.
     pub inside: Costs,
     /// Costs between nodes.
     pub between: Costs,
-    one_node: bool,
+    nodes: Arc<Nodes>,
 }
 
 impl Topology {
-    /// A topology with the default costs; `shm` says whether ranks of a node share memory.
-    pub fn new(nodes: Vec<u32>, shm: bool) -> Topology {
+    /// A topology with the default costs; `nodes` has the node of each rank, `shm` says whether ranks of
+    /// a node share memory.
+    pub fn new(nodes: &[u32], shm: bool) -> Topology {
         let inside = if shm { Costs::SHARED_MEMORY } else { Costs::TCP };
-        let one_node = nodes.windows(2).all(|pair| pair[0] == pair[1]);
-        Topology { nodes, inside, between: Costs::TCP, one_node }
+        Topology { inside, between: Costs::TCP, nodes: Arc::new(Nodes::new(nodes)) }
+    }
+
+    /// Who runs where.
+    pub fn nodes(&self) -> &Arc<Nodes> {
+        &self.nodes
     }
 
     /// The costs that bound an op over all ranks.
     pub fn costs(&self) -> &Costs {
-        if self.one_node { &self.inside } else { &self.between }
+        if self.nodes.count() <= 1 { &self.inside } else { &self.between }
     }
 }
 

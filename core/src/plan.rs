@@ -139,7 +139,7 @@ impl Window {
         self.slot_bytes = 0;
     }
 
-    /// An empty list of steps that keeps its memory from window to window; see [`Window::give_back`].
+    /// An empty list of steps that keeps its memory from window to window; see [`Window::give_back_list`].
     pub fn borrow_list(&mut self) -> Vec<StepId> {
         std::mem::take(&mut self.lists.0)
     }
@@ -149,11 +149,16 @@ impl Window {
         std::mem::take(&mut self.lists.1)
     }
 
-    /// Takes borrowed lists back.
-    pub fn give_back(&mut self, mut steps: Vec<StepId>, mut spans: Vec<Span>) {
+    /// Takes a borrowed list back.
+    pub fn give_back_list(&mut self, mut steps: Vec<StepId>) {
         steps.clear();
+        self.lists.0 = steps;
+    }
+
+    /// Takes borrowed spans back.
+    pub fn give_back_spans(&mut self, mut spans: Vec<Span>) {
         spans.clear();
-        self.lists = (steps, spans);
+        self.lists.1 = spans;
     }
 
     /// Reserves `len` bytes of slot, 64-byte aligned.

@@ -1,9 +1,12 @@
-//! Direct all-gather: every rank sends its block to every other, straight into their outputs. One
-//! latency, (n-1) blocks out of each rank.
+//! All-gather, direct or around a ring, straight into the outputs.
+//!
+//! Direct: every rank sends its block to every other; one latency, (n-1) blocks out of each rank. Ring:
+//! as many bytes, n-1 latencies, to one neighbour only: for many ranks.
 
+use super::circle::Circle;
 use super::geometry::piece_limit;
 use super::{BlockList, Pieces};
-use crate::Tuning;
+use crate::{Algorithm, Tuning};
 use ronde_core::Collective;
 use ronde_core::call::Shape;
 use ronde_core::plan::{Plan, Span, Window};
@@ -13,6 +16,7 @@ use ronde_core::plan::{Plan, Span, Window};
 pub struct AllGather {
     rank: u32,
     world: u32,
+    algorithm: Algorithm,
     in_place: bool,
     blocks: BlockList,
     piece: usize,
@@ -20,10 +24,11 @@ pub struct AllGather {
 }
 
 impl AllGather {
-    pub(super) fn new(shape: &Shape<'_>, tuning: &Tuning) -> AllGather {
+    pub(super) fn new(shape: &Shape<'_>, algorithm: Algorithm, tuning: &Tuning) -> AllGather {
         AllGather {
             rank: shape.rank,
             world: shape.world,
+            algorithm,
             in_place: shape.in_place,
             blocks: match shape.collective {
                 Collective::AllGatherV => BlockList::uneven(shape.recv, shape.element),
@@ -44,7 +49,8 @@ impl Plan for AllGather {
         let block = self.blocks.get(self.rank);
         let own = self.blocks.piece(self.rank, self.piece, index);
         let input = Span::input(own.offset - block.offset, own.len);
-        for step in 1..self.world {
+        let direct = self.algorithm != Algorithm::Ring;
+        for step in (1..self.world).filter(|_| direct) {
             if own.len > 0 {
                 window.send((self.rank + step) % self.world, input, 0, &[]);
             }
@@ -53,6 +59,10 @@ impl Plan for AllGather {
             if theirs.len > 0 {
                 window.recv(from, Span::output(theirs.offset, theirs.len), 0);
             }
+        }
+        if !direct {
+            let owned = |rank| self.blocks.piece(rank, self.piece, index);
+            Circle::new(self.rank, self.world, false).all_gather(window, owned, input, None);
         }
         if own.len > 0 && !self.in_place {
             window.copy(input, Span::output(own.offset, own.len), &[]);
@@ -64,6 +74,6 @@ impl Plan for AllGather {
     }
 
     fn name(&self) -> &'static str {
-        "direct"
+        self.algorithm.name()
     }
 }

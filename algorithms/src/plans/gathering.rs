@@ -33,6 +33,7 @@ pub(super) fn reduce_all(
     }
     waits.extend(also_after);
     let reduced = window.reduce(&sources, result, true, &waits);
-    window.give_back(waits, sources);
+    window.give_back_list(waits);
+    window.give_back_spans(sources);
     reduced
 }

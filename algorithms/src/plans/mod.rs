@@ -5,15 +5,20 @@ mod all_to_all;
 mod barrier;
 mod blocks;
 mod broadcast;
+mod circle;
+mod folding;
 mod gather;
 mod gathering;
 mod geometry;
+mod halving_doubling;
+mod hierarchical;
 mod message;
 mod one_shot;
 mod recursive_doubling;
 mod reduce;
 mod reduce_scatter;
 mod ring;
+mod rooted;
 mod two_shot;
 
 use crate::{Algorithm, Topology, Tuning, algorithms_for};
@@ -32,6 +37,8 @@ pub enum AnyPlan {
     TwoShot(two_shot::TwoShot),
     Ring(ring::Ring),
     RecursiveDoubling(recursive_doubling::RecursiveDoubling),
+    HalvingDoubling(halving_doubling::HalvingDoubling),
+    Hierarchical(hierarchical::Hierarchical),
     ReduceScatter(reduce_scatter::ReduceScatter),
     AllGather(all_gather::AllGather),
     AllToAll(all_to_all::AllToAll),
@@ -49,6 +56,8 @@ macro_rules! each {
             AnyPlan::TwoShot($plan) => $body,
             AnyPlan::Ring($plan) => $body,
             AnyPlan::RecursiveDoubling($plan) => $body,
+            AnyPlan::HalvingDoubling($plan) => $body,
+            AnyPlan::Hierarchical($plan) => $body,
             AnyPlan::ReduceScatter($plan) => $body,
             AnyPlan::AllGather($plan) => $body,
             AnyPlan::AllToAll($plan) => $body,
@@ -83,7 +92,7 @@ impl Plan for AnyPlan {
 pub fn build(
     shape: &Shape<'_>,
     algorithm: Algorithm,
-    _topology: &Topology,
+    topology: &Topology,
     tuning: &Tuning,
 ) -> Result<AnyPlan, Misuse> {
     if !algorithms_for(shape.collective).contains(&algorithm) {
@@ -95,18 +104,18 @@ pub fn build(
         return Err(Misuse::Other(text.into()));
     }
     Ok(match shape.collective {
-        Collective::AllReduce => all_reduce(shape, algorithm, tuning),
+        Collective::AllReduce => all_reduce(shape, algorithm, topology, tuning),
         Collective::ReduceScatter | Collective::ReduceScatterV => {
-            AnyPlan::ReduceScatter(reduce_scatter::ReduceScatter::new(shape, tuning))
+            AnyPlan::ReduceScatter(reduce_scatter::ReduceScatter::new(shape, algorithm, tuning))
         }
         Collective::AllGather | Collective::AllGatherV => {
-            AnyPlan::AllGather(all_gather::AllGather::new(shape, tuning))
+            AnyPlan::AllGather(all_gather::AllGather::new(shape, algorithm, tuning))
         }
         Collective::AllToAll | Collective::AllToAllV => {
             AnyPlan::AllToAll(all_to_all::AllToAll::new(shape, tuning))
         }
         Collective::Broadcast => AnyPlan::Broadcast(broadcast::Broadcast::new(shape, algorithm, tuning)),
-        Collective::Reduce => AnyPlan::Reduce(reduce::Reduce::new(shape, tuning)),
+        Collective::Reduce => AnyPlan::Reduce(reduce::Reduce::new(shape, algorithm, tuning)),
         Collective::Gather | Collective::GatherV => AnyPlan::Gather(gather::Gather::to_root(shape, tuning)),
         Collective::Scatter | Collective::ScatterV => {
             AnyPlan::Gather(gather::Gather::from_root(shape, tuning))
@@ -116,12 +125,19 @@ pub fn build(
     })
 }
 
-fn all_reduce(shape: &Shape<'_>, algorithm: Algorithm, tuning: &Tuning) -> AnyPlan {
+fn all_reduce(shape: &Shape<'_>, algorithm: Algorithm, topology: &Topology, tuning: &Tuning) -> AnyPlan {
     match algorithm {
         Algorithm::TwoShot => AnyPlan::TwoShot(two_shot::TwoShot::new(shape, tuning)),
-        Algorithm::Ring => AnyPlan::Ring(ring::Ring::new(shape, tuning)),
+        Algorithm::Ring => AnyPlan::Ring(ring::Ring::new(shape, false, tuning)),
+        Algorithm::BidirectionalRing => AnyPlan::Ring(ring::Ring::new(shape, true, tuning)),
         Algorithm::RecursiveDoubling => {
             AnyPlan::RecursiveDoubling(recursive_doubling::RecursiveDoubling::new(shape, tuning))
+        }
+        Algorithm::HalvingDoubling => {
+            AnyPlan::HalvingDoubling(halving_doubling::HalvingDoubling::new(shape, tuning))
+        }
+        Algorithm::Hierarchical => {
+            AnyPlan::Hierarchical(hierarchical::Hierarchical::new(shape, topology, tuning))
         }
         _ => AnyPlan::OneShot(one_shot::OneShot::new(shape, tuning)),
     }

@@ -84,7 +84,7 @@ pub(crate) fn local_peers(view: &View, rank: Rank) -> usize {
 /// Where the members of a group run, for the chooser and hierarchical plans.
 pub(crate) fn topology(view: &View, members: &[usize], shm: bool) -> Arc<Topology> {
     let mut machines = Vec::new();
-    let nodes = members
+    let nodes: Vec<u32> = members
         .iter()
         .map(|&member| {
             let machine = &view.members[member].machine;
@@ -94,7 +94,7 @@ pub(crate) fn topology(view: &View, members: &[usize], shm: bool) -> Arc<Topolog
             }) as u32
         })
         .collect();
-    Arc::new(Topology::new(nodes, shm))
+    Arc::new(Topology::new(&nodes, shm))
 }
 
 /// Who holds an op up, in words.
