@@ -1,76 +1,140 @@
-//! Which algorithm: the alpha-beta model of Hockney with a cost per message and per reduced byte, over
-//! the parameters in [`Topology`]. A pure function of the call and the view, so that all ranks choose
-//! alike without talking.
+//! Which algorithm: Hockney's alpha-beta model with a cost per message and per reduced byte, over the
+//! measured parameters in [`Topology`]. A pure function of the call and the view, so that all ranks
+//! choose alike without talking.
 
-use crate::{Algorithm, Topology};
+use crate::{Algorithm, Costs, Topology};
 use ronde_core::Collective;
 use ronde_core::call::Shape;
 
-/// Ranks above which a vector is reduced around a ring rather than by direct exchange.
+/// Ranks above which every rank does not talk to every other with large vectors: so many senders at once
+/// overflow the queues before one receiver (incast), which the model does not know.
 const DIRECT_RANKS: u32 = 32;
+
+/// Part of a vector that is under way before the next rank of a pipeline begins, in bytes.
+const PIPELINE_BYTES: f64 = 256e3;
 
 /// The cheapest algorithm for a call.
 pub fn choose(shape: &Shape<'_>, topology: &Topology) -> Algorithm {
+    let model = Model::new(shape, topology);
     match shape.collective {
-        Collective::AllReduce => all_reduce(shape, topology),
-        Collective::Broadcast => broadcast(shape, topology),
+        Collective::AllReduce => model.all_reduce(shape.ordered),
+        Collective::ReduceScatter if shape.ordered => Algorithm::Direct,
+        Collective::ReduceScatter | Collective::AllGather => model.blocks(),
+        Collective::Broadcast => model.broadcast(),
+        Collective::Reduce if shape.ordered => Algorithm::Direct,
+        Collective::Reduce => model.reduce(),
         Collective::Barrier => Algorithm::Dissemination,
         Collective::Send | Collective::Recv => Algorithm::PointToPoint,
         _ => Algorithm::Direct,
     }
 }
 
-fn all_reduce(shape: &Shape<'_>, topology: &Topology) -> Algorithm {
-    let n = f64::from(shape.world);
-    let bytes = (shape.count * shape.element) as f64;
-    let c = topology.costs();
-    let rounds = f64::from(u32::BITS - (shape.world - 1).leading_zeros());
-    let one_shot = c.latency + (n - 1.0) * (c.message + bytes * c.byte) + n * bytes * c.reduce;
-    let two_shot =
-        2.0 * (c.latency + (n - 1.0) * c.message) + 2.0 * (n - 1.0) / n * bytes * c.byte + bytes * c.reduce;
-    let doubling = rounds * (c.latency + c.message + bytes * (c.byte + 2.0 * c.reduce));
-    let ring = 2.0 * (n - 1.0) * (c.latency + c.message)
-        + 2.0 * (n - 1.0) / n * bytes * c.byte
-        + 2.0 * (n - 1.0) / n * bytes * c.reduce;
-    // Small one-shot ops commit by log, without a message; all others tell everybody that they are done.
-    let done = c.latency + (n - 1.0) * c.message / 2.0;
-    let (two_shot, doubling, ring) = (two_shot + done, doubling + done, ring + done);
-    if shape.ordered {
-        return if one_shot <= two_shot { Algorithm::OneShot } else { Algorithm::TwoShot };
-    }
-    let direct = if shape.world <= DIRECT_RANKS { two_shot } else { f64::INFINITY };
-    let mut best = (one_shot, Algorithm::OneShot);
-    for other in
-        [(direct, Algorithm::TwoShot), (doubling, Algorithm::RecursiveDoubling), (ring, Algorithm::Ring)]
-    {
-        if other.0 < best.0 {
-            best = other;
-        }
-    }
-    best.1
+struct Model<'a> {
+    world: u32,
+    /// The same, and what it takes often.
+    n: f64,
+    rounds: f64,
+    bytes: f64,
+    c: Costs,
+    topology: &'a Topology,
 }
 
-fn broadcast(shape: &Shape<'_>, topology: &Topology) -> Algorithm {
-    let n = f64::from(shape.world);
-    let bytes = (shape.count * shape.element) as f64;
-    let c = topology.costs();
-    let rounds = f64::from(u32::BITS - (shape.world.max(2) - 1).leading_zeros());
-    let direct = c.latency + (n - 1.0) * (c.message + bytes * c.byte);
-    let tree = rounds * (c.latency + c.message + bytes * c.byte);
-    // A chain is a pipeline: its latency counts once per rank, its bytes once.
-    let chain = (n - 1.0) * (c.latency + c.message + (512e3f64).min(bytes) * c.byte) + bytes * c.byte;
-    if direct <= tree && direct <= chain {
-        Algorithm::Direct
-    } else if tree <= chain {
-        Algorithm::Tree
-    } else {
-        Algorithm::Chain
+impl<'a> Model<'a> {
+    fn new(shape: &Shape<'_>, topology: &'a Topology) -> Model<'a> {
+        Model {
+            world: shape.world,
+            n: f64::from(shape.world),
+            rounds: f64::from(u32::BITS - (shape.world.max(2) - 1).leading_zeros()),
+            bytes: (shape.count * shape.element) as f64,
+            c: *topology.costs(),
+            topology,
+        }
     }
+
+    fn all_reduce(&self, ordered: bool) -> Algorithm {
+        use Algorithm::*;
+        let Model { n, bytes: s, c, .. } = self;
+        let one_shot = c.latency + (n - 1.0) * (c.message + s * c.byte) + n * s * c.reduce;
+        // Small one-shot ops commit by log, without a message; all others tell everybody that they are done.
+        let done = c.latency + (n - 1.0) * c.message / 2.0;
+        let two_shot = done + direct(*n, *s, c);
+        if ordered {
+            return if one_shot <= two_shot { OneShot } else { TwoShot };
+        }
+        // Each byte that is reduced is read from two sources; each shard is reduced n-1 times.
+        let hop = c.latency + c.message;
+        let moved = 2.0 * (n - 1.0) / n * s;
+        // Ranks beyond a power of two hand their vector in, and get the result.
+        let folds = f64::from(u8::from(!self.world.is_power_of_two()));
+        let folded = folds * 2.0 * (hop + s * (c.byte + c.reduce));
+        let doubling = done + folded + n.log2().floor() * (hop + s * (c.byte + 2.0 * c.reduce));
+        let halving = done + folded + 2.0 * n.log2().floor() * hop + moved * (c.byte + c.reduce);
+        let ring = done + 2.0 * (n - 1.0) * hop + moved * (c.byte + c.reduce);
+        let talks_to_all = self.world <= DIRECT_RANKS;
+        cheapest([
+            (one_shot, OneShot),
+            (if talks_to_all { two_shot } else { f64::INFINITY }, TwoShot),
+            (doubling, RecursiveDoubling),
+            (halving, HalvingDoubling),
+            (ring, Ring),
+            (done + self.hierarchical(), Hierarchical),
+        ])
+    }
+
+    /// Inside the nodes, between them, inside again. No choice where nodes do not differ from ranks.
+    fn hierarchical(&self) -> f64 {
+        let nodes = self.topology.nodes();
+        if nodes.count() < 2 || nodes.owners() < 2 || nodes.count() > DIRECT_RANKS {
+            return f64::INFINITY;
+        }
+        let inside = direct(f64::from(nodes.largest()), self.bytes, &self.topology.inside);
+        let part = self.bytes / f64::from(nodes.owners());
+        inside + direct(f64::from(nodes.count()), part, &self.topology.between)
+    }
+
+    /// Reduce-scatter and all-gather: `bytes` is one rank's block.
+    fn blocks(&self) -> Algorithm {
+        let large = self.bytes * self.c.byte > self.c.latency + self.c.message;
+        if self.world > DIRECT_RANKS && large { Algorithm::Ring } else { Algorithm::Direct }
+    }
+
+    fn broadcast(&self) -> Algorithm {
+        let Model { n, rounds, bytes: s, c, .. } = self;
+        let hop = c.latency + c.message;
+        cheapest([
+            (c.latency + (n - 1.0) * (c.message + s * c.byte), Algorithm::Direct),
+            (rounds * (hop + s * c.byte), Algorithm::Tree),
+            ((n - 1.0) * (hop + s.min(PIPELINE_BYTES) * c.byte) + s * c.byte, Algorithm::Chain),
+        ])
+    }
+
+    fn reduce(&self) -> Algorithm {
+        let Model { n, rounds, bytes: s, c, .. } = self;
+        let hop = c.latency + c.message;
+        let pass = c.byte + 2.0 * c.reduce;
+        cheapest([
+            (c.latency + (n - 1.0) * (c.message + s * c.byte) + n * s * c.reduce, Algorithm::Direct),
+            (rounds * (hop + s * pass), Algorithm::Tree),
+            ((n - 1.0) * (hop + s.min(PIPELINE_BYTES) * pass) + s * pass, Algorithm::Chain),
+        ])
+    }
+}
+
+/// Two-shot: shards to their owners, reduced, and back.
+fn direct(n: f64, bytes: f64, c: &Costs) -> f64 {
+    2.0 * (c.latency + (n - 1.0) * c.message) + 2.0 * (n - 1.0) / n * bytes * c.byte + bytes * c.reduce
+}
+
+/// The first of the least.
+fn cheapest<const N: usize>(candidates: [(f64, Algorithm); N]) -> Algorithm {
+    let least = |best: (f64, Algorithm), next: (f64, Algorithm)| if next.0 < best.0 { next } else { best };
+    candidates.into_iter().fold((f64::INFINITY, candidates[0].1), least).1
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::CostTable;
     use ronde_core::call::Blocks;
 
     fn chosen(world: u32, bytes: usize, shm: bool) -> Algorithm {
@@ -87,7 +151,7 @@ mod tests {
             in_place: false,
             ordered: false,
         };
-        choose(&shape, &Topology::new(&vec![0; world as usize], shm))
+        choose(&shape, &Topology::new(&vec![0; world as usize], shm, &CostTable::default()))
     }
 
     #[test]
@@ -101,8 +165,30 @@ mod tests {
     }
 
     #[test]
-    fn many_ranks_double_when_small_and_go_round_when_large() {
+    fn many_ranks_double_when_small_and_halve_when_large() {
         assert_eq!(chosen(64, 8, false), Algorithm::RecursiveDoubling);
-        assert_eq!(chosen(64, 256 << 20, false), Algorithm::Ring);
+        assert_eq!(chosen(64, 256 << 10, false), Algorithm::HalvingDoubling);
+        assert_eq!(chosen(65, 256 << 20, false), Algorithm::Ring);
+    }
+
+    #[test]
+    fn nodes_are_used_where_they_are_faster_inside() {
+        let none = Blocks::default();
+        let shape = |world: u32, bytes: usize| Shape {
+            collective: Collective::AllReduce,
+            rank: 0,
+            world,
+            count: bytes / 4,
+            element: 4,
+            peer: 0,
+            send: &none,
+            recv: &none,
+            in_place: false,
+            ordered: false,
+        };
+        let nodes: Vec<u32> = (0..16).map(|rank| rank / 4).collect();
+        let topology = |shm| Topology::new(&nodes, shm, &CostTable::default());
+        assert_eq!(choose(&shape(16, 64 << 20), &topology(true)), Algorithm::Hierarchical);
+        assert_ne!(choose(&shape(16, 64 << 20), &topology(false)), Algorithm::Hierarchical);
     }
 }

@@ -10,4 +10,4 @@ mod topology;
 pub use algorithm::{Algorithm, algorithms_for};
 pub use chooser::choose;
 pub use plans::{AnyPlan, build};
-pub use topology::{Costs, Topology, Tuning};
+pub use topology::{CostTable, Costs, Nodes, Topology, Tuning};

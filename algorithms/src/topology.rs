@@ -3,24 +3,82 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Cost of moving and reducing bytes over one kind of link.
+/// Cost of moving and reducing bytes over one kind of link: the parameters of Hockney's model with a cost
+/// per message as in LogP.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Costs {
     /// Latency of one message, in seconds (alpha).
     pub latency: f64,
     /// CPU time of one message at its sender and receiver together, in seconds (o).
     pub message: f64,
-    /// Seconds per byte that a rank sends (beta).
+    /// Seconds per byte that a rank sends while it receives as many (beta).
     pub byte: f64,
     /// Seconds per byte of source that a reduction reads.
     pub reduce: f64,
 }
 
-impl Costs {
-    /// Shared memory on the test machine (2-core AMD EPYC VM): SPEED, first table.
-    pub const SHARED_MEMORY: Costs = Costs { latency: 0.2e-6, message: 0.15e-6, byte: 6e-11, reduce: 5e-11 };
-    /// TCP over loopback on the same machine.
-    pub const TCP: Costs = Costs { latency: 4e-6, message: 3e-6, byte: 1.6e-10, reduce: 5e-11 };
+/// The costs of every kind of link. All ranks of a job use the same ones, so that they choose alike.
+///
+/// The defaults were measured by `ronde bench costs` on two cores of an AMD EPYC virtual machine. As text:
+/// latency and message in microseconds, bytes sent and reduced in picoseconds each, for example
+/// `shm=0.2,0.15,60,50 tcp=4,3,160,50`; a kind that is left out has its default.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CostTable {
+    /// Shared memory.
+    pub shm: Costs,
+    /// TCP.
+    pub tcp: Costs,
+}
+
+impl Default for CostTable {
+    fn default() -> CostTable {
+        CostTable {
+            shm: Costs { latency: 0.2e-6, message: 0.15e-6, byte: 60e-12, reduce: 50e-12 },
+            tcp: Costs { latency: 4e-6, message: 3e-6, byte: 160e-12, reduce: 50e-12 },
+        }
+    }
+}
+
+impl std::fmt::Display for Costs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Costs { latency, message, byte, reduce } = self;
+        write!(f, "{:.3},{:.3},{:.1},{:.1}", latency * 1e6, message * 1e6, byte * 1e12, reduce * 1e12)
+    }
+}
+
+impl std::fmt::Display for CostTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "shm={} tcp={}", self.shm, self.tcp)
+    }
+}
+
+impl std::str::FromStr for CostTable {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<CostTable, String> {
+        let mut table = CostTable::default();
+        for entry in text.split_whitespace() {
+            let bad = || format!("\"{entry}\" is not of the form tcp=4,3,160,50 (us, us, ps, ps)");
+            let (kind, numbers) = entry.split_once('=').ok_or_else(bad)?;
+            let numbers: Vec<f64> = numbers.split(',').map_while(|n| n.trim().parse().ok()).collect();
+            let &[latency, message, byte, reduce] = &numbers[..] else { return Err(bad()) };
+            if !numbers.iter().all(|n| n.is_finite() && (1e-6..=1e12).contains(n)) {
+                return Err(bad());
+            }
+            let costs = Costs {
+                latency: latency * 1e-6,
+                message: message * 1e-6,
+                byte: byte * 1e-12,
+                reduce: reduce * 1e-12,
+            };
+            match kind {
+                "shm" => table.shm = costs,
+                "tcp" => table.tcp = costs,
+                _ => return Err(bad()),
+            }
+        }
+        Ok(table)
+    }
 }
 
 /// Which rank runs on which node, with the ranks of each in ascending order.
@@ -72,6 +130,11 @@ impl Nodes {
         self.places[rank as usize]
     }
 
+    /// Ranks of the largest node.
+    pub fn largest(&self) -> u32 {
+        self.members.iter().map(Vec::len).max().unwrap_or(1) as u32
+    }
+
     /// Ranks of the smallest node: as many of every node can share work evenly.
     pub fn owners(&self) -> u32 {
         self.owners
@@ -89,11 +152,10 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// A topology with the default costs; `nodes` has the node of each rank, `shm` says whether ranks of
-    /// a node share memory.
-    pub fn new(nodes: &[u32], shm: bool) -> Topology {
-        let inside = if shm { Costs::SHARED_MEMORY } else { Costs::TCP };
-        Topology { inside, between: Costs::TCP, nodes: Arc::new(Nodes::new(nodes)) }
+    /// `nodes` has the node of each rank, `shm` says whether ranks of a node share memory.
+    pub fn new(nodes: &[u32], shm: bool, costs: &CostTable) -> Topology {
+        let inside = if shm { costs.shm } else { costs.tcp };
+        Topology { inside, between: costs.tcp, nodes: Arc::new(Nodes::new(nodes)) }
     }
 
     /// Who runs where.
@@ -128,5 +190,40 @@ impl Default for Tuning {
             max_piece_bytes: 256 << 10,
             windows_in_flight: 4,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn costs_as_text() {
+        let table = CostTable::default();
+        assert_eq!(table.to_string(), "shm=0.200,0.150,60.0,50.0 tcp=4.000,3.000,160.0,50.0");
+        let again: CostTable = table.to_string().parse().unwrap();
+        assert_eq!(again.to_string(), table.to_string());
+        let one: CostTable = "tcp=100, 5,800,60".replace(' ', "").parse().unwrap();
+        assert_eq!(one.shm, table.shm);
+        assert!((one.tcp.latency * 1e6 - 100.0).abs() < 1e-9);
+        for bad in [
+            "tcp",
+            "tcp=1,2,3",
+            "tcp=1,2,3,x",
+            "tcp=1,2,3,4,5",
+            "ib=1,2,3,4",
+            "tcp=1,2,-3,4",
+            "tcp=1,2,nan,4",
+        ] {
+            assert!(bad.parse::<CostTable>().unwrap_err().contains(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn nodes_by_any_number_and_in_any_order() {
+        let nodes = Nodes::new(&[7, 3, 7, 9, 3, 7]);
+        assert_eq!((nodes.count(), nodes.owners()), (3, 1));
+        assert_eq!(nodes.members(0), [0, 2, 5]);
+        assert_eq!((nodes.place(4), nodes.rank(1, 1)), ((1, 1), 4));
     }
 }

@@ -56,6 +56,8 @@ pub(crate) enum Target {
     Barrier,
     /// Latency and bandwidth between every two ranks
     Pairs,
+    /// What messages and bytes cost, as a line for the environment (RONDE_COSTS) by which algorithms are chosen
+    Costs,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]

@@ -119,6 +119,21 @@ fn pairs_give_a_table_and_a_picture() {
 }
 
 #[test]
+fn costs_end_in_a_line_for_the_environment() {
+    for transport in ["shm", "tcp"] {
+        let line = format!("bench costs --ranks 2 --transports {transport}");
+        let text = assert_ok(&line, &run(&line));
+        let setting = text.lines().last().and_then(|line| line.strip_prefix("RONDE_COSTS=")).expect(&text);
+        let table: ronde::CostTable = setting.trim_matches('"').parse().unwrap();
+        let default = ronde::CostTable::default();
+        assert_ne!(
+            if transport == "shm" { table.shm } else { table.tcp },
+            if transport == "shm" { default.shm } else { default.tcp }
+        );
+    }
+}
+
+#[test]
 fn too_slow_is_a_failure_of_its_own() {
     let output = run("bench all-reduce --ranks 2 -b 8 -e 8 --min-bw 100000");
     assert_eq!(output.status.code(), Some(7));

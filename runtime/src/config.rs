@@ -2,6 +2,7 @@
 
 use crate::bootstrap::{Family, InterfaceFilter, MAX_STREAMS, RondeId, Store};
 use crate::environment;
+use ronde_algorithms::CostTable;
 use ronde_core::error::{Error, Result};
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,7 @@ pub struct Config {
     pub(crate) family: Family,
     pub(crate) streams: u8,
     pub(crate) transports: Vec<String>,
+    pub(crate) costs: Option<CostTable>,
     pub(crate) preset: Preset,
     pub(crate) heartbeat: Duration,
     pub(crate) timeout: Duration,
@@ -58,6 +60,7 @@ impl std::fmt::Debug for Config {
             .field("family", &self.family)
             .field("streams", &self.streams)
             .field("transports", &self.transports)
+            .field("costs", &self.costs)
             .field("preset", &self.preset)
             .field("insecure", &self.insecure)
             .finish_non_exhaustive()
@@ -89,6 +92,7 @@ impl Config {
             family: Family::Any,
             streams: 1,
             transports: vec!["shm".into(), "tcp".into()],
+            costs: None,
             preset: Preset::Lan,
             heartbeat: Duration::from_millis(200),
             timeout: Duration::from_secs(300),
@@ -110,6 +114,10 @@ impl Config {
         config.insecure = environment::variable("RONDE_INSECURE").is_some_and(|v| v == "1");
         if let Some(list) = environment::variable("RONDE_TRANSPORTS") {
             config = config.transports(list.split(',').map(str::trim))?;
+        }
+        if let Some(text) = environment::variable("RONDE_COSTS") {
+            let costs = text.parse().map_err(|e| Error::join(format!("RONDE_COSTS: {e}")))?;
+            config.costs = Some(costs);
         }
         if let Some(ports) = environment::variable("RONDE_PORT") {
             config.ports = parse_ports(&ports)?;
@@ -210,6 +218,14 @@ impl Config {
     /// TCP connections to each peer, 1 to 64. Several fill a long path that one connection cannot. Default 1.
     pub fn streams(mut self, streams: u8) -> Config {
         self.streams = streams.clamp(1, MAX_STREAMS);
+        self
+    }
+
+    /// Costs of messages and bytes, by which all ranks choose algorithms; those of rank 0 count. Default: as
+    /// measured on the machine that Ronde was built on. [`Group::measure_costs`](crate::Group::measure_costs)
+    /// measures yours.
+    pub fn costs(mut self, costs: CostTable) -> Config {
+        self.costs = Some(costs);
         self
     }
 

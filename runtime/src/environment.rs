@@ -4,7 +4,7 @@ use ronde_core::membership::MachineId;
 use std::net::IpAddr;
 
 /// Variables of Ronde's own.
-const KNOWN: [&str; 17] = [
+const KNOWN: [&str; 18] = [
     "RONDE_COORDINATOR",
     "RONDE_TOKEN",
     "RONDE_PORT",
@@ -13,6 +13,7 @@ const KNOWN: [&str; 17] = [
     "RONDE_SOCKET_FAMILY",
     "RONDE_TRANSPORTS",
     "RONDE_STREAMS",
+    "RONDE_COSTS",
     "RONDE_PRESET",
     "RONDE_HEARTBEAT",
     "RONDE_LOG",

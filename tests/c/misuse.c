@@ -115,7 +115,6 @@ static void configs(void) {
     REFUSED(streams, -1, RONDE_INVALID_ARGUMENT, "streams is -1");
     REFUSED(rank, -2, RONDE_INVALID_ARGUMENT, "rank -2");
     REFUSED(ranks, -2, RONDE_INVALID_ARGUMENT, "ranks -2");
-    REFUSED(rank, ranks, RONDE_JOIN_FAILED, "rank");
     REFUSED(timeout_ms, -1, RONDE_INVALID_ARGUMENT, "timeout_ms is -1");
     REFUSED(transports, "pigeon", RONDE_JOIN_FAILED, "pigeon");
     REFUSED(coordinator, "nonsense", RONDE_JOIN_FAILED, "nonsense");

@@ -69,6 +69,7 @@ impl Target {
             Target::SendRecv => "send_recv",
             Target::Barrier => "barrier",
             Target::Pairs => "pairs",
+            Target::Costs => "costs",
         }
     }
 
@@ -84,7 +85,7 @@ impl Target {
             Target::Reduce => Collective::Reduce,
             Target::Gather => Collective::Gather,
             Target::Scatter => Collective::Scatter,
-            Target::SendRecv | Target::Pairs => Collective::Send,
+            Target::SendRecv | Target::Pairs | Target::Costs => Collective::Send,
             Target::Barrier => Collective::Barrier,
         }
     }
@@ -103,7 +104,7 @@ impl Target {
 
     /// Whether input and output may be one vector. A rank that sends and receives at once needs two.
     pub(crate) fn has_in_place(self) -> bool {
-        !matches!(self, Target::SendRecv | Target::Barrier | Target::Pairs)
+        !matches!(self, Target::SendRecv | Target::Barrier | Target::Pairs | Target::Costs)
     }
 
     /// Whether the size of a row is what all ranks hold together, so that each has an n-th of it.
@@ -191,7 +192,7 @@ impl Target {
                     ..Layout::same_vector(count, count)
                 }
             }
-            Target::Barrier | Target::Pairs => Layout::default(),
+            Target::Barrier | Target::Pairs | Target::Costs => Layout::default(),
         }
     }
 }

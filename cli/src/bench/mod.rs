@@ -1,6 +1,7 @@
 //! `ronde bench`: measure a collective and check its results.
 
 mod backend;
+mod costs;
 mod heatmap;
 mod json;
 mod layout;
@@ -48,6 +49,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
     let group = session::join(&args.join)?;
     let backend = GroupBackend::new(&group);
     let code = match args.target {
+        Target::Costs => costs::run(&group),
         Target::Pairs => pairs::run(args, &backend, (min, max)),
         _ => measure_all(args, &backend, &sizes, (min, max)),
     };

@@ -394,6 +394,7 @@ mod tests {
                 machine: MachineId::default(),
                 pid: 1,
                 transports: vec![],
+                costs: String::new(),
             },
         })
     }

@@ -32,6 +32,8 @@ pub struct MemberInfo {
     pub pid: u32,
     /// Transports it may use.
     pub transports: Vec<String>,
+    /// Costs of messages and bytes that it would have everybody reckon with; those of rank 0 count.
+    pub costs: String,
 }
 
 /// The members of an epoch.

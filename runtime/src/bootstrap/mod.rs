@@ -59,11 +59,6 @@ pub(crate) fn join(config: &Config, events: Arc<dyn ControlEvents>) -> Result<Jo
     let alone = !meets && config.size.is_none() && config.rank.is_none();
     let own = Config { size: if alone { Some(1) } else { config.size }, ..config.clone() };
     let config = &own;
-    if let (Some(rank), Some(size)) = (config.rank, config.size)
-        && rank >= size
-    {
-        return Err(Error::join(format!("rank {rank} of a job of {size} ranks: they count from 0")));
-    }
     let Meeting { identity, addresses, host } = Meeting::arrange(config, deadline)?;
     let hosts_coordinator = host.is_some();
     let (listener, inbox) = match host {
@@ -233,5 +228,6 @@ fn describe(
         machine: environment::machine(),
         pid: std::process::id(),
         transports: config.transports.clone(),
+        costs: config.costs.map(|costs| costs.to_string()).unwrap_or_default(),
     })
 }

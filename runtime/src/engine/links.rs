@@ -94,7 +94,9 @@ pub(crate) fn topology(view: &View, members: &[usize], shm: bool) -> Arc<Topolog
             }) as u32
         })
         .collect();
-    Arc::new(Topology::new(&nodes, shm))
+    // The same text gives the same choice on every rank; one that nobody understands counts as none.
+    let costs = view.members.first().and_then(|first| first.costs.parse().ok()).unwrap_or_default();
+    Arc::new(Topology::new(&nodes, shm, &costs))
 }
 
 /// Who holds an op up, in words.

@@ -100,6 +100,32 @@ fn a_store_that_fails_or_stays_empty_is_an_error() {
     assert!(unranked.to_string().contains("rank"), "{unranked}");
 }
 
+/// The ranks must choose alike whatever each of them was told.
+#[test]
+fn the_costs_of_rank_0_decide_on_every_rank() {
+    let port = free_port();
+    // Latency is everything, or bytes are.
+    let costs = ["shm=1000,1,1,1 tcp=1000,1,1,1", "shm=0.01,0.01,9999,1 tcp=0.01,0.01,9999,1"];
+    let chosen = |first: usize| -> Vec<&'static str> {
+        let config = |r: u32| {
+            let costs = costs[(first + r as usize) % 2].parse().unwrap();
+            at(port).rank(r).size(3).costs(costs)
+        };
+        let ranks = join_all((0..3).map(config).collect()).into_iter().map(|group| {
+            std::thread::spawn(move || {
+                let group = group.unwrap();
+                let outcome = group.all_reduce(&mut vec![1f32; 100_000], ReduceOp::Sum).unwrap();
+                group.close().unwrap();
+                outcome.algorithm
+            })
+        });
+        let ranks: Vec<_> = ranks.collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    };
+    assert_eq!(chosen(0), ["one-shot"; 3]);
+    assert_eq!(chosen(1), ["two-shot"; 3]);
+}
+
 #[test]
 fn over_ip_version_6() {
     if TcpListener::bind(("::1", 0)).is_err() {

@@ -5,7 +5,7 @@
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use ronde_algorithms::{Algorithm, Topology, Tuning, algorithms_for};
+use ronde_algorithms::{Algorithm, CostTable, Topology, Tuning, algorithms_for};
 use ronde_core::call::{Blocks, Call, CallOptions};
 use ronde_core::collective::Limits;
 use ronde_core::error::Error;
@@ -158,6 +158,10 @@ fn run(cluster: &mut Cluster, case: &Case, values: &[Vec<u64>], what: &str) {
     }
 }
 
+fn topology(nodes: &[u32]) -> Topology {
+    Topology::new(nodes, true, &CostTable::default())
+}
+
 /// One node, nodes of two, nodes of any sizes in any order, or a node for each rank.
 fn nodes(world: usize, rng: &mut SmallRng) -> Vec<u32> {
     let kind = rng.random_range(0..4);
@@ -181,7 +185,7 @@ fn check(spec: &Spec, seed: u64, what: &str) {
     };
     let nodes = nodes(spec.world, &mut rng);
     let limits = Limits { eager_bytes: 1 << rng.random_range(8..14), view_bytes: 4096, ..Limits::default() };
-    let mut cluster = Cluster::new(spec.world, seed, &limits, Topology::new(&nodes, true), tuning);
+    let mut cluster = Cluster::new(spec.world, seed, &limits, topology(&nodes), tuning);
     let case = build(spec, &mut rng);
     let values: Vec<_> = case.inputs.iter().map(Memory::values).collect();
     run(&mut cluster, &case, &values, what);
@@ -245,7 +249,7 @@ fn many_ops_in_flight() {
             Tuning { window_bytes: 512, min_shard_bytes: 64, max_piece_bytes: 256, windows_in_flight: 2 };
         let nodes = vec![0; world];
         let limits = Limits { eager_bytes: 512, log_entries: 4, ..Limits::default() };
-        let mut cluster = Cluster::new(world, seed, &limits, Topology::new(&nodes, true), tuning);
+        let mut cluster = Cluster::new(world, seed, &limits, topology(&nodes), tuning);
         let cases: Vec<Case> = (0..24)
             .map(|i| {
                 let kinds = [
@@ -296,7 +300,7 @@ fn many_ops_in_flight() {
 fn mismatched_calls_are_named() {
     for seed in 0..20 {
         let tuning = Tuning::default();
-        let mut cluster = Cluster::new(2, seed, &Limits::default(), Topology::new(&[0, 0], true), tuning);
+        let mut cluster = Cluster::new(2, seed, &Limits::default(), topology(&[0, 0]), tuning);
         let memory: Vec<Memory> = [7, 9].iter().map(|&n| Memory::new(&vec![1; n])).collect();
         for (rank, memory) in memory.iter().enumerate() {
             let call = Call {
@@ -333,7 +337,7 @@ fn messages() {
         let limits = Limits { eager_bytes: 1024, ..Limits::default() };
         let tuning =
             Tuning { window_bytes: 512, min_shard_bytes: 64, max_piece_bytes: 256, windows_in_flight: 2 };
-        let mut cluster = Cluster::new(3, seed, &limits, Topology::new(&[0, 0, 0], true), tuning);
+        let mut cluster = Cluster::new(3, seed, &limits, topology(&[0, 0, 0]), tuning);
         let message = |collective, peer: u32, tag, memory: &Memory| Call {
             collective,
             dtype: DType::U64,
@@ -383,8 +387,7 @@ fn uneven_all_to_all() {
         let world = rng.random_range(1..7);
         let tuning =
             Tuning { window_bytes: 256, min_shard_bytes: 64, max_piece_bytes: 256, windows_in_flight: 2 };
-        let mut cluster =
-            Cluster::new(world, seed, &Limits::default(), Topology::new(&vec![0; world], true), tuning);
+        let mut cluster = Cluster::new(world, seed, &Limits::default(), topology(&vec![0; world]), tuning);
         let counts: Vec<Vec<usize>> = (0..world)
             .map(|_| (0..world).map(|_| if rng.random() { rng.random_range(0..200) } else { 0 }).collect())
             .collect();
@@ -430,7 +433,7 @@ fn uneven_all_to_all() {
 fn a_log_does_not_wait_for_those_who_left() {
     let mut waited = 0;
     for seed in 0..40u64 {
-        let topology = Topology::new(&[0; 3], true);
+        let topology = self::topology(&[0; 3]);
         let mut cluster = Cluster::new(3, seed, &Limits::default(), topology, Tuning::default());
         let memories: Vec<Memory> = (0..3).map(|r| Memory::new(&[r as u64])).collect();
         let handles: Vec<_> = (0..3)
@@ -469,7 +472,7 @@ fn views_outlive_the_peer_that_lent_them() {
         let mut rng = SmallRng::seed_from_u64(seed);
         let world = rng.random_range(2..5);
         let count = rng.random_range(1..20_000);
-        let topology = Topology::new(&vec![0; world], true);
+        let topology = self::topology(&vec![0; world]);
         let limits = Limits::default();
         let mut cluster = Cluster::new(world, seed, &limits, topology, Tuning::default());
         let inputs: Vec<Vec<u64>> = (0..world).map(|_| (0..count).map(|_| rng.random()).collect()).collect();
