@@ -54,6 +54,9 @@ impl<'a> Model<'a> {
     fn all_reduce(&self, ordered: bool) -> Algorithm {
         use Algorithm::*;
         let Model { n, bytes: s, c, .. } = self;
+        if self.world == 1 {
+            return OneShot;
+        }
         let one_shot = c.latency + (n - 1.0) * (c.message + s * c.byte) + n * s * c.reduce;
         // Small one-shot ops commit by log, without a message; all others tell everybody that they are done.
         let done = c.latency + (n - 1.0) * c.message / 2.0;
@@ -66,9 +69,10 @@ impl<'a> Model<'a> {
         let moved = 2.0 * (n - 1.0) / n * s;
         // Ranks beyond a power of two hand their vector in, and get the result.
         let folds = f64::from(u8::from(!self.world.is_power_of_two()));
+        let halves = f64::from(self.world.ilog2());
         let folded = folds * 2.0 * (hop + s * (c.byte + c.reduce));
-        let doubling = done + folded + n.log2().floor() * (hop + s * (c.byte + 2.0 * c.reduce));
-        let halving = done + folded + 2.0 * n.log2().floor() * hop + moved * (c.byte + c.reduce);
+        let doubling = done + folded + halves * (hop + s * (c.byte + 2.0 * c.reduce));
+        let halving = done + folded + 2.0 * halves * hop + moved * (c.byte + c.reduce);
         let ring = done + 2.0 * (n - 1.0) * hop + moved * (c.byte + c.reduce);
         let talks_to_all = self.world <= DIRECT_RANKS;
         cheapest([

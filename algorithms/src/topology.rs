@@ -82,7 +82,7 @@ impl std::str::FromStr for CostTable {
 }
 
 /// Which rank runs on which node, with the ranks of each in ascending order.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Nodes {
     /// Ranks of each node.
     members: Vec<Vec<u32>>,

@@ -265,7 +265,9 @@ impl Window {
 }
 
 /// The plan of one rank for one op: a pure function of rank, world and sizes.
-pub trait Plan: Send {
+///
+/// Equal plans write equal windows, so an op like the one before it uses that one's steps again.
+pub trait Plan: Send + PartialEq {
     /// Number of windows; 0 for an op that has nothing to do.
     fn windows(&self) -> u32;
 

@@ -173,14 +173,16 @@ unsafe fn call(group: &Group, raw: &ronde_call) -> Result<Call> {
         reduction: reduces.then(|| reduction::find(raw.reduction, dtype)).transpose()?,
         peer: u32::try_from(raw.peer).unwrap_or(u32::MAX),
         // SAFETY: by the contract of this function.
-        send: unsafe { blocks(raw.send_counts, raw.send_offsets, ranks) },
-        // SAFETY: by the contract of this function.
-        recv: unsafe { blocks(raw.recv_counts, raw.recv_offsets, ranks) },
-        // SAFETY: by the contract of this function.
         options: unsafe { options(raw.options) }?,
         ..Call::EMPTY
     };
-    own_count(&mut call, group.rank())?;
+    if matches!(collective, AllGatherV | ReduceScatterV | AllToAllV | GatherV | ScatterV) {
+        // SAFETY: by the contract of this function.
+        call.send = unsafe { blocks(raw.send_counts, raw.send_offsets, ranks) };
+        // SAFETY: by the contract of this function.
+        call.recv = unsafe { blocks(raw.recv_counts, raw.recv_offsets, ranks) };
+        own_count(&mut call, group.rank())?;
+    }
     let (input, output) = group.buffer_bytes(&call)?;
     for (bytes, pointer, what) in
         [(input, raw.send, "the send buffer"), (output, raw.recv, "the receive buffer")]

@@ -4,13 +4,13 @@ use crate::config::Config;
 use crate::engine::Engine;
 use crate::op::Op;
 use crate::validate;
-use ronde_algorithms::{Algorithm, Topology, Tuning};
+use ronde_algorithms::{Algorithm, AnyPlan, Topology, Tuning};
 use ronde_core::call::{Call, CallOptions, Shape};
 use ronde_core::collective::{GroupIndex, NewOp, OpHandle};
 use ronde_core::error::{Error, Misuse, Outcome, Result};
 use ronde_core::memory::{Arena, Pod, lend};
 use ronde_core::reduce::{Kernels, Reduction};
-use ronde_core::{Collective, DType, GroupId, Rank, ReduceOp, Tag};
+use ronde_core::{Collective, DType, GroupId, Instant, Rank, ReduceOp, Tag};
 use ronde_shm::SharedBuffer;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -64,6 +64,22 @@ pub struct LinkInfo {
     pub transport: &'static str,
     /// Host name of the other side.
     pub host: String,
+}
+
+/// A call that was checked, but for the call itself, which is large to move about.
+struct Prepared {
+    group: GroupIndex,
+    plan: AnyPlan,
+    now: Instant,
+    deadline: Instant,
+    scratch: Option<Arena>,
+}
+
+impl Prepared {
+    fn of(self, call: Call) -> (NewOp<AnyPlan>, Option<Arena>) {
+        let Prepared { group, plan, now, deadline, scratch } = self;
+        (NewOp { group, call, plan, now, deadline }, scratch)
+    }
 }
 
 impl Config {
@@ -139,22 +155,22 @@ impl Group {
 
     /// Starts a call. The buffers named in it must stay valid until the op ends, which the makers of
     /// its segments vouch for.
-    pub fn start(&self, call: Call) -> Result<Op> {
-        let handle = self.submit(call)?;
+    pub fn start(&self, mut call: Call) -> Result<Op> {
+        let handle = self.inner.engine.start(self.prepare(&mut call)?.of(call))?;
         self.inner.engine.hand_to_background();
         Ok(Op::new(self.inner.engine.clone(), handle))
     }
 
     /// Makes a call and waits for its end on this thread.
-    pub fn run(&self, call: Call) -> Result<Outcome> {
-        let handle = self.submit(call)?;
-        self.inner.engine.wait(handle)
+    pub fn run(&self, mut call: Call) -> Result<Outcome> {
+        self.inner.engine.run(self.prepare(&mut call)?.of(call))
     }
 
     /// Starts several calls, then waits for all; the first error wins. Sends and receives in a batch
     /// cannot deadlock by their order.
     pub fn run_all(&self, calls: impl IntoIterator<Item = Call>) -> Result<Vec<Outcome>> {
-        let started: Vec<Result<OpHandle>> = calls.into_iter().map(|call| self.submit(call)).collect();
+        let start = |mut call| self.inner.engine.start(self.prepare(&mut call)?.of(call));
+        let started: Vec<Result<OpHandle>> = calls.into_iter().map(start).collect();
         let ended = started.into_iter().map(|handle| self.inner.engine.wait(handle?));
         ended.collect::<Vec<_>>().into_iter().collect()
     }
@@ -164,13 +180,14 @@ impl Group {
         Ok(validate::buffer_bytes(call, self.inner.rank, self.size())?)
     }
 
-    fn submit(&self, mut call: Call) -> Result<OpHandle> {
+    /// Checks a call and plans it.
+    fn prepare(&self, call: &mut Call) -> Result<Prepared> {
         let group = &*self.inner;
         if group.closed.load(Ordering::Relaxed) {
             return Err(Misuse::Closed.into());
         }
-        let in_place = validate::check(&call, group.rank, self.size())?;
-        let scratch = self.pre_multiply(&mut call);
+        let in_place = validate::check(call, group.rank, self.size())?;
+        let scratch = self.pre_multiply(call);
         let plan = {
             let shape = Shape {
                 collective: call.collective,
@@ -192,7 +209,7 @@ impl Group {
         };
         let now = group.engine.now();
         let deadline = now.after(call.options.timeout.unwrap_or(group.engine.timeout));
-        group.engine.start(NewOp { group: group.index, call, plan, now, deadline }, scratch)
+        Ok(Prepared { group: group.index, plan, now, deadline, scratch })
     }
 
     fn choose(&self, shape: &Shape<'_>) -> Algorithm {

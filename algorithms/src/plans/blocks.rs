@@ -5,7 +5,7 @@ use super::geometry::Range;
 use ronde_core::call::Blocks;
 
 /// Where each rank's block lies in a vector, in bytes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum BlockList {
     /// All of one length, one after the other.
     Even(usize),

@@ -11,7 +11,7 @@ use ronde_core::call::Shape;
 use ronde_core::plan::{Plan, Span, Window};
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Broadcast {
     ways: Rooted,
     in_place: bool,

@@ -9,7 +9,7 @@ use ronde_core::call::Shape;
 use ronde_core::plan::{Plan, Span, Window};
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Gather {
     rank: u32,
     world: u32,

@@ -14,7 +14,7 @@ pub(super) struct Range {
 }
 
 /// Equal pieces of a vector; the last may be shorter.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Pieces {
     total: usize,
     piece: usize,

@@ -16,7 +16,7 @@ use ronde_core::plan::{Plan, Span, StepId, Window};
 const GATHER: u16 = 32;
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct HalvingDoubling {
     rank: u32,
     world: u32,

@@ -26,7 +26,7 @@ const FINAL: u16 = 2;
 const SPREAD: u16 = 3;
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Hierarchical {
     rank: u32,
     nodes: Arc<Nodes>,

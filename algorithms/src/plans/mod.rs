@@ -30,7 +30,7 @@ use ronde_core::error::Misuse;
 use ronde_core::plan::{Plan, Window};
 
 /// A plan of any collective.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 #[allow(missing_docs)]
 pub enum AnyPlan {
     OneShot(one_shot::OneShot),

@@ -11,7 +11,7 @@ use ronde_core::call::Shape;
 use ronde_core::plan::{Plan, Span, StepId, Window};
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct RecursiveDoubling {
     rank: u32,
     world: u32,

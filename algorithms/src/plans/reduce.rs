@@ -18,7 +18,7 @@ const RAW: u16 = 0;
 const CREDIT: u16 = 1;
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Reduce {
     ways: Rooted,
     pieces: Pieces,

@@ -20,7 +20,7 @@ const RAW: u16 = 0;
 const CREDIT: u16 = u16::MAX;
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct ReduceScatter {
     rank: u32,
     world: u32,

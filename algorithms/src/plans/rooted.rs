@@ -3,7 +3,7 @@
 use crate::Algorithm;
 
 /// Who talks with whom, seen from one rank.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Rooted {
     pub(super) rank: u32,
     pub(super) world: u32,

@@ -17,7 +17,7 @@ const RAW: u16 = 0;
 const FINAL: u16 = 1;
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct TwoShot {
     rank: u32,
     world: u32,

@@ -289,7 +289,7 @@ impl<P: Plan> Executor<P> {
         op.started = now;
         op.deadline = deadline;
         op.call = Some(call);
-        op.plan = Some(plan);
+        op.set_plan(plan);
         op.keep_own_contribution(&mut self.shared.pool);
         op.open_windows();
         op.plan_entry(&self.shared.limits);
@@ -325,12 +325,15 @@ impl<P: Plan> Executor<P> {
             Collective::AllReduce => plan.name() == "one-shot" && plan.windows() <= 1,
             _ => false,
         };
+        if !by_log {
+            return Commit::Done;
+        }
         let slow = members
             .iter()
             .any(|&m| links[m].as_ref().is_some_and(|link| link.capabilities().syscall_per_frame));
         let limits = &self.shared.limits;
         let limit = if slow { limits.log_op_bytes_syscall } else { limits.log_op_bytes_memory };
-        if by_log && call.output.len() <= limit { Commit::Log } else { Commit::Done }
+        if call.output.len() <= limit { Commit::Log } else { Commit::Done }
     }
 
     /// Runs everything that can run. Returns true if anything moved.

@@ -47,7 +47,13 @@ pub(crate) struct OpState<P> {
     pub(crate) descriptor: Descriptor,
     pub(crate) header: Header,
     pub(crate) call: Option<Call>,
-    pub(crate) plan: Option<P>,
+    /// This op's plan or, once it has ended, still the last one's.
+    plan: Option<P>,
+    /// Counts plans that differed from the one before.
+    plan_number: u64,
+    /// What the plan says of itself.
+    windows: u32,
+    in_flight: usize,
     pub(crate) commit: Commit,
     pub(crate) started: Instant,
     pub(crate) deadline: Instant,
@@ -55,8 +61,10 @@ pub(crate) struct OpState<P> {
     pub(crate) keeps_contributions: bool,
     next_window: u32,
     finished_windows: u32,
-    pub(crate) open: Vec<Running>,
-    spare: Vec<Running>,
+    #[expect(clippy::vec_box, reason = "large, and they move between these two in every op")]
+    pub(crate) open: Vec<Box<Running>>,
+    #[expect(clippy::vec_box, reason = "as above")]
+    spare: Vec<Box<Running>>,
     /// By group rank: a frame of this op has come from it.
     pub(crate) entered: Vec<bool>,
     /// By group rank: bytes sent before it was known to have entered.
@@ -89,6 +97,9 @@ impl<P: Plan> OpState<P> {
             header: Header::EMPTY,
             call: None,
             plan: None,
+            plan_number: 0,
+            windows: 0,
+            in_flight: 1,
             commit: Commit::Local,
             started: Instant(0),
             deadline: Instant(0),
@@ -144,30 +155,41 @@ impl<P: Plan> OpState<P> {
         }
     }
 
-    fn windows(&self) -> u32 {
-        self.plan.as_ref().map_or(0, Plan::windows)
-    }
-
     /// Opens windows up to the plan's number in flight.
     pub(crate) fn open_windows(&mut self) {
-        let in_flight = self.plan.as_ref().map_or(1, Plan::windows_in_flight).max(1) as usize;
-        while self.open.len() < in_flight && self.next_window < self.windows() {
+        while self.open.len() < self.in_flight && self.next_window < self.windows {
             self.open_next();
         }
     }
 
-    fn open_next(&mut self) {
-        let mut running = self.spare.pop().unwrap_or_default();
-        if let Some(plan) = &self.plan {
-            running.load(plan, self.next_window);
+    /// Sets the plan of the op that starts.
+    pub(crate) fn set_plan(&mut self, plan: P) {
+        if self.plan.as_ref() != Some(&plan) {
+            self.plan_number += 1;
+            self.windows = plan.windows();
+            self.in_flight = plan.windows_in_flight().max(1) as usize;
+            self.plan = Some(plan);
         }
+    }
+
+    fn open_next(&mut self) {
+        let index = self.next_window;
+        let loaded = self.spare.iter().position(|spare| spare.has(self.plan_number, index));
+        let mut running = match loaded {
+            Some(at) => self.spare.swap_remove(at),
+            None => self.spare.pop().unwrap_or_default(),
+        };
+        if let (Some(plan), None) = (&self.plan, loaded) {
+            running.load(plan, self.plan_number, index);
+        }
+        running.restart();
         self.next_window += 1;
         self.open.push(running);
     }
 
     /// The open window with this index; a peer that is ahead makes this side open it now.
     pub(crate) fn window(&mut self, index: u32, limits: &Limits) -> Option<usize> {
-        while self.next_window <= index && index < self.windows() && self.open.len() < limits.open_windows {
+        while self.next_window <= index && index < self.windows && self.open.len() < limits.open_windows {
             self.open_next();
         }
         self.open.iter().position(|w| w.index == index)
@@ -176,7 +198,7 @@ impl<P: Plan> OpState<P> {
     /// Notes who must be told that this side has entered: peers that may send more than the eager
     /// bytes and hear nothing else from this side first.
     pub(crate) fn plan_entry(&mut self, limits: &Limits) {
-        let windows = self.windows() as usize;
+        let windows = self.windows as usize;
         let Some(first) = self.open.first() else { return };
         for step in &first.plan.steps {
             let Action::Recv { from, dst, .. } = &step.action else { continue };
@@ -215,7 +237,7 @@ impl<P: Plan> OpState<P> {
                 i += 1;
             }
         }
-        if self.finished_windows == self.windows() {
+        if self.finished_windows == self.windows {
             moved |= self.try_commit(shared, links);
         }
         moved
@@ -492,7 +514,6 @@ impl<P: Plan> OpState<P> {
             shared.pool.give(block);
         }
         self.call = None;
-        self.plan = None;
         self.keep_owed(shared);
         self.count_as_returned(shared);
         self.phase = Phase::Ended(result);
@@ -528,7 +549,7 @@ impl<P: Plan> OpState<P> {
 
     /// Ranks that hold the op up, ascending.
     pub(crate) fn missing(&self) -> Vec<u32> {
-        let mut ranks: Vec<u32> = self.open.iter().flat_map(Running::waits_on).collect();
+        let mut ranks: Vec<u32> = self.open.iter().flat_map(|window| window.waits_on()).collect();
         if self.open.is_empty() && self.commit == Commit::Done {
             ranks.extend((0..self.done_from.len()).filter(|&r| !self.done_from[r]).map(|r| r as u32));
         }

@@ -30,12 +30,16 @@ enum State {
 #[derive(Default)]
 pub(crate) struct Running {
     pub(crate) index: u32,
+    /// Which plan its steps are from: a number that the op gave.
+    plan_number: u64,
     pub(crate) plan: Window,
     state: Vec<State>,
     /// Steps that each step still waits for.
     waits_for: Vec<u32>,
     /// Steps that still have to read what this one made.
     uses: Vec<u32>,
+    /// The same at the start, and the steps whose turn comes first.
+    first: (Vec<u32>, Vec<u32>, Vec<StepId>),
     /// The step is a send, or waits for one, directly or not.
     follows_send: Vec<bool>,
     /// Compressed rows: the steps that wait for step i are `waiters[starts[i]..starts[i + 1]]`.
@@ -59,42 +63,57 @@ pub(crate) enum Landing {
 }
 
 impl Running {
+    /// Whether it was loaded with this window of this plan.
+    pub(crate) fn has(&self, plan_number: u64, index: u32) -> bool {
+        self.plan_number == plan_number && self.index == index
+    }
+
     /// Loads window `index` of `plan`.
-    pub(crate) fn load<P: Plan>(&mut self, plan: &P, index: u32) {
-        self.index = index;
+    pub(crate) fn load<P: Plan>(&mut self, plan: &P, plan_number: u64, index: u32) {
+        (self.index, self.plan_number) = (index, plan_number);
         self.plan.clear();
         plan.window(index, &mut self.plan);
-        let steps = self.plan.steps.len();
-        self.state.clear();
-        self.state.resize(steps, State::Waiting);
-        self.ready.clear();
-        self.unfinished = steps;
-        self.index_waiters(steps);
+        self.index_waiters(self.plan.steps.len());
+        let (waits_for, _, ready) = &mut self.first;
+        ready.clear();
         for (id, step) in self.plan.steps.iter().enumerate() {
-            if self.waits_for[id] == 0 && !matches!(step.action, Action::Recv { .. }) {
-                self.ready.push(id as StepId);
+            if waits_for[id] == 0 && !matches!(step.action, Action::Recv { .. }) {
+                ready.push(id as StepId);
             }
         }
     }
 
+    /// Starts over with the steps that are loaded.
+    pub(crate) fn restart(&mut self) {
+        let steps = self.plan.steps.len();
+        self.unfinished = steps;
+        self.state.clear();
+        self.state.resize(steps, State::Waiting);
+        let (waits_for, uses, ready) = &self.first;
+        self.waits_for.clone_from(waits_for);
+        self.uses.clone_from(uses);
+        self.ready.clone_from(ready);
+    }
+
     fn index_waiters(&mut self, steps: usize) {
-        self.waits_for.clear();
-        self.uses.clear();
-        self.uses.resize(steps, 0);
+        let (waits_for, uses, _) = &mut self.first;
+        waits_for.clear();
+        uses.clear();
+        uses.resize(steps, 0);
         self.follows_send.clear();
         for step in &self.plan.steps {
             let after = self.plan.after(step);
-            self.waits_for.push(after.len() as u32);
+            waits_for.push(after.len() as u32);
             let follows = matches!(step.action, Action::Send { .. })
                 || after.iter().any(|&dep| self.follows_send[dep as usize]);
             self.follows_send.push(follows);
             for &dep in after {
-                self.uses[dep as usize] += 1;
+                uses[dep as usize] += 1;
             }
         }
         self.starts.clear();
         let mut total = 0;
-        for &uses in &self.uses {
+        for &uses in &*uses {
             self.starts.push(total);
             total += uses;
         }

@@ -171,12 +171,19 @@ impl Engine {
     }
 
     /// Starts an op; `scratch` stays with it until it ends.
-    pub(crate) fn start(&self, new: NewOp<AnyPlan>, scratch: Option<Arena>) -> Result<OpHandle> {
-        let mut inner = lock(&self.inner);
+    pub(crate) fn start(&self, (new, scratch): (NewOp<AnyPlan>, Option<Arena>)) -> Result<OpHandle> {
+        self.start_locked(&mut lock(&self.inner), new, scratch)
+    }
+
+    fn start_locked(
+        &self,
+        inner: &mut Inner,
+        new: NewOp<AnyPlan>,
+        scratch: Option<Arena>,
+    ) -> Result<OpHandle> {
         if let Some(error) = self.failure() {
             return Err(error);
         }
-        let inner = &mut *inner;
         let handle = inner.executor.start(new, &mut inner.links, self.kernels)?;
         if let Some(scratch) = scratch {
             inner.scratch.push((handle, scratch));

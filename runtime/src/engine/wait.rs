@@ -1,8 +1,10 @@
 //! Waiting for an op on the caller's thread.
 
 use super::{Engine, Inner, lock};
-use ronde_core::collective::OpHandle;
+use ronde_algorithms::AnyPlan;
+use ronde_core::collective::{NewOp, OpHandle};
 use ronde_core::error::{Outcome, Result};
+use ronde_core::memory::Arena;
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -49,40 +51,50 @@ impl Engine {
         drop(self.run_callbacks(inner));
     }
 
+    /// Starts an op and waits for its end, as one: a small op often ends before the lock is given back.
+    pub(crate) fn run(&self, (new, scratch): (NewOp<AnyPlan>, Option<Arena>)) -> Result<Outcome> {
+        let mut inner = lock(&self.inner);
+        let handle = self.start_locked(&mut inner, new, scratch)?;
+        self.drive(inner, |inner| inner.take(handle))
+    }
+
     /// Waits for the end of an op, driving all of them.
     pub(crate) fn wait(&self, handle: OpHandle) -> Result<Outcome> {
-        self.drive(|inner| inner.take(handle))
+        self.drive(lock(&self.inner), |inner| inner.take(handle))
     }
 
     /// Waits for something that a callback brings, driving all ops.
     pub(crate) fn wait_until<T>(&self, done: impl Fn() -> Option<T>) -> T {
-        self.drive(|_| done())
+        self.drive(lock(&self.inner), |_| done())
     }
 
-    fn drive<T>(&self, mut done: impl FnMut(&mut Inner) -> Option<T>) -> T {
+    fn drive<'a, T>(
+        &'a self,
+        mut inner: MutexGuard<'a, Inner>,
+        mut done: impl FnMut(&mut Inner) -> Option<T>,
+    ) -> T {
         let waiting = Waiting::new(self);
         let mut idle = Idle::default();
         loop {
-            let mut inner = lock(&self.inner);
             let moved = self.poll(&mut inner);
             if let Some(result) = done(&mut inner) {
                 self.leave(inner, waiting);
                 return result;
             }
             if moved {
-                if !inner.callbacks.is_empty() {
-                    drop(self.run_callbacks(inner));
-                }
                 idle = Idle::default();
-                continue;
+                drop(if inner.callbacks.is_empty() { inner } else { self.run_callbacks(inner) });
+            } else {
+                idle.rounds += 1;
+                if idle.rounds <= SPINS && !self.oversubscribed {
+                    drop(inner);
+                    std::hint::spin_loop();
+                } else {
+                    self.rest(inner, &mut idle);
+                }
             }
-            idle.rounds += 1;
-            if idle.rounds <= SPINS && !self.oversubscribed {
-                drop(inner);
-                std::hint::spin_loop();
-                continue;
-            }
-            self.rest(inner, &mut idle);
+            // The lock was free for a moment: other threads get their turn.
+            inner = lock(&self.inner);
         }
     }
 
