@@ -160,11 +160,12 @@ impl Control {
         self.shared.send(&FromMember::Linked(epoch));
         let mut progress = lock(&self.shared.progress);
         loop {
-            if let Some(error) = &progress.failure {
-                return Err(error.clone());
-            }
+            // First: a group that formed and failed at once is the affair of its first call.
             if progress.activated == Some(epoch) {
                 return Ok(());
+            }
+            if let Some(error) = &progress.failure {
+                return Err(error.clone());
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
