@@ -155,7 +155,8 @@ mod tests {
             in_place: false,
             ordered: false,
         };
-        choose(&shape, &Topology::new(&vec![0; world as usize], shm, &CostTable::default()))
+        let nodes: Vec<u32> = (0..world).map(|rank| if shm { 0 } else { rank }).collect();
+        choose(&shape, &Topology::new(&nodes, &CostTable::default()))
     }
 
     #[test]
@@ -191,8 +192,9 @@ mod tests {
             ordered: false,
         };
         let nodes: Vec<u32> = (0..16).map(|rank| rank / 4).collect();
-        let topology = |shm| Topology::new(&nodes, shm, &CostTable::default());
-        assert_eq!(choose(&shape(16, 64 << 20), &topology(true)), Algorithm::Hierarchical);
-        assert_ne!(choose(&shape(16, 64 << 20), &topology(false)), Algorithm::Hierarchical);
+        let topology = Topology::new(&nodes, &CostTable::default());
+        assert_eq!(choose(&shape(16, 64 << 20), &topology), Algorithm::Hierarchical);
+        let costs = CostTable { shm: CostTable::default().tcp, ..CostTable::default() };
+        assert_ne!(choose(&shape(16, 64 << 20), &Topology::new(&nodes, &costs)), Algorithm::Hierarchical);
     }
 }

@@ -152,10 +152,9 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// `nodes` has the node of each rank, `shm` says whether ranks of a node share memory.
-    pub fn new(nodes: &[u32], shm: bool, costs: &CostTable) -> Topology {
-        let inside = if shm { costs.shm } else { costs.tcp };
-        Topology { inside, between: costs.tcp, nodes: Arc::new(Nodes::new(nodes)) }
+    /// `nodes` has the node of each rank: ranks of one node share memory.
+    pub fn new(nodes: &[u32], costs: &CostTable) -> Topology {
+        Topology { inside: costs.shm, between: costs.tcp, nodes: Arc::new(Nodes::new(nodes)) }
     }
 
     /// Who runs where.

@@ -184,11 +184,14 @@ fn boolean(op: ReduceOp, pass: &Pass<'_>) {
 /// overwritten before it is read.
 fn reduce_by_user(user: &dyn UserReduce, dtype: DType, srcs: &[Segment], dst: &Segment) {
     const BLOCK: usize = 4096;
-    let mut accumulator = [0u8; BLOCK];
+    /// Aligned for every type, since functions in C get it as an array of elements.
+    #[repr(align(64))]
+    struct Block([u8; BLOCK]);
+    let mut block = Block([0; BLOCK]);
     let mut offset = 0;
     while offset < dst.len() {
         let len = BLOCK.min(dst.len() - offset);
-        let accumulator = &mut accumulator[..len];
+        let accumulator = &mut block.0[..len];
         accumulator.copy_from_slice(srcs[0].slice(offset, len).bytes());
         for src in &srcs[1..] {
             user.combine(src.slice(offset, len).bytes(), accumulator, dtype);

@@ -1,5 +1,6 @@
 //! What a rank called, in a form that other ranks can compare and print.
 
+use super::op::Commit;
 use crate::call::Call;
 use crate::reduce::Reduction;
 use crate::{Collective, DType};
@@ -10,16 +11,21 @@ pub struct Descriptor {
     collective: u8,
     dtype: u8,
     reduction: u8,
+    /// How it commits: tolerance, and what follows from it.
+    commit: u8,
     root: u32,
     count: u64,
+    /// The algorithm, and how it cuts the vector.
+    plan: u32,
 }
 
 /// Bytes of an encoded descriptor.
-pub(super) const DESCRIPTOR_BYTES: usize = 16;
+pub(super) const DESCRIPTOR_BYTES: usize = 20;
 
 impl Descriptor {
-    /// The descriptor of a call. Sizes that may differ from rank to rank (`…_v` blocks) are left out.
-    pub fn of(call: &Call) -> Descriptor {
+    /// The descriptor of a call that is carried out by a plan of this algorithm and number of windows.
+    /// Sizes that may differ from rank to rank (`…_v` blocks) are left out.
+    pub(super) fn of(call: &Call, (algorithm, windows): (u32, u32), commit: Commit) -> Descriptor {
         let point_to_point = call.collective.is_point_to_point();
         let collective = if point_to_point { Collective::Send } else { call.collective };
         let uneven = matches!(
@@ -34,8 +40,10 @@ impl Descriptor {
             collective: collective as u8,
             dtype: call.dtype as u8,
             reduction: call.reduction.as_ref().map_or(0xff, Reduction::number),
+            commit: commit as u8,
             root: if point_to_point { 0 } else { call.peer },
             count: if uneven { 0 } else { call.count as u64 },
+            plan: if uneven { algorithm } else { algorithm ^ windows.rotate_left(16) },
         }
     }
 
@@ -46,7 +54,9 @@ impl Descriptor {
         let fields = (self.collective as u64)
             | (self.dtype as u64) << 8
             | (self.reduction as u64) << 16
+            | (self.commit as u64) << 24
             | (self.root as u64) << 32;
+        let fields = fields ^ (self.plan as u64).wrapping_mul(0xa24b_aed4_963e_e407);
         let mixed = (fields ^ self.count.rotate_left(23)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mixed = (mixed ^ (mixed >> 32) ^ self.count).wrapping_mul(0xd6e8_feb8_6659_fd93);
         (mixed >> 32) as u32
@@ -57,8 +67,10 @@ impl Descriptor {
         bytes[0] = self.collective;
         bytes[1] = self.dtype;
         bytes[2] = self.reduction;
+        bytes[3] = self.commit;
         bytes[4..8].copy_from_slice(&self.root.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.count.to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.plan.to_le_bytes());
         bytes
     }
 
@@ -68,9 +80,31 @@ impl Descriptor {
             collective: bytes[0],
             dtype: bytes[1],
             reduction: bytes[2],
+            commit: bytes[3],
             root: u32::from_le_bytes(bytes[4..8].try_into().ok()?),
             count: u64::from_le_bytes(bytes[8..16].try_into().ok()?),
+            plan: u32::from_le_bytes(bytes[16..20].try_into().ok()?),
         })
+    }
+}
+
+impl Descriptor {
+    /// This and another rank's call in words that show where they differ.
+    pub(super) fn versus(&self, other: &Descriptor) -> (String, String) {
+        let (mut mine, mut theirs) = (self.to_string(), other.to_string());
+        if mine == theirs && self.commit != other.commit {
+            mine += &format!(" with tolerance {}", self.tolerance());
+            theirs += &format!(" with tolerance {}", other.tolerance());
+        }
+        if mine == theirs {
+            mine += &format!(" by plan {:08x}", self.plan);
+            theirs += &format!(" by plan {:08x}, another algorithm", other.plan);
+        }
+        (mine, theirs)
+    }
+
+    fn tolerance(&self) -> &'static str {
+        if self.commit == Commit::Local as u8 { "none" } else { "recover" }
     }
 }
 

@@ -1,9 +1,10 @@
 //! The table of open ops.
 
 use super::early::EarlyFrames;
-use super::group::{GroupIndex, GroupState};
+use super::group::{GroupIndex, GroupState, NewGroup};
 use super::log::CommitLog;
 use super::op::{Commit, OpState, Owed, Phase};
+use super::recent::RecentCalls;
 use super::slots::SlotPool;
 use super::{Descriptor, Links};
 use crate::call::Call;
@@ -13,7 +14,7 @@ use crate::memory::Segment;
 use crate::plan::Plan;
 use crate::reduce::Kernels;
 use crate::transport::{Link, Submit, ViewToken};
-use crate::{Collective, Epoch, GroupId, Instant, OpId, Rank, Result, Tag, Tolerance};
+use crate::{Collective, Instant, OpId, Rank, Result, Tag, Tolerance};
 
 /// Bounds of one executor. Its memory is at most `early_bytes` per link for frames of calls not yet
 /// made, `log_bytes`, and for each open op the slots of its plan's windows in flight.
@@ -108,6 +109,7 @@ pub(crate) struct Shared {
     /// Links that ended while views of their memory are held.
     pub(crate) ended_links: Vec<(usize, Box<dyn Link>)>,
     pub(crate) owed: Vec<Owed>,
+    pub(crate) recent: RecentCalls,
     pub(crate) effects: Vec<Effect>,
     /// Who wants to hear when this peer has returned from an op.
     pub(crate) ack_requests: Vec<(GroupIndex, usize, Header)>,
@@ -245,6 +247,7 @@ impl<P: Plan> Executor<P> {
                 releases: Vec::with_capacity(64),
                 ended_links: Vec::new(),
                 owed: Vec::new(),
+                recent: RecentCalls::default(),
                 effects: Vec::new(),
                 ack_requests: Vec::new(),
                 unsent: Vec::new(),
@@ -253,9 +256,9 @@ impl<P: Plan> Executor<P> {
         }
     }
 
-    /// Adds a group: `members` are links in rank order, `me` is this process's rank in it.
-    pub fn add_group(&mut self, id: GroupId, epoch: Epoch, members: Vec<usize>, me: Rank) -> GroupIndex {
-        self.shared.groups.push(GroupState::new(id, epoch, members, me.index()));
+    /// Adds a group.
+    pub fn add_group(&mut self, new: NewGroup) -> GroupIndex {
+        self.shared.groups.push(GroupState::new(new));
         GroupIndex(self.shared.groups.len() - 1)
     }
 
@@ -263,7 +266,7 @@ impl<P: Plan> Executor<P> {
     pub fn start(&mut self, new: NewOp<P>, links: &mut Links, kernels: &dyn Kernels) -> Result<OpHandle> {
         let NewOp { group, call, plan, now, deadline } = new;
         let at = self.take_slot()?;
-        let commit = self.commit_of(group, &call, &plan, links);
+        let commit = self.commit_of(group, &call, &plan);
         let state = &mut self.shared.groups[group.0];
         let op = &mut self.ops[at];
         op.reset(state.members.len());
@@ -276,7 +279,9 @@ impl<P: Plan> Executor<P> {
             state.next_op(call.options.tag).0
         };
         op.group = group;
-        op.descriptor = Descriptor::of(&call);
+        op.set_plan(plan);
+        op.commit = commit;
+        op.descriptor = Descriptor::of(&call, op.plan_digest(), commit);
         op.header = Header {
             op: op.id,
             point_to_point: op.pair.is_some(),
@@ -284,12 +289,10 @@ impl<P: Plan> Executor<P> {
             fingerprint: op.descriptor.fingerprint(),
             ..Header::EMPTY
         };
-        op.commit = commit;
         op.keeps_contributions = commit == Commit::Log && call.collective == Collective::AllReduce;
         op.started = now;
         op.deadline = deadline;
         op.call = Some(call);
-        op.set_plan(plan);
         op.keep_own_contribution(&mut self.shared.pool);
         op.open_windows();
         op.plan_entry(&self.shared.limits);
@@ -311,12 +314,12 @@ impl<P: Plan> Executor<P> {
         Ok(self.ops.len() - 1)
     }
 
-    /// How the op commits. A pure function of the call and of the slowest kind of link in the group.
-    fn commit_of(&self, group: GroupIndex, call: &Call, plan: &P, links: &Links) -> Commit {
-        let members = &self.shared.groups[group.0].members;
+    /// How the op commits: the same on every rank, since call and group are.
+    fn commit_of(&self, group: GroupIndex, call: &Call, plan: &P) -> Commit {
+        let group = &self.shared.groups[group.0];
         if call.options.tolerance == Tolerance::None
             || call.collective.is_point_to_point()
-            || members.len() == 1
+            || group.members.len() == 1
         {
             return Commit::Local;
         }
@@ -328,12 +331,10 @@ impl<P: Plan> Executor<P> {
         if !by_log {
             return Commit::Done;
         }
-        let slow = members
-            .iter()
-            .any(|&m| links[m].as_ref().is_some_and(|link| link.capabilities().syscall_per_frame));
         let limits = &self.shared.limits;
+        let slow = group.syscall_per_frame;
         let limit = if slow { limits.log_op_bytes_syscall } else { limits.log_op_bytes_memory };
-        if call.output.len() <= limit { Commit::Log } else { Commit::Done }
+        if call.count * call.dtype.size() <= limit { Commit::Log } else { Commit::Done }
     }
 
     /// Runs everything that can run. Returns true if anything moved.

@@ -39,6 +39,22 @@ struct PairSeq {
     next: Seq,
 }
 
+/// A group to be.
+#[derive(Clone, Debug)]
+pub struct NewGroup {
+    /// Its identity, the same on every member.
+    pub id: GroupId,
+    /// The view that it is of.
+    pub epoch: Epoch,
+    /// Links (world ranks) of the members in rank order.
+    pub members: Vec<usize>,
+    /// This process's rank in it.
+    pub me: Rank,
+    /// A frame costs a system call on the link between some two members. The same on every member: it
+    /// decides how ops commit.
+    pub syscall_per_frame: bool,
+}
+
 /// A group: its members as links, and where each tag stands.
 pub(crate) struct GroupState {
     pub(crate) id: GroupId,
@@ -47,13 +63,24 @@ pub(crate) struct GroupState {
     /// World rank (= link) of each group rank.
     pub(crate) members: Vec<usize>,
     pub(crate) me: usize,
+    pub(crate) syscall_per_frame: bool,
     tags: Vec<TagState>,
     pairs: Vec<PairSeq>,
 }
 
 impl GroupState {
-    pub(crate) fn new(id: GroupId, epoch: Epoch, members: Vec<usize>, me: usize) -> GroupState {
-        GroupState { id, generation: Generation(0), epoch, members, me, tags: Vec::new(), pairs: Vec::new() }
+    pub(crate) fn new(new: NewGroup) -> GroupState {
+        let NewGroup { id, epoch, members, me, syscall_per_frame } = new;
+        GroupState {
+            id,
+            generation: Generation(0),
+            epoch,
+            members,
+            me: me.index(),
+            syscall_per_frame,
+            tags: Vec::new(),
+            pairs: Vec::new(),
+        }
     }
 
     /// The group rank behind a link.

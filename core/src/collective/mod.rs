@@ -16,12 +16,13 @@ mod group;
 mod log;
 mod op;
 mod receive;
+mod recent;
 mod slots;
 mod window;
 
 pub use descriptor::Descriptor;
 pub use executor::{Effect, Executor, Limits, NewOp, OpHandle, Overdue};
-pub use group::GroupIndex;
+pub use group::{GroupIndex, NewGroup};
 
 /// Links of a process by world rank; `None` for itself and for links that are gone.
 pub type Links = Vec<Option<Box<dyn crate::transport::Link>>>;

@@ -54,6 +54,8 @@ pub(crate) struct OpState<P> {
     /// What the plan says of itself.
     windows: u32,
     in_flight: usize,
+    /// Of the algorithm's name and, where all ranks have as many, of the number of windows.
+    digest: u32,
     pub(crate) commit: Commit,
     pub(crate) started: Instant,
     pub(crate) deadline: Instant,
@@ -93,13 +95,14 @@ impl<P: Plan> OpState<P> {
             id: Header::EMPTY.op,
             pair: None,
             receives: false,
-            descriptor: Descriptor::of(&Call::EMPTY),
+            descriptor: Descriptor::of(&Call::EMPTY, (0, 0), Commit::Local),
             header: Header::EMPTY,
             call: None,
             plan: None,
             plan_number: 0,
             windows: 0,
             in_flight: 1,
+            digest: 0,
             commit: Commit::Local,
             started: Instant(0),
             deadline: Instant(0),
@@ -168,8 +171,14 @@ impl<P: Plan> OpState<P> {
             self.plan_number += 1;
             self.windows = plan.windows();
             self.in_flight = plan.windows_in_flight().max(1) as usize;
+            self.digest = plan.name().bytes().fold(0, |sum: u32, byte| sum.rotate_left(5) ^ u32::from(byte));
             self.plan = Some(plan);
         }
+    }
+
+    /// What the plans of all ranks have in common.
+    pub(crate) fn plan_digest(&self) -> (u32, u32) {
+        (self.digest, self.windows)
     }
 
     fn open_next(&mut self) {
@@ -514,6 +523,7 @@ impl<P: Plan> OpState<P> {
             shared.pool.give(block);
         }
         self.call = None;
+        shared.recent.add(self.id, self.pair.map(|link| (link, self.receives)), self.descriptor);
         self.keep_owed(shared);
         self.count_as_returned(shared);
         self.phase = Phase::Ended(result);

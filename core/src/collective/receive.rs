@@ -14,8 +14,11 @@ use crate::{OpId, Rank};
 
 /// True for a frame of a message that is for its sender: all others are for its receiver.
 fn for_sender(header: &Header) -> bool {
-    header.kind == FrameKind::Enter
+    header.kind == FrameKind::Enter || header.kind == FrameKind::Mismatch && header.label == TO_SENDER
 }
+
+/// Label of a Mismatch that is for the sender of a message.
+const TO_SENDER: u16 = 1;
 
 /// Where a data frame belongs.
 struct Target {
@@ -272,6 +275,9 @@ impl<P: Plan> Executor<P> {
         let Some(at) = self.find(link, header) else {
             if self.is_stale(link, header) {
                 self.settle(link, header);
+                if header.kind == FrameKind::Mismatch {
+                    self.learn_late_mismatch(link, header, payload);
+                }
             } else {
                 let budget = self.shared.limits.early_bytes;
                 if let Some(memory) = self.early.admit(link, header, budget, &mut self.shared.pool) {
@@ -358,7 +364,8 @@ impl<P: Plan> Executor<P> {
         let payload = block.segment(0, block.len());
         payload.fill_from(&op.descriptor.encode());
         self.told.push(block);
-        let header = Header { kind: FrameKind::Mismatch, ..op.header };
+        let label = if op.receives { TO_SENDER } else { 0 };
+        let header = Header { kind: FrameKind::Mismatch, label, ..op.header };
         self.shared.unsent.push((op.group, to, header, payload));
     }
 
@@ -367,12 +374,34 @@ impl<P: Plan> Executor<P> {
         self.tell_mismatch(at, from);
         let op = &self.ops[at];
         let me = self.shared.groups[op.group.0].me;
+        let (call, other_call) = op.descriptor.versus(&theirs);
         self.shared.effects.push(Effect::Mismatch {
             op: op.id,
             rank: Rank(me as u32),
-            call: op.descriptor.to_string(),
+            call,
             other_rank: Rank(from as u32),
-            other_call: theirs.to_string(),
+            other_call,
+        });
+    }
+
+    /// As [`Executor::learn_mismatch`], for an op that has ended here: it needed nothing from the peer
+    /// that now finds its own call to be another.
+    fn learn_late_mismatch(&mut self, link: usize, header: &Header, payload: &Segment) {
+        let Some(theirs) = Descriptor::decode(payload.bytes()) else { return };
+        let Some(group) = self.group_of(&header.op) else { return };
+        let state = &self.shared.groups[group.0];
+        let (me, Some(from)) = (state.me, state.rank_of(link)) else { return };
+        let side = header.point_to_point.then(|| (link, !for_sender(header)));
+        let (call, other_call) = match self.shared.recent.find(&header.op, side) {
+            Some(mine) => mine.versus(&theirs),
+            None => ("a call that has ended".to_owned(), theirs.to_string()),
+        };
+        self.shared.effects.push(Effect::Mismatch {
+            op: header.op,
+            rank: Rank(me as u32),
+            call,
+            other_rank: Rank(from as u32),
+            other_call,
         });
     }
 

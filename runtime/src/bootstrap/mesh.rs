@@ -51,7 +51,8 @@ pub(super) fn connect(
     Ok(sockets)
 }
 
-fn share_memory(a: &MemberInfo, b: &MemberInfo) -> bool {
+/// Whether two members talk through shared memory.
+pub(crate) fn share_memory(a: &MemberInfo, b: &MemberInfo) -> bool {
     let allows = |m: &MemberInfo| m.transports.iter().any(|t| t == "shm");
     a.machine == b.machine && allows(a) && allows(b)
 }

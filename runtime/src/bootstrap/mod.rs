@@ -17,6 +17,7 @@ pub(crate) use handshake::{Identity, MAX_STREAMS, Purpose};
 pub use id::RondeId;
 pub(crate) use interface::{Family, InterfaceFilter};
 pub(crate) use listener::{Inbox, Listener};
+pub(crate) use mesh::share_memory;
 use ronde_core::error::{Error, Result};
 use ronde_core::membership::{Hello, MemberInfo, View};
 use ronde_core::{PeerId, Rank};

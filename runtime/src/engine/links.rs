@@ -1,7 +1,7 @@
 //! The links of a process: which transport for which peer, and what their end means.
 
 use super::{Engine, Inner, Report};
-use crate::bootstrap::PeerSockets;
+use crate::bootstrap::{PeerSockets, share_memory};
 use crate::config::Config;
 use ronde_algorithms::Topology;
 use ronde_core::Rank;
@@ -81,22 +81,40 @@ pub(crate) fn local_peers(view: &View, rank: Rank) -> usize {
     view.members.iter().filter(|m| m.machine == *machine).count()
 }
 
+/// Kinds of links between members of a group.
+#[derive(Default, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kinds {
+    pub(crate) shm: bool,
+    pub(crate) tcp: bool,
+}
+
+/// Those between any two of these members. A matter of the view alone: every rank must come to the same
+/// answer, whatever links it has itself.
+pub(crate) fn kinds(view: &View, members: &[usize]) -> Kinds {
+    let nodes = domains(view, members);
+    let count = nodes.iter().max().map_or(0, |last| last + 1) as usize;
+    Kinds { shm: count < members.len(), tcp: count > 1 }
+}
+
+/// The members by what shares memory, numbered as they come.
+fn domains(view: &View, members: &[usize]) -> Vec<u32> {
+    let mut first_of: Vec<usize> = Vec::new();
+    let domain = |&member: &usize| {
+        let info = &view.members[member];
+        let known = first_of.iter().position(|&first| share_memory(&view.members[first], info));
+        known.unwrap_or_else(|| {
+            first_of.push(member);
+            first_of.len() - 1
+        }) as u32
+    };
+    members.iter().map(domain).collect()
+}
+
 /// Where the members of a group run, for the chooser and hierarchical plans.
-pub(crate) fn topology(view: &View, members: &[usize], shm: bool) -> Arc<Topology> {
-    let mut machines = Vec::new();
-    let nodes: Vec<u32> = members
-        .iter()
-        .map(|&member| {
-            let machine = &view.members[member].machine;
-            machines.iter().position(|m| *m == machine).unwrap_or_else(|| {
-                machines.push(machine);
-                machines.len() - 1
-            }) as u32
-        })
-        .collect();
+pub(crate) fn topology(view: &View, members: &[usize]) -> Arc<Topology> {
     // The same text gives the same choice on every rank; one that nobody understands counts as none.
     let costs = view.members.first().and_then(|first| first.costs.parse().ok()).unwrap_or_default();
-    Arc::new(Topology::new(&nodes, shm, &costs))
+    Arc::new(Topology::new(&domains(view, members), &costs))
 }
 
 /// Who holds an op up, in words.

@@ -16,12 +16,16 @@ use crate::control::{Control, Report};
 use links::LinkState;
 use ronde_algorithms::kernels::CpuKernels;
 use ronde_algorithms::{AnyPlan, Topology};
-use ronde_core::collective::{Effect, Executor, GroupIndex, Limits, Links, NewOp, OpHandle, Overdue};
+use ronde_core::collective::{
+    Effect, Executor, GroupIndex, Limits, Links, NewGroup, NewOp, OpHandle, Overdue,
+};
 use ronde_core::error::{Aborted, Error, Outcome, Result};
 use ronde_core::membership::View;
 use ronde_core::memory::Arena;
 use ronde_core::{GroupId, Instant, Rank};
+use ronde_shm::ShmOptions;
 use sleep::Waker;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -42,6 +46,8 @@ pub(crate) struct Inner {
     /// Memory that belongs to an op until its result is taken.
     scratch: Vec<(OpHandle, Arena)>,
     spare_scratch: Vec<Arena>,
+    /// Peers that have left in order.
+    gone: Vec<usize>,
     sleeping: bool,
     /// When a report was made that the coordinator has not answered yet, the error if it never does, and
     /// the peer whose link it is about.
@@ -129,6 +135,7 @@ impl Engine {
                 callbacks: Vec::new(),
                 scratch: Vec::new(),
                 spare_scratch: Vec::new(),
+                gone: Vec::new(),
                 sleeping: false,
                 pending_verdict: None,
                 failed: false,
@@ -159,7 +166,9 @@ impl Engine {
 
     /// Adds a group over links (world ranks).
     pub(crate) fn add_group(&self, id: GroupId, members: Vec<usize>, me: Rank) -> GroupIndex {
-        lock(&self.inner).executor.add_group(id, self.view.epoch, members, me)
+        let kinds = links::kinds(&self.view, &members);
+        let new = NewGroup { id, epoch: self.view.epoch, members, me, syscall_per_frame: kinds.tcp };
+        lock(&self.inner).executor.add_group(new)
     }
 
     /// The error that ended the job here, if any.
@@ -184,7 +193,16 @@ impl Engine {
         if let Some(error) = self.failure() {
             return Err(error);
         }
-        let handle = inner.executor.start(new, &mut inner.links, self.kernels)?;
+        let executor = &mut inner.executor;
+        let handle = self.contain(|| executor.start(new, &mut inner.links, self.kernels));
+        let handle = handle.unwrap_or_else(|panic| {
+            self.panicked(inner, &panic);
+            Err(panic)
+        })?;
+        for peer in 0..inner.gone.len() {
+            let peer = inner.gone[peer];
+            self.check_left(inner, peer);
+        }
         if let Some(scratch) = scratch {
             inner.scratch.push((handle, scratch));
         }
@@ -220,14 +238,13 @@ impl Engine {
 
     /// Where the members of a group run.
     pub(crate) fn topology(&self, members: &[usize]) -> Arc<Topology> {
-        links::topology(&self.view, members, self.transports().contains(&"shm"))
+        links::topology(&self.view, members)
     }
 
-    /// Largest payload that the links to all these world ranks take.
+    /// Largest payload that the links between any of these world ranks take.
     pub(crate) fn max_payload(&self, members: &[usize]) -> usize {
-        let inner = lock(&self.inner);
-        let links = members.iter().filter_map(|&member| inner.links[member].as_ref());
-        links.map(|link| link.capabilities().max_payload).min().unwrap_or(1 << 20)
+        let kinds = links::kinds(&self.view, members);
+        if kinds.shm { ShmOptions::default().max_payload() } else { ronde_tcp::MAX_PAYLOAD }
     }
 
     /// Name of the transport to each world rank; empty for one's own.
@@ -244,7 +261,10 @@ impl Engine {
         lock(&self.announced.error).get_or_insert(closed.clone());
         self.announced.failed.store(true, Ordering::Release);
         inner.fail(&closed);
-        drop(inner);
+        // Those who wait for these ops, in whatever way, hear of their end.
+        drop(self.run_callbacks(inner));
+        self.ended.notify_all();
+        self.waker.wake();
         self.control.shutdown();
     }
 
@@ -315,6 +335,7 @@ impl Engine {
             return;
         }
         let moved = self.poll(&mut inner);
+        self.check_time(&mut inner);
         let open = inner.executor.open_ops() > 0;
         let inner = self.run_callbacks(inner);
         if open && !moved {
@@ -329,7 +350,10 @@ impl Engine {
             let result = inner.take(handle);
             drop(inner);
             if let Some(result) = result {
-                callback(&result);
+                // Any thread may be the one to call: it is not the callback's to end.
+                if catch_unwind(AssertUnwindSafe(|| callback(&result))).is_err() {
+                    tracing::error!("the callback of an operation panicked");
+                }
                 // Somebody may wait for what the callback did.
                 self.ended.notify_all();
             }
@@ -344,11 +368,35 @@ impl Engine {
             self.hear(inner);
         }
         let mut moved = self.poll_links(inner);
-        moved |= inner.executor.advance(&mut inner.links, self.kernels);
+        let executor = &mut inner.executor;
+        match self.contain(|| executor.advance(&mut inner.links, self.kernels)) {
+            Ok(some) => moved |= some,
+            Err(panic) => self.panicked(inner, &panic),
+        }
         for effect in inner.executor.take_effects() {
             self.report_effect(inner, effect);
         }
         moved
+    }
+
+    /// Runs what may call a user's operator; a panic in there becomes an error.
+    fn contain<T>(&self, run: impl FnOnce() -> T) -> Result<T> {
+        catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+            let text = text.unwrap_or_else(|| "no message".to_owned());
+            Error::internal(format!("a panic inside an operation (a user-defined operator?): {text}"))
+        })
+    }
+
+    /// A panic may have left an op between two states: the job ends, here at once.
+    fn panicked(&self, inner: &mut Inner, error: &Error) {
+        self.control.report(Report::Abort { reason: error.to_string() });
+        self.announced.failed(error.clone());
+        if !inner.failed {
+            inner.fail(error);
+        }
+        self.ended.notify_all();
     }
 
     fn report_effect(&self, inner: &mut Inner, effect: Effect) {
@@ -366,6 +414,7 @@ impl Engine {
         announced.news.store(false, Ordering::Release);
         for rank in lock(&announced.left).drain(..) {
             inner.link_states[rank.index()].left = true;
+            inner.gone.push(rank.index());
             inner.executor.peer_left(rank.index());
             // A link that ended because its peer left in order needs no verdict.
             inner.pending_verdict.take_if(|(.., about)| *about == Some(rank.index()));

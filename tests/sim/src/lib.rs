@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng};
 use ronde_algorithms::kernels::CpuKernels;
 use ronde_algorithms::{AnyPlan, Topology, Tuning};
 use ronde_core::call::{Call, Shape};
-use ronde_core::collective::{Effect, Executor, GroupIndex, Limits, Links, NewOp, OpHandle};
+use ronde_core::collective::{Effect, Executor, GroupIndex, Limits, Links, NewGroup, NewOp, OpHandle};
 use ronde_core::error::{Error, Outcome, Result};
 use ronde_core::reduce::Reduction;
 use ronde_core::{Epoch, GroupId, Instant, Rank};
@@ -49,7 +49,10 @@ impl Cluster {
             .map(|rank| {
                 let mut executor = Executor::new(world, limits.clone());
                 let members = (0..world).collect();
-                let group = executor.add_group(GroupId(0), Epoch(1), members, Rank(rank as u32));
+                let syscall_per_frame = network.syscall_per_frame();
+                let me = Rank(rank as u32);
+                let new = NewGroup { id: GroupId(0), epoch: Epoch(1), members, me, syscall_per_frame };
+                let group = executor.add_group(new);
                 Peer { executor, links: network.links(rank), group }
             })
             .collect();

@@ -88,6 +88,11 @@ impl Network {
         Network { world, rates, wire: Arc::new(Mutex::new(wire)) }
     }
 
+    /// Whether the links are like sockets.
+    pub fn syscall_per_frame(&self) -> bool {
+        !self.rates.views
+    }
+
     /// The process of a rank dies: its links end once what it had sent is delivered.
     pub fn kill(&self, rank: usize) {
         self.wire.lock().unwrap_or_else(PoisonError::into_inner).dead[rank] = true;

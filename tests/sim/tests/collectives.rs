@@ -159,7 +159,7 @@ fn run(cluster: &mut Cluster, case: &Case, values: &[Vec<u64>], what: &str) {
 }
 
 fn topology(nodes: &[u32]) -> Topology {
-    Topology::new(nodes, true, &CostTable::default())
+    Topology::new(nodes, &CostTable::default())
 }
 
 /// One node, nodes of two, nodes of any sizes in any order, or a node for each rank.

@@ -33,6 +33,17 @@ pub struct ShmOptions {
     pub ring_bytes: usize,
 }
 
+impl ShmOptions {
+    /// Largest payload of one frame.
+    pub fn max_payload(&self) -> usize {
+        self.ring() / 4
+    }
+
+    fn ring(&self) -> usize {
+        self.ring_bytes.max(64 << 10).next_power_of_two()
+    }
+}
+
 impl Default for ShmOptions {
     fn default() -> ShmOptions {
         ShmOptions { ring_bytes: 1 << 20 }
@@ -91,7 +102,7 @@ impl ShmLink {
         registry: Arc<Registry>,
         deadline: Instant,
     ) -> Result<ShmLink, ShmError> {
-        let ring_bytes = options.ring_bytes.max(64 << 10).next_power_of_two();
+        let ring_bytes = options.ring();
         let file = region::create("ronde-ring", HEAD + ring_bytes).map_err(std::io::Error::from)?;
         let mine = Mapping::mirrored(file.as_fd(), HEAD, ring_bytes, true).map_err(std::io::Error::from)?;
         let mut socket = Socket::new(stream);

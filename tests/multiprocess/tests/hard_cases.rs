@@ -1,0 +1,255 @@
+//! Cases in which ranks differ in what they have, call at odd times, or go wrong in the middle. Ranks are
+//! threads, since a process may hold several.
+
+use ronde::memory::lend;
+use ronde::{
+    Call, CallOptions, Collective, Config, DType, Group, ReduceOp, Reduction, Result, Tag, Tolerance,
+    UserReduce,
+};
+use ronde_multiprocess::free_port;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
+
+/// Long enough for anything that is not stuck.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs `each` as every rank of a job whose ranks may use these transports. Returns what they gave.
+fn ranks<T: Send>(transports: &[&str], timeout: Duration, each: impl Fn(Group) -> T + Sync) -> Vec<T> {
+    let coordinator = format!("127.0.0.1:{}", free_port());
+    let size = transports.len() as u32;
+    std::thread::scope(|scope| {
+        let start = |(rank, list): (usize, &&str)| {
+            let config = Config::new().coordinator(&coordinator).rank(rank as u32).size(size);
+            let config = config.timeout(timeout).transports(list.split(',')).unwrap();
+            let each = &each;
+            scope.spawn(move || each(config.join().expect("join")))
+        };
+        let threads: Vec<_> = transports.iter().enumerate().map(start).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    })
+}
+
+fn error<T>(result: Result<T>) -> String {
+    result.err().map(|e| e.to_string()).unwrap_or_else(|| "it worked".into())
+}
+
+/// A rank whose links are of another kind than the others' cuts and commits like them all the same.
+#[test]
+fn ranks_with_other_kinds_of_links_choose_alike() {
+    for transports in [["shm,tcp", "shm,tcp", "tcp"], ["tcp", "shm,tcp", "shm,tcp"]] {
+        ranks(&transports, PATIENCE, |group| {
+            for count in [1usize, 100, 256, 4096, 16384, 65536, 1 << 18] {
+                let mut data = vec![1u32; count];
+                let outcome = group.all_reduce(&mut data, ReduceOp::Sum).unwrap();
+                assert!(data.iter().all(|&x| x == 3), "{count} by {}", outcome.algorithm);
+                for algorithm in ["direct", "tree", "chain"] {
+                    let mut data = vec![group.rank() + 1; count];
+                    let _ = lend(|lender| {
+                        let data = lender.unique(&mut data);
+                        let options = CallOptions { algorithm: Some(algorithm), ..CallOptions::default() };
+                        let (input, output) = (data.clone(), data);
+                        let call = Call {
+                            collective: Collective::Broadcast,
+                            dtype: DType::U32,
+                            count,
+                            ..Call::EMPTY
+                        };
+                        group.run(Call { input, output, options, ..call })
+                    })
+                    .unwrap();
+                    assert!(data.iter().all(|&x| x == 1), "{count} {algorithm}");
+                }
+            }
+            group.close().unwrap();
+        });
+    }
+}
+
+/// Calls that differ only in how they are carried out are an error too, not a hang.
+#[test]
+fn another_algorithm_or_tolerance_on_one_rank_is_named() {
+    let by = |algorithm, tolerance| CallOptions { algorithm, tolerance, ..CallOptions::default() };
+    let cases = [
+        (by(Some("ring"), Tolerance::Recover), by(Some("two-shot"), Tolerance::Recover), "another algorithm"),
+        (by(None, Tolerance::None), by(None, Tolerance::Recover), "tolerance none"),
+    ];
+    for (first, other, words) in cases {
+        let texts = ranks(&["shm,tcp", "shm,tcp"], PATIENCE, |group| {
+            let options = if group.rank() == 0 { &first } else { &other };
+            error(group.all_reduce_with(&mut vec![1f32; 5000], ReduceOp::Sum, options))
+        });
+        assert!(texts[0].contains(words) && texts[0] == texts[1], "{texts:?}");
+    }
+}
+
+/// Output slices that are longer than the call needs change nothing.
+#[test]
+fn a_longer_output_is_no_other_call() {
+    ranks(&["shm,tcp", "shm,tcp"], PATIENCE, |group| {
+        let mut output = vec![9f32; if group.rank() == 0 { 300 } else { 200 }];
+        let _ = group.all_reduce_into(&[1f32; 200], &mut output, ReduceOp::Sum).unwrap();
+        assert!(output[..200].iter().all(|&x| x == 2.0) && output[200..].iter().all(|&x| x == 9.0));
+        group.close().unwrap();
+    });
+}
+
+/// Starts an all-reduce on memory that lives for ever.
+fn start_forever(group: &Group, tag: Tag) -> ronde::Op {
+    let memory = group.mem_alloc(4096).unwrap();
+    let segment = Box::leak(Box::new(memory)).segment();
+    let call = Call {
+        collective: Collective::AllReduce,
+        dtype: DType::U64,
+        count: 8,
+        reduction: Some(Reduction::Builtin(ReduceOp::Sum)),
+        input: segment.slice(0, 64),
+        output: segment.slice(64, 64),
+        options: CallOptions { tag, ..CallOptions::default() },
+        ..Call::EMPTY
+    };
+    group.start(call).unwrap()
+}
+
+#[test]
+fn an_op_that_nobody_waits_for_has_a_deadline_too() {
+    let done = Barrier::new(2);
+    ranks(&["shm,tcp", "shm,tcp"], Duration::from_millis(300), |group| {
+        if group.rank() == 0 {
+            let (sender, receiver) = channel();
+            start_forever(&group, Tag(1)).on_complete(move |result| drop(sender.send(result.clone())));
+            let text = error(receiver.recv_timeout(PATIENCE).expect("the callback"));
+            assert!(text.contains("rank 1"), "{text}");
+        }
+        done.wait();
+    });
+}
+
+#[test]
+fn closing_ends_what_is_open_for_callbacks_and_descriptors() {
+    let done = Barrier::new(2);
+    ranks(&["shm,tcp", "shm,tcp"], PATIENCE, |group| {
+        if group.rank() == 0 {
+            let (sender, receiver) = channel();
+            start_forever(&group, Tag(1)).on_complete(move |result| drop(sender.send(result.clone())));
+            let op = start_forever(&group, Tag(2));
+            let descriptor = op.descriptor().unwrap().try_clone_to_owned().unwrap();
+            group.close().unwrap();
+            let text = error(receiver.recv_timeout(PATIENCE).expect("the callback"));
+            assert!(text.contains("closed"), "{text}");
+            let mut wait = [rustix::event::PollFd::new(&descriptor, rustix::event::PollFlags::IN)];
+            let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+            assert_eq!(rustix::event::poll(&mut wait, Some(&now)), Ok(1));
+            assert!(error(op.wait()).contains("closed"));
+        }
+        done.wait();
+    });
+}
+
+#[test]
+fn messages_of_other_lengths_are_named_on_both_sides() {
+    for transport in ["tcp", "shm,tcp"] {
+        let sent = Barrier::new(2);
+        let texts = ranks(&[transport; 2], PATIENCE, |group| {
+            let options = CallOptions::default();
+            if group.rank() == 0 {
+                // Small, so it has ended before the other side makes its call.
+                let ended = group.send(&[1u64, 2], 1, &options);
+                sent.wait();
+                error(ended.and_then(|_| group.barrier()))
+            } else {
+                sent.wait();
+                error(group.recv(&mut [0u64; 3], 0, &options))
+            }
+        });
+        assert!(texts[0].contains("count 2") && texts[0].contains("count 3"), "{texts:?}");
+        assert_eq!(texts[0], texts[1]);
+    }
+}
+
+#[test]
+fn a_call_that_has_ended_here_is_named_when_another_rank_disagrees_later() {
+    let sent = Barrier::new(2);
+    let texts = ranks(&["shm,tcp"; 2], PATIENCE, |group| {
+        let options = CallOptions { tolerance: Tolerance::None, ..CallOptions::default() };
+        let broadcast = |count: usize| {
+            let mut data = vec![1u64; count];
+            lend(|lender| {
+                let data = lender.unique(&mut data);
+                let (input, output) = (data.clone(), data);
+                let call =
+                    Call { collective: Collective::Broadcast, dtype: DType::U64, count, ..Call::EMPTY };
+                group.run(Call { input, output, options: options.clone(), ..call })
+            })
+        };
+        if group.rank() == 0 {
+            let ended = broadcast(2);
+            sent.wait();
+            error(ended.and_then(|_| group.barrier()))
+        } else {
+            sent.wait();
+            error(broadcast(3))
+        }
+    });
+    assert!(texts[0].contains("count 2") && texts[0].contains("count 3"), "{texts:?}");
+    assert_eq!(texts[0], texts[1]);
+}
+
+#[test]
+fn an_op_after_a_peer_has_left_fails_at_once() {
+    for transport in ["tcp", "shm,tcp"] {
+        let left = Barrier::new(2);
+        ranks(&[transport; 2], Duration::from_secs(120), |group| {
+            let _ = group.barrier().unwrap();
+            if group.rank() == 0 {
+                group.close().unwrap();
+                left.wait();
+                return;
+            }
+            left.wait();
+            let started = Instant::now();
+            let text = error(group.all_reduce(&mut [1u64; 4], ReduceOp::Sum));
+            assert!(text.contains("left"), "{text}");
+            assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
+        });
+    }
+}
+
+struct Panics;
+
+impl UserReduce for Panics {
+    fn combine(&self, _: &[u8], _: &mut [u8], _: DType) {
+        panic!("on purpose");
+    }
+}
+
+#[test]
+fn a_panicking_operator_is_an_error_on_every_rank() {
+    let texts = ranks(&["shm,tcp"; 3], PATIENCE, |group| {
+        let mut data = [1u64; 8];
+        error(lend(|lender| {
+            let data = lender.unique(&mut data);
+            group.run(Call {
+                collective: Collective::AllReduce,
+                dtype: DType::U64,
+                count: 8,
+                reduction: Some(Reduction::User(Arc::new(Panics))),
+                input: data.clone(),
+                output: data,
+                ..Call::EMPTY
+            })
+        }))
+    });
+    assert!(texts.iter().all(|text| text.contains("on purpose")), "{texts:?}");
+}
+
+#[test]
+fn a_panicking_callback_does_not_stop_progress() {
+    ranks(&["shm,tcp"; 2], PATIENCE, |group| {
+        start_forever(&group, Tag(1)).on_complete(|_| panic!("on purpose"));
+        let (sender, receiver) = channel();
+        start_forever(&group, Tag(2)).on_complete(move |result| sender.send(result.is_ok()).unwrap());
+        assert_eq!(receiver.recv_timeout(PATIENCE), Ok(true));
+        group.close().unwrap();
+    });
+}
