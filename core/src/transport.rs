@@ -71,6 +71,10 @@ pub trait Receiver {
     /// if the link may release it at once.
     fn arrived(&mut self, link: usize, header: &Header, payload: Payload) -> bool;
 
+    /// Views of this link's memory hold up what came after them: the receiver copies those that it
+    /// holds and gives them back, as soon as it can. Nothing to do for one that keeps no views.
+    fn give_up_views(&mut self, _link: usize) {}
+
     /// The payload submitted with `cookie` has left its memory.
     fn sent(&mut self, link: usize, cookie: u64);
 }

@@ -61,6 +61,18 @@ impl<P: Plan> Receiver for Executor<P> {
         }
     }
 
+    fn give_up_views(&mut self, link: usize) {
+        for &at in &self.active {
+            for window in &mut self.ops[at].open {
+                let mut released = Vec::new();
+                window.give_up_views(link, &mut self.shared.pool, |link, token, len| {
+                    released.push((link, token, len));
+                });
+                released.into_iter().for_each(|(link, token, len)| self.shared.release(link, token, len));
+            }
+        }
+    }
+
     fn sent(&mut self, _link: usize, cookie: u64) {
         if cookie == u64::MAX {
             return;

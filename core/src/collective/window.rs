@@ -241,6 +241,26 @@ impl Running {
         }
     }
 
+    /// Copies the views of one link to where their bytes belong, and gives them back.
+    pub(crate) fn give_up_views(
+        &mut self,
+        link: usize,
+        pool: &mut SlotPool,
+        mut release: impl FnMut(usize, ViewToken, usize),
+    ) {
+        for at in (0..self.views.len()).rev() {
+            if self.views[at].link != link {
+                continue;
+            }
+            self.ensure_slots(pool);
+            let view = self.views.swap_remove(at);
+            if let Some(slots) = &self.slots {
+                view.segment.copy_to(&slots.segment(view.offset, view.segment.len()));
+            }
+            release(link, view.token, view.segment.len());
+        }
+    }
+
     /// The bytes of a span for reading: a held view if there is one.
     pub(crate) fn source(&self, span: Span, input: &Segment, output: &Segment) -> Segment {
         use crate::plan::Place;

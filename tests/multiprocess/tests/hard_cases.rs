@@ -253,3 +253,34 @@ fn a_panicking_callback_does_not_stop_progress() {
         group.close().unwrap();
     });
 }
+
+/// More ops at once than rings and early frames hold, with the tags in another order on every rank.
+#[test]
+fn a_thousand_ops_in_flight() {
+    const OPS: usize = 1000;
+    const COUNT: usize = 500;
+    for transport in ["shm,tcp", "tcp"] {
+        ranks(&[transport; 3], PATIENCE, |group| {
+            let input: Vec<u64> = (0..OPS * COUNT).map(|i| i as u64 + u64::from(group.rank())).collect();
+            let mut output = vec![0u64; OPS * COUNT];
+            let _ = lend(|lender| {
+                let (input, output) = (lender.shared(&input), lender.unique(&mut output));
+                let call = |at: usize| Call {
+                    collective: Collective::AllReduce,
+                    dtype: DType::U64,
+                    count: COUNT,
+                    reduction: Some(Reduction::Builtin(ReduceOp::Sum)),
+                    input: input.slice(at * COUNT * 8, COUNT * 8),
+                    output: output.slice(at * COUNT * 8, COUNT * 8),
+                    options: CallOptions { tag: Tag(at as u32 * 2 / OPS as u32), ..CallOptions::default() },
+                    ..Call::EMPTY
+                };
+                let first = group.rank() as usize % 2 * OPS / 2;
+                group.run_all((first..OPS).chain(0..first).map(call))
+            })
+            .unwrap();
+            assert!(output.iter().zip(0..).all(|(&sum, i)| sum == 3 * i + 3));
+            group.close().unwrap();
+        });
+    }
+}

@@ -9,6 +9,7 @@ use ronde_core::memory::Arena;
 use ronde_core::transport::{
     Capabilities, Link, LinkFailure, Payload, Placement, Receiver, Submit, ViewToken, WakeSource,
 };
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How often links misbehave, in 256ths; drawn from the seed so that every mixture occurs.
@@ -21,6 +22,8 @@ pub struct Rates {
     duplicate: u32,
     /// Links hand out views.
     views: bool,
+    /// Bytes of a direction of a link with views; they come back in the order in which they went.
+    ring: usize,
 }
 
 impl Rates {
@@ -34,9 +37,13 @@ impl Rates {
             reorder: rate(257),
             duplicate: rate(64),
             views: rate(2) == 1 || rng.random(),
+            ring: 1 << rng.random_range(12..17),
         }
     }
 }
+
+/// Idle polls after which views that hold up the ring are asked back.
+const STUCK_POLLS: u32 = 8;
 
 enum Bytes {
     /// The sender's memory, not to be touched by it before delivery.
@@ -63,6 +70,8 @@ struct Wire {
     frames: Vec<Vec<Message>>,
     /// Cookies of sends that have left, by (from, to).
     sent: Vec<Vec<u64>>,
+    /// Bytes on the way and not given back, by (from, to).
+    used: Vec<usize>,
     /// By rank: its process has died.
     dead: Vec<bool>,
     rng: SmallRng,
@@ -82,6 +91,7 @@ impl Network {
         let wire = Wire {
             frames: (0..pairs).map(|_| Vec::new()).collect(),
             sent: vec![Vec::new(); pairs],
+            used: vec![0; pairs],
             dead: vec![false; world],
             rng: SmallRng::seed_from_u64(seed),
         };
@@ -109,6 +119,8 @@ impl Network {
                     rates: self.rates.clone(),
                     wire: self.wire.clone(),
                     views: Vec::new(),
+                    records: VecDeque::new(),
+                    stuck: 0,
                     next_view: 0,
                     ended: false,
                 }) as Box<dyn Link>
@@ -127,7 +139,15 @@ struct SimLink {
     /// Handed out: copies (a ring), or the sender's own memory (registered memory).
     views: Vec<(u64, Bytes)>,
     next_view: u64,
+    /// Views in order, with their bytes in the ring, and whether they were given back.
+    records: VecDeque<(u64, usize, bool)>,
+    stuck: u32,
     ended: bool,
+}
+
+/// Bytes of a frame in a ring.
+fn ring_bytes(payload: usize) -> usize {
+    64 + payload
 }
 
 impl SimLink {
@@ -142,6 +162,7 @@ impl SimLink {
             let token = self.next_view;
             self.next_view += 1;
             self.views.push((token, bytes));
+            self.records.push_back((token, ring_bytes(payload.len()), false));
             if !receiver.arrived(self.peer, &header, Payload::View(payload, ViewToken(token))) {
                 self.release(ViewToken(token));
             }
@@ -179,8 +200,10 @@ impl Link for SimLink {
         let rates = self.rates.clone();
         let out = self.out;
         let mut wire = self.wire();
+        let bytes = ring_bytes(payload.len());
+        let no_room = rates.views && wire.used[out] > 0 && wire.used[out] + bytes > rates.ring;
         let mut chance = |rate: u32| wire.rng.random_range(0..256) < rate;
-        if chance(rates.full) {
+        if chance(rates.full) || no_room {
             return Submit::Full;
         }
         let pending = chance(rates.pending);
@@ -190,6 +213,7 @@ impl Link for SimLink {
             payload.copy_to(&arena.segment(0, payload.len()));
             Bytes::Copied(arena, payload.len())
         };
+        wire.used[out] += bytes * (1 + usize::from(duplicated));
         if duplicated {
             wire.frames[out].push(Message { header: *header, bytes: copy() });
         }
@@ -203,6 +227,14 @@ impl Link for SimLink {
         let done = std::mem::take(&mut self.wire().sent[out]);
         let mut moved = !done.is_empty();
         done.into_iter().for_each(|cookie| receiver.sent(self.peer, cookie));
+        let used = self.records.iter().map(|record| record.1).sum::<usize>();
+        let held_up = self.records.iter().any(|record| record.2) || used > self.rates.ring / 2;
+        let idle = self.wire().frames[back].is_empty();
+        self.stuck = if held_up && idle { self.stuck + 1 } else { 0 };
+        if self.stuck > STUCK_POLLS {
+            self.stuck = 0;
+            receiver.give_up_views(self.peer);
+        }
         loop {
             let rates = self.rates.clone();
             let message = {
@@ -224,6 +256,14 @@ impl Link for SimLink {
     }
 
     fn release(&mut self, token: ViewToken) {
+        if let Some(record) = self.records.iter_mut().find(|record| record.0 == token.0) {
+            record.2 = true;
+        }
+        while let Some((_, bytes, true)) = self.records.front().copied() {
+            self.records.pop_front();
+            let back = self.back;
+            self.wire().used[back] -= bytes;
+        }
         let at = self.views.iter().position(|(t, _)| *t == token.0).expect("a view is released once");
         match self.views.swap_remove(at).1 {
             Bytes::Copied(arena, _) => arena.segment(0, arena.len()).bytes_mut().fill(0xaa),

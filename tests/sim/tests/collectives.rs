@@ -522,6 +522,49 @@ fn views_outlive_the_peer_that_lent_them() {
     assert!(cut_short > 100, "only {cut_short} ops were cut short");
 }
 
+/// Ranks that start the ops of two tags in another order: a view of one op may hold up what another needs.
+#[test]
+fn tags_in_another_order_on_every_rank() {
+    for seed in 0..150u64 {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let world = rng.random_range(3..6);
+        let limits = Limits::default();
+        let mut cluster = Cluster::new(world, seed, &limits, topology(&vec![0; world]), Tuning::default());
+        let ops: usize = rng.random_range(8..40);
+        let cases: Vec<Case> = (0..2 * ops)
+            .map(|i| {
+                let kinds = [Collective::AllReduce, Collective::ReduceScatter, Collective::AllToAll];
+                let options = CallOptions { tag: Tag((i / ops) as u32), ..Default::default() };
+                let spec = Spec {
+                    collective: kinds[rng.random_range(0..kinds.len())],
+                    world,
+                    count: rng.random_range(0..400),
+                    root: 0,
+                    in_place: false,
+                    options,
+                };
+                build(&spec, &mut rng)
+            })
+            .collect();
+        let mut handles = vec![vec![None; cases.len()]; world];
+        for (rank, handles) in handles.iter_mut().enumerate() {
+            let first = (rank % 2) * ops;
+            for i in (first..2 * ops).chain(0..first) {
+                handles[i] = Some(cluster.start(rank, cases[i].calls[rank].clone(), false).unwrap());
+            }
+            cluster.step(rng.random_range(0..world));
+        }
+        for (i, case) in cases.iter().enumerate() {
+            let mine: Vec<_> = (0..world).map(|rank| handles[rank][i].unwrap()).collect();
+            for (rank, result) in cluster.finish(&mine, BUDGET).into_iter().enumerate() {
+                let _ = result.unwrap();
+                let got = case.outputs[rank].as_ref().unwrap().values();
+                assert_eq!(got, case.expected[rank], "seed {seed} op {i} rank {rank}");
+            }
+        }
+    }
+}
+
 #[test]
 fn every_algorithm_has_a_name_that_finds_it() {
     for algorithm in Algorithm::ALL {

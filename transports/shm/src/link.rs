@@ -21,6 +21,10 @@ const HEAD: usize = 4096;
 const SMALLEST_IN_PLACE: usize = 4096;
 /// Empty polls between two looks at the socket.
 const POLLS_PER_LOOK: u32 = 2048;
+/// Empty polls after which views that hold up what came behind them are asked back.
+const STUCK_POLLS: u32 = 64;
+/// Pieces of registered memory that a peer may announce.
+const MOST_REGIONS: usize = 1 << 16;
 /// Records handed over per poll.
 const RECORDS_PER_POLL: usize = 64;
 /// Byte of a header (reserved, 0) that marks a record as a descriptor of registered memory.
@@ -83,6 +87,8 @@ pub struct ShmLink {
     announced_consumed: u64,
     woken: u64,
     empty_polls: u32,
+    /// Empty polls since views began to hold up the peer.
+    stuck_polls: u32,
     /// Regions that the peer knows.
     known_there: Vec<u64>,
     drops_seen: u64,
@@ -106,17 +112,17 @@ impl ShmLink {
         let file = region::create("ronde-ring", HEAD + ring_bytes).map_err(std::io::Error::from)?;
         let mine = Mapping::mirrored(file.as_fd(), HEAD, ring_bytes, true).map_err(std::io::Error::from)?;
         let mut socket = Socket::new(stream);
-        if !socket.region(u64::MAX, ring_bytes as u64, &file) {
+        if !socket.region(u64::MAX, ring_bytes as u64, &file) || !socket.is_flushed() {
             return Err(ShmError::Region);
         }
-        let (their_bytes, their_file) = await_region(&mut socket, deadline)?;
+        let (their_bytes, their_file, others) = await_region(&mut socket, deadline)?;
         if their_bytes != ring_bytes as u64 || !region::is_sound(&their_file, HEAD + ring_bytes) {
             return Err(ShmError::Region);
         }
         let theirs =
             Mapping::mirrored(their_file.as_fd(), HEAD, ring_bytes, false).map_err(std::io::Error::from)?;
         socket.stream().set_nonblocking(true)?;
-        Ok(ShmLink {
+        let mut link = ShmLink {
             link,
             ring_bytes,
             mine,
@@ -132,13 +138,17 @@ impl ShmLink {
             announced_consumed: 0,
             woken: 0,
             empty_polls: 0,
+            stuck_polls: 0,
             known_there: Vec::new(),
             drops_seen: 0,
             known_here: BTreeMap::new(),
             forgotten: Vec::new(),
             bye: false,
             ended: None,
-        })
+        };
+        // The peer may have been ready first, and said more.
+        others.into_iter().for_each(|message| link.take_in(message));
+        Ok(link)
     }
 
     fn counters(mapping: &Mapping) -> &Counters {
@@ -200,6 +210,10 @@ impl ShmLink {
             }
             self.known_there.push(buffer.id);
         }
+        // A record must not be there before the region that it names.
+        if !self.socket.is_flushed() {
+            return None;
+        }
         let mut head = header.encode();
         head[IN_PLACE_MARK] = 1;
         let record = self.ring_at(&self.mine, self.tail, 2 * HEADER_BYTES);
@@ -244,30 +258,45 @@ impl ShmLink {
 
     /// Reads the socket: wake-ups, regions, the end.
     fn look_at_socket(&mut self) {
-        let (mut bye, mut regions, mut forgotten) = (self.bye, Vec::new(), Vec::new());
-        let end = self.socket.read(|message| match message {
+        let mut messages = Vec::new();
+        let end = self.socket.read(|message| messages.push(message));
+        messages.into_iter().for_each(|message| self.take_in(message));
+        let failure = match end {
+            End::Open => return,
+            End::Ended if self.bye => LinkFailure::Closed,
+            End::Ended => LinkFailure::PeerDied,
+            End::Broken => LinkFailure::Violation("bytes on the socket that mean nothing"),
+        };
+        self.ended.get_or_insert(failure);
+    }
+
+    fn take_in(&mut self, message: Message) {
+        match message {
             Message::Wake => {}
-            Message::Bye => bye = true,
-            Message::Region(id, len, file) => regions.push((id, len, file)),
-            Message::Forget(id) => forgotten.push(id),
-        });
-        self.bye = bye;
-        self.forgotten.append(&mut forgotten);
-        for (id, len, file) in regions {
-            let Ok(len) = usize::try_from(len) else { continue };
-            if len > 0
-                && region::is_sound(&file, len)
-                && let Ok(mapping) = Mapping::of(file.as_fd(), len, false)
-            {
-                self.known_here.insert(id, mapping);
+            Message::Bye => self.bye = true,
+            Message::Forget(id) => self.forgotten.push(id),
+            Message::Region(id, len, file) => {
+                if let Err(why) = self.learn_region(id, len, &file) {
+                    self.ended.get_or_insert(LinkFailure::Violation(why));
+                }
             }
         }
-        match end {
-            End::Open => {}
-            End::Ended if self.bye => self.ended = Some(LinkFailure::Closed),
-            End::Ended => self.ended = Some(LinkFailure::PeerDied),
-            End::Broken => self.ended = Some(LinkFailure::Violation("bytes on the socket that mean nothing")),
+    }
+
+    fn learn_region(&mut self, id: u64, len: u64, file: &std::os::fd::OwnedFd) -> Result<(), &'static str> {
+        // Views of the first may be out: its mapping must stay.
+        if id == u64::MAX || self.known_here.contains_key(&id) {
+            return Err("memory that was announced twice");
         }
+        if self.known_here.len() >= MOST_REGIONS {
+            return Err("more pieces of registered memory than a process can have");
+        }
+        let len = usize::try_from(len).ok().filter(|&len| len > 0 && region::is_sound(file, len));
+        let len = len.ok_or("registered memory that is not sealed, or shorter than announced")?;
+        let mapping =
+            Mapping::of(file.as_fd(), len, false).map_err(|_| "registered memory that cannot be mapped")?;
+        self.known_here.insert(id, mapping);
+        Ok(())
     }
 
     /// Memory of the peer may only be unmapped while no view of it is out.
@@ -345,6 +374,21 @@ impl ShmLink {
         }
     }
 
+    /// Ring space and the sends of registered memory come back to the peer in order. A view may have to
+    /// wait for what another peer sends, which may wait for what this link holds up.
+    fn unblock(&mut self, receiver: &mut dyn Receiver) {
+        let used = self.head - self.consumed;
+        if !self.outstanding.is_held_up() && used <= self.ring_bytes as u64 / 2 {
+            self.stuck_polls = 0;
+            return;
+        }
+        self.stuck_polls += 1;
+        if self.stuck_polls >= STUCK_POLLS {
+            self.stuck_polls = 0;
+            receiver.give_up_views(self.link);
+        }
+    }
+
     fn nothing_came(&mut self) -> Result<(), LinkFailure> {
         self.empty_polls += 1;
         if self.empty_polls >= POLLS_PER_LOOK {
@@ -363,17 +407,18 @@ impl ShmLink {
     }
 }
 
-/// The peer's ring, which comes first on the socket.
-fn await_region(socket: &mut Socket, deadline: Instant) -> Result<(u64, std::os::fd::OwnedFd), ShmError> {
+/// The peer's ring, which comes first on the socket, and what else came with it.
+fn await_region(
+    socket: &mut Socket,
+    deadline: Instant,
+) -> Result<(u64, std::os::fd::OwnedFd, Vec<Message>), ShmError> {
     loop {
-        let mut region = None;
-        let end = socket.read(|message| {
-            if let Message::Region(u64::MAX, len, file) = message {
-                region = Some((len, file));
-            }
-        });
-        if let Some(region) = region {
-            return Ok(region);
+        let mut messages = VecDeque::new();
+        let end = socket.read(|message| messages.push_back(message));
+        match messages.pop_front() {
+            Some(Message::Region(u64::MAX, len, file)) => return Ok((len, file, messages.into())),
+            Some(_) => return Err(ShmError::Region),
+            None => {}
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if end != End::Open || left.is_zero() {
@@ -422,6 +467,7 @@ impl Link for ShmLink {
         let tail = self.their_counters().tail.0.load(Ordering::Acquire);
         if tail == self.head {
             self.announce_consumed();
+            self.unblock(receiver);
             self.nothing_came()?;
             return Ok(sent);
         }
@@ -444,6 +490,8 @@ impl Link for ShmLink {
     }
 
     fn prepare_sleep(&mut self) -> bool {
+        // Who sleeps polls rarely.
+        self.stuck_polls += STUCK_POLLS / 2;
         self.look_at_socket();
         self.forget_dropped();
         self.announce_consumed();

@@ -68,6 +68,8 @@ pub(crate) struct Outstanding {
     records: std::collections::VecDeque<(u64, bool)>,
     /// Number of the first of them.
     first: u64,
+    /// How many of them were given back.
+    behind: usize,
 }
 
 impl Outstanding {
@@ -80,11 +82,13 @@ impl Outstanding {
     /// Gives a record back; returns the position up to which everything is given back, if it moved.
     pub(crate) fn give_back(&mut self, number: u64) -> Option<u64> {
         let at = number.checked_sub(self.first)?;
-        self.records.get_mut(usize::try_from(at).ok()?)?.1 = true;
+        let given_back = &mut self.records.get_mut(usize::try_from(at).ok()?)?.1;
+        self.behind += usize::from(!std::mem::replace(given_back, true));
         let mut moved = None;
         while let Some((end, true)) = self.records.front().copied() {
             self.records.pop_front();
             self.first += 1;
+            self.behind -= 1;
             moved = Some(end);
         }
         moved
@@ -92,6 +96,11 @@ impl Outstanding {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.records.is_empty()
+    }
+
+    /// Records were given back that the writer does not hear of, because one before them was not.
+    pub(crate) fn is_held_up(&self) -> bool {
+        self.behind > 0
     }
 }
 
@@ -105,7 +114,9 @@ mod tests {
         let numbers: Vec<u64> = [64, 128, 256, 320].map(|end| outstanding.add(end)).to_vec();
         assert_eq!(outstanding.give_back(numbers[2]), None);
         assert_eq!(outstanding.give_back(numbers[1]), None);
+        assert!(outstanding.is_held_up());
         assert_eq!(outstanding.give_back(numbers[0]), Some(256));
+        assert!(!outstanding.is_held_up());
         assert_eq!(outstanding.give_back(numbers[0]), None, "twice is ignored");
         assert_eq!(outstanding.give_back(numbers[3]), Some(320));
         assert!(outstanding.is_empty());

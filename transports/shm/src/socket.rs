@@ -15,6 +15,9 @@ const BYE: u8 = b'B';
 const REGION: u8 = b'R';
 const FORGET: u8 = b'F';
 
+/// Descriptors that may have come ahead of the messages that they belong to.
+const MOST_DESCRIPTORS: usize = 16;
+
 /// A message of the peer.
 pub(crate) enum Message {
     /// It published something while this side slept.
@@ -71,10 +74,18 @@ impl Socket {
         self.send([&[FORGET][..], &id.to_le_bytes()].concat(), None);
     }
 
-    /// Announces a region; it is in the socket when this returns true.
+    /// Announces a region; false if there is no descriptor left to do it with.
     pub(crate) fn region(&mut self, id: u64, len: u64, file: &OwnedFd) -> bool {
         let Ok(copy) = file.try_clone() else { return false };
         self.send([&[REGION][..], &id.to_le_bytes(), &len.to_le_bytes()].concat(), Some(copy));
+        true
+    }
+
+    /// Whether everything that was announced is in the socket.
+    pub(crate) fn is_flushed(&mut self) -> bool {
+        if !self.unsent.is_empty() {
+            self.flush();
+        }
         self.unsent.is_empty()
     }
 
@@ -117,6 +128,9 @@ impl Socket {
                 if let RecvAncillaryMessage::ScmRights(files) = message {
                     self.descriptors.extend(files);
                 }
+            }
+            if self.descriptors.len() > MOST_DESCRIPTORS {
+                return End::Broken;
             }
             if got == 0 {
                 return End::Ended;

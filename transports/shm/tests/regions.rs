@@ -1,0 +1,120 @@
+//! Registered memory between two links: announced early, twice, or badly.
+#![allow(missing_docs)]
+
+use ronde_core::Segment;
+use ronde_core::frame::Header;
+use ronde_core::transport::{Link, LinkFailure, Payload, Placement, Receiver, Submit, ViewToken};
+use ronde_shm::{Registry, SharedBuffer, ShmLink, ShmOptions};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Keeps every view.
+#[derive(Default)]
+struct Keep(Vec<(Segment, ViewToken)>);
+
+impl Receiver for Keep {
+    fn place(&mut self, _: usize, _: &Header) -> Placement {
+        Placement::Discard
+    }
+    fn arrived(&mut self, _: usize, _: &Header, payload: Payload) -> bool {
+        let Payload::View(segment, token) = payload else { return false };
+        self.0.push((segment, token));
+        true
+    }
+    fn sent(&mut self, _: usize, _: u64) {}
+}
+
+fn connect(stream: UnixStream, registry: &Arc<Registry>) -> ShmLink {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    ShmLink::connect(0, stream, &ShmOptions::default(), registry.clone(), deadline).unwrap()
+}
+
+/// Polls until something is there.
+fn receive(link: &mut ShmLink) -> Result<Keep, LinkFailure> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut kept = Keep::default();
+    while kept.0.is_empty() {
+        assert!(Instant::now() < deadline, "nothing came");
+        link.poll(&mut kept)?;
+    }
+    Ok(kept)
+}
+
+fn send_registered(link: &mut ShmLink, buffer: &SharedBuffer) {
+    let header = Header { payload_len: buffer.len() as u32, ..Header::EMPTY };
+    assert_eq!(link.submit(&header, &buffer.segment(), 1), Submit::Pending);
+}
+
+/// One side may be ready, and use registered memory, before the other has read its first message.
+#[test]
+fn registered_memory_right_after_connecting() {
+    for round in 0..300 {
+        let (a, b) = UnixStream::pair().unwrap();
+        let other = std::thread::spawn(move || {
+            let mut link = connect(b, &Arc::default());
+            receive(&mut link).map(|kept| kept.0[0].0.bytes()[0])
+        });
+        let registry = Arc::new(Registry::new());
+        let mut link = connect(a, &registry);
+        let mut buffer = SharedBuffer::new(8192, &registry).unwrap();
+        buffer.as_mut_slice::<u8>().fill(7);
+        send_registered(&mut link, &buffer);
+        assert_eq!(other.join().unwrap(), Ok(7), "round {round}");
+    }
+}
+
+#[test]
+fn a_region_announced_twice_ends_the_link_and_spares_the_view() {
+    let (a, b) = UnixStream::pair().unwrap();
+    let raw = a.try_clone().unwrap();
+    let other = std::thread::spawn(move || connect(b, &Arc::default()));
+    let registry = Arc::new(Registry::new());
+    let mut near = connect(a, &registry);
+    let mut far = other.join().unwrap();
+    let mut buffer = SharedBuffer::new(8192, &registry).unwrap();
+    buffer.as_mut_slice::<u8>().fill(7);
+    send_registered(&mut near, &buffer);
+    let kept = receive(&mut far).unwrap();
+
+    // The same number again, for other memory.
+    let file = rustix::fs::memfd_create("other", rustix::fs::MemfdFlags::ALLOW_SEALING).unwrap();
+    rustix::fs::ftruncate(&file, 1 << 20).unwrap();
+    rustix::fs::fcntl_add_seals(&file, rustix::fs::SealFlags::SHRINK).unwrap();
+    let message = [&b"R"[..], &0u64.to_le_bytes(), &(1u64 << 20).to_le_bytes()].concat();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let files = [file.as_fd()];
+    assert!(control.push(SendAncillaryMessage::ScmRights(&files)));
+    sendmsg(&raw, &[IoSlice::new(&message)], &mut control, SendFlags::empty()).unwrap();
+
+    assert!(!far.prepare_sleep(), "there is news");
+    let failure = far.poll(&mut Keep::default()).unwrap_err();
+    assert!(matches!(failure, LinkFailure::Violation(why) if why.contains("twice")), "{failure}");
+    assert!(kept.0[0].0.bytes().iter().all(|&byte| byte == 7));
+}
+
+/// Descriptors that belong to no message must not pile up.
+#[test]
+fn stray_descriptors_end_the_link() {
+    let (a, b) = UnixStream::pair().unwrap();
+    let raw = a.try_clone().unwrap();
+    let other = std::thread::spawn(move || connect(b, &Arc::default()));
+    let _near = connect(a, &Arc::default());
+    let mut far = other.join().unwrap();
+    let mut failed = false;
+    for _ in 0..200 {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let files = [raw.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&files)));
+        sendmsg(&raw, &[IoSlice::new(b"W")], &mut control, SendFlags::empty()).unwrap();
+        far.prepare_sleep();
+        failed |= far.poll(&mut Keep::default()).is_err();
+    }
+    assert!(failed);
+}
