@@ -2,12 +2,18 @@
 //!
 //! A peer may be ahead. What it may send before it knows that the receiver entered is bounded by
 //! [`super::Limits::eager_bytes`] per op and [`super::Limits::early_bytes`] per link; a peer that
-//! sends more breaks the protocol.
+//! sends more breaks the protocol. Both sides reckon with [`charge`] for every frame.
 
 use super::slots::SlotPool;
 use crate::Segment;
-use crate::frame::{HEADER_BYTES, Header};
+use crate::frame::{HEADER_BYTES, Header, pad};
 use crate::memory::Arena;
+use std::collections::VecDeque;
+
+/// What a frame that may come early counts for, in bytes.
+pub(crate) fn charge(payload: usize) -> usize {
+    HEADER_BYTES + pad(payload)
+}
 
 /// One frame that waits for its op.
 pub(crate) struct Early {
@@ -30,18 +36,14 @@ impl Early {
 /// All frames that wait for their op.
 #[derive(Default)]
 pub(crate) struct EarlyFrames {
-    frames: Vec<Early>,
+    frames: VecDeque<Early>,
     /// Bytes held, by link.
     held: Vec<usize>,
 }
 
 impl EarlyFrames {
     pub(crate) fn new(links: usize) -> EarlyFrames {
-        EarlyFrames { frames: Vec::new(), held: vec![0; links] }
-    }
-
-    fn cost(header: &Header) -> usize {
-        HEADER_BYTES + header.payload_len as usize
+        EarlyFrames { frames: VecDeque::new(), held: vec![0; links] }
     }
 
     /// Makes room for a frame; `None` if the link is over its budget.
@@ -52,20 +54,22 @@ impl EarlyFrames {
         budget: usize,
         pool: &mut SlotPool,
     ) -> Option<Segment> {
-        let cost = Self::cost(header);
+        let cost = charge(header.payload_len as usize);
         if self.held[link] + cost > budget {
             return None;
         }
         self.held[link] += cost;
         let block = (header.payload_len > 0).then(|| pool.take(header.payload_len as usize));
-        self.frames.push(Early { link, header: *header, block, complete: false });
-        self.frames.last().map(Early::payload)
+        self.frames.push_back(Early { link, header: *header, block, complete: false });
+        self.frames.back().map(Early::payload)
     }
 
     /// The payload of an admitted frame has arrived. Returns false if there is none (the frame was
     /// claimed by its op while its bytes were on the way; see [`EarlyFrames::take_complete`]).
     pub(crate) fn completed(&mut self, link: usize, header: &Header) -> bool {
-        let frame = self.frames.iter_mut().find(|f| f.link == link && !f.complete && f.header == *header);
+        // The last one, nearly always.
+        let frame =
+            self.frames.iter_mut().rev().find(|f| f.link == link && !f.complete && f.header == *header);
         match frame {
             Some(frame) => {
                 frame.complete = true;
@@ -78,8 +82,8 @@ impl EarlyFrames {
     /// Takes the next complete frame that `wanted` picks.
     pub(crate) fn take_complete(&mut self, wanted: impl Fn(usize, &Header) -> bool) -> Option<Early> {
         let at = self.frames.iter().position(|f| f.complete && wanted(f.link, &f.header))?;
-        let frame = self.frames.remove(at);
-        self.held[frame.link] -= Self::cost(&frame.header);
+        let frame = self.frames.remove(at)?;
+        self.held[frame.link] -= charge(frame.header.payload_len as usize);
         Some(frame)
     }
 

@@ -34,7 +34,7 @@ pub struct Limits {
     pub log_op_bytes_syscall: usize,
     /// Largest vector that commits by log over shared memory, where Done is cheap. Default 1 KiB.
     pub log_op_bytes_memory: usize,
-    /// Windows of one op that may be open because a peer is ahead. Default 4096.
+    /// Windows that a peer may be ahead of the oldest one that is open here. Default 1024.
     pub open_windows: usize,
     /// Outputs from this size on are written past the cache where they are not read again. Default 8 MiB.
     pub streaming_bytes: usize,
@@ -50,7 +50,7 @@ impl Default for Limits {
             log_entries: 1024,
             log_op_bytes_syscall: 64 << 10,
             log_op_bytes_memory: 1 << 10,
-            open_windows: 4096,
+            open_windows: 1024,
             streaming_bytes: 8 << 20,
         }
     }
@@ -101,8 +101,10 @@ pub(crate) struct Shared {
     pub(crate) groups: Vec<GroupState>,
     pub(crate) pool: SlotPool,
     pub(crate) log: CommitLog,
-    /// By link: eager bytes whose receiver is not known to have entered.
+    /// By link: charge of frames whose receiver is not known to have entered their op.
     pub(crate) unentered: Vec<usize>,
+    /// By link: the peer was asked how far it is, before that has become urgent.
+    pub(crate) asking: Vec<bool>,
     /// By link: bytes of views held.
     pub(crate) held_views: Vec<usize>,
     pub(crate) releases: Vec<(usize, ViewToken)>,
@@ -110,6 +112,8 @@ pub(crate) struct Shared {
     pub(crate) ended_links: Vec<(usize, Box<dyn Link>)>,
     pub(crate) owed: Vec<Owed>,
     pub(crate) recent: RecentCalls,
+    /// Links whose peers sent what no correct peer sends.
+    pub(crate) violations: Vec<(usize, &'static str)>,
     pub(crate) effects: Vec<Effect>,
     /// Who wants to hear when this peer has returned from an op.
     pub(crate) ack_requests: Vec<(GroupIndex, usize, Header)>,
@@ -123,7 +127,7 @@ impl Shared {
         self.releases.push((link, token));
     }
 
-    pub(crate) fn returned_through(&mut self, group: GroupIndex, tag: Tag) -> crate::Seq {
+    pub(crate) fn returned_through(&self, group: GroupIndex, tag: Tag) -> crate::Seq {
         self.groups[group.0].returned_through(tag)
     }
 
@@ -243,11 +247,13 @@ impl<P: Plan> Executor<P> {
                 pool: SlotPool::new(),
                 log: CommitLog::new(limits.log_bytes, limits.log_entries),
                 unentered: vec![0; links],
+                asking: vec![false; links],
                 held_views: vec![0; links],
                 releases: Vec::with_capacity(64),
                 ended_links: Vec::new(),
                 owed: Vec::new(),
                 recent: RecentCalls::default(),
+                violations: Vec::new(),
                 effects: Vec::new(),
                 ack_requests: Vec::new(),
                 unsent: Vec::new(),
@@ -393,6 +399,11 @@ impl<P: Plan> Executor<P> {
         self.shared.log.is_empty()
     }
 
+    /// True if there are frames that no link has taken yet.
+    pub fn has_unsent(&self) -> bool {
+        !self.shared.unsent.is_empty()
+    }
+
     /// Asks the members that hold log entries back to say how far they are.
     pub fn ask_for_acknowledgement(&mut self, links: &mut Links) {
         self.shared.ask_laggards(links);
@@ -405,6 +416,11 @@ impl<P: Plan> Executor<P> {
                 self.shared.peer_returned(group, link, tag, crate::Seq(u64::MAX));
             }
         }
+    }
+
+    /// A link whose peer broke the protocol, and how. The caller closes it as failed.
+    pub fn take_violation(&mut self) -> Option<(usize, &'static str)> {
+        self.shared.violations.pop()
     }
 
     /// What the coordinator should hear.

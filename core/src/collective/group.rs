@@ -93,6 +93,11 @@ impl GroupState {
         self.members.iter().position(|&member| member == link)
     }
 
+    /// A tag that was used here. Frames may name any.
+    fn known_tag(&self, tag: Tag) -> Option<&TagState> {
+        self.tags.iter().find(|state| state.tag == tag)
+    }
+
     pub(crate) fn tag(&mut self, tag: Tag) -> &mut TagState {
         let at = match self.tags.iter().position(|t| t.tag == tag) {
             Some(at) => at,
@@ -133,6 +138,11 @@ impl GroupState {
         OpId { group, generation, tag, seq }
     }
 
+    fn known_pair(&self, peer: u32, tag: Tag, sends: bool) -> Option<Seq> {
+        let known = self.pairs.iter().find(|p| p.peer == peer && p.tag == tag && p.sends == sends);
+        known.map(|pair| pair.next)
+    }
+
     fn pair(&mut self, peer: u32, tag: Tag, sends: bool) -> &mut Seq {
         let at = self.pairs.iter().position(|p| p.peer == peer && p.tag == tag && p.sends == sends);
         let at = at.unwrap_or_else(|| {
@@ -144,11 +154,12 @@ impl GroupState {
 
     /// True if an op with this number was started here already; `message` says for a send or receive
     /// whether it is this side that sends.
-    pub(crate) fn was_started(&mut self, rank: usize, op: &OpId, message: Option<bool>) -> bool {
-        match message {
-            None => op.seq < self.tag(op.tag).next,
-            Some(sends) => op.seq < *self.pair(rank as u32, op.tag, sends),
-        }
+    pub(crate) fn was_started(&self, rank: usize, op: &OpId, message: Option<bool>) -> bool {
+        let next = match message {
+            None => self.known_tag(op.tag).map(|tag| tag.next),
+            Some(sends) => self.known_pair(rank as u32, op.tag, sends),
+        };
+        next.is_some_and(|next| op.seq < next)
     }
 
     /// An op returned here.
@@ -166,15 +177,15 @@ impl GroupState {
     }
 
     /// All ops of the tag below this one have returned here.
-    pub(crate) fn returned_through(&mut self, tag: Tag) -> Seq {
-        self.tag(tag).returned
+    pub(crate) fn returned_through(&self, tag: Tag) -> Seq {
+        self.known_tag(tag).map_or(Seq(0), |state| state.returned)
     }
 
     /// A member said how far it is; returns the new bound below which everybody has returned, if it
     /// grew.
     pub(crate) fn peer_returned(&mut self, rank: usize, tag: Tag, through: Seq) -> Option<Seq> {
         let me = self.me;
-        let state = self.tag(tag);
+        let state = self.tags.iter_mut().find(|state| state.tag == tag)?;
         // A peer cannot have returned from an op that this one has not even started.
         let through = through.min(state.next);
         if state.peers_returned[rank] >= through {

@@ -1,5 +1,6 @@
 //! One op: its plan's windows, who has entered it, and its commit.
 
+use super::early::charge;
 use super::executor::{Limits, Shared};
 use super::group::GroupIndex;
 use super::window::Running;
@@ -72,6 +73,10 @@ pub(crate) struct OpState<P> {
     /// By group rank: bytes sent before it was known to have entered.
     pub(crate) eager: Vec<usize>,
     asked: Vec<bool>,
+    /// By group rank: windows below this may be sent there; empty while nobody said so.
+    window_limits: Vec<u32>,
+    /// What this rank has said of itself.
+    window_limit: u32,
     pub(crate) enter_to: Vec<u32>,
     pub(crate) done_from: Vec<bool>,
     pub(crate) done_missing: u32,
@@ -114,6 +119,8 @@ impl<P: Plan> OpState<P> {
             entered: Vec::new(),
             eager: Vec::new(),
             asked: Vec::new(),
+            window_limits: Vec::new(),
+            window_limit: 0,
             enter_to: Vec::new(),
             done_from: Vec::new(),
             done_missing: 0,
@@ -139,6 +146,8 @@ impl<P: Plan> OpState<P> {
         self.sent_bytes = 0;
         self.received_bytes = 0;
         self.enter_to.clear();
+        self.window_limits.clear();
+        self.window_limit = 0;
         for flags in [&mut self.entered, &mut self.asked, &mut self.done_from] {
             flags.clear();
             flags.resize(world, false);
@@ -196,6 +205,16 @@ impl<P: Plan> OpState<P> {
         self.open.push(running);
     }
 
+    /// Number of windows.
+    pub(crate) fn windows(&self) -> u32 {
+        self.windows
+    }
+
+    /// Whether a window was opened before, and may have ended.
+    pub(crate) fn is_past(&self, index: u32) -> bool {
+        index < self.next_window
+    }
+
     /// The open window with this index; a peer that is ahead makes this side open it now.
     pub(crate) fn window(&mut self, index: u32, limits: &Limits) -> Option<usize> {
         while self.next_window <= index && index < self.windows && self.open.len() < limits.open_windows {
@@ -211,7 +230,7 @@ impl<P: Plan> OpState<P> {
         let Some(first) = self.open.first() else { return };
         for step in &first.plan.steps {
             let Action::Recv { from, dst, .. } = &step.action else { continue };
-            if dst.len * windows <= limits.eager_bytes && self.commit != Commit::Local {
+            if charge(dst.len) * windows <= limits.eager_bytes && self.commit != Commit::Local {
                 continue;
             }
             let speaks_first =
@@ -369,7 +388,9 @@ impl<P: Plan> OpState<P> {
     ) -> Submit {
         let rank = to as usize;
         let link_at = shared.groups[self.group.0].members[rank];
-        if !self.may_send(rank, payload.len(), link_at, shared, links) {
+        if self.open[i].index >= self.window_limit_of(rank, &shared.limits)
+            || !self.may_send(rank, charge(payload.len()), link_at, shared, links)
+        {
             return Submit::Full;
         }
         let Some(link) = links[link_at].as_mut() else { return Submit::Full };
@@ -383,10 +404,7 @@ impl<P: Plan> OpState<P> {
         let answer = link.submit(&header, &payload, cookie);
         if answer != Submit::Full {
             self.sent_bytes += payload.len() as u64;
-            if !self.entered[rank] {
-                self.eager[rank] += payload.len();
-                shared.unentered[link_at] += payload.len();
-            }
+            self.count_early(rank, link_at, charge(payload.len()), shared);
         }
         if answer == Submit::Pending {
             self.open[i].sending(step);
@@ -398,36 +416,90 @@ impl<P: Plan> OpState<P> {
     fn may_send(
         &mut self,
         rank: usize,
-        len: usize,
+        cost: usize,
         link: usize,
         shared: &mut Shared,
         links: &mut Links,
     ) -> bool {
-        let limits = &shared.limits;
-        if self.entered[rank]
-            || (self.eager[rank] + len <= limits.eager_bytes
-                && shared.unentered[link] + len <= limits.early_bytes / 2)
-        {
+        if self.entered[rank] {
             return true;
         }
-        if !self.asked[rank] {
+        let limits = &shared.limits;
+        let unentered = shared.unentered[link] + cost;
+        // The other half is for frames without payload.
+        let may = self.eager[rank] + cost <= limits.eager_bytes && unentered <= limits.early_bytes / 2;
+        // Asks before it must: what the peer has entered meanwhile comes off the account with its answer.
+        let early = unentered > limits.early_bytes / 4 && !shared.asking[link];
+        if (!may || early) && !self.asked[rank] {
             self.asked[rank] = self.control(FrameKind::EnterRequest, rank, shared, links);
+            shared.asking[link] = self.asked[rank];
         }
-        false
+        may
     }
 
-    /// Sends a frame without payload; false if the link is full.
+    /// A frame may come before its receiver has entered: it counts until that is known.
+    fn count_early(&mut self, rank: usize, link: usize, cost: usize, shared: &mut Shared) {
+        if !self.entered[rank] {
+            self.eager[rank] += cost;
+            shared.unentered[link] += cost;
+        }
+    }
+
+    /// Windows below this may be sent to a rank.
+    fn window_limit_of(&self, rank: usize, limits: &Limits) -> u32 {
+        self.window_limits.get(rank).copied().unwrap_or(0).max(limits.open_windows as u32)
+    }
+
+    /// A rank says how many windows it takes.
+    pub(crate) fn allow_windows(&mut self, rank: usize, limit: u32) {
+        if limit > 0 {
+            self.window_limits.resize(self.entered.len(), 0);
+            self.window_limits[rank] = self.window_limits[rank].max(limit);
+        }
+    }
+
+    /// Tells those who send to this rank that they may go on, where ops have more windows than may be
+    /// open at one time. Links do not deliver in order, so one lost for want of room would be lost for good.
+    fn move_window_limit(&mut self, limits: &Limits, me: usize) {
+        let most = limits.open_windows as u32;
+        if self.windows <= most {
+            return;
+        }
+        let oldest = self.open.iter().map(|window| window.index).min().unwrap_or(self.next_window);
+        if oldest + most < self.window_limit.max(most) + most.div_ceil(2) {
+            return;
+        }
+        self.window_limit = oldest + most;
+        // Any of them may send in some window, also those that do not in others.
+        self.enter_to.clear();
+        let ranks = (0..self.entered.len() as u32).filter(|&rank| rank as usize != me);
+        match &self.call {
+            Some(call) if self.pair.is_some() => self.enter_to.push(call.peer),
+            _ => self.enter_to.extend(ranks),
+        }
+    }
+
+    /// Sends a frame without payload; false if it has to wait.
     pub(crate) fn control(
-        &self,
+        &mut self,
         kind: FrameKind,
         rank: usize,
         shared: &mut Shared,
         links: &mut Links,
     ) -> bool {
+        let link = shared.groups[self.group.0].members[rank];
+        if !self.entered[rank] && shared.unentered[link] + charge(0) > shared.limits.early_bytes {
+            return false;
+        }
         let mut header = self.header;
         header.kind = kind;
+        header.window = if kind == FrameKind::Enter { self.window_limit } else { 0 };
         header.returned_through = shared.returned_through(self.group, self.id.tag);
-        shared.submit_control(self.group, rank, &header, &Segment::EMPTY, links)
+        let sent = shared.submit_control(self.group, rank, &header, &Segment::EMPTY, links);
+        if sent {
+            self.count_early(rank, link, charge(0), shared);
+        }
+        sent
     }
 
     fn send_entries(&mut self, shared: &mut Shared, links: &mut Links) -> bool {
@@ -454,6 +526,7 @@ impl<P: Plan> OpState<P> {
         self.spare.push(window);
         self.finished_windows += 1;
         self.open_windows();
+        self.move_window_limit(&shared.limits, shared.groups[self.group.0].me);
     }
 
     fn try_commit(&mut self, shared: &mut Shared, links: &mut Links) -> bool {
@@ -523,6 +596,12 @@ impl<P: Plan> OpState<P> {
             shared.pool.give(block);
         }
         self.call = None;
+        // Who asked whether this side has entered is told, even now.
+        for rank in self.enter_to.drain(..) {
+            let mut header = Header { kind: FrameKind::Enter, ..self.header };
+            header.returned_through = shared.returned_through(self.group, self.id.tag);
+            shared.unsent.push((self.group, rank as usize, header, Segment::EMPTY));
+        }
         shared.recent.add(self.id, self.pair.map(|link| (link, self.receives)), self.descriptor);
         self.keep_owed(shared);
         self.count_as_returned(shared);

@@ -20,6 +20,9 @@ fn for_sender(header: &Header) -> bool {
 /// Label of a Mismatch that is for the sender of a message.
 const TO_SENDER: u16 = 1;
 
+/// What a peer did that ignores flow control.
+const TOO_EARLY: &str = "more for calls not yet made here than flow control allows";
+
 /// Where a data frame belongs.
 struct Target {
     op: usize,
@@ -148,7 +151,7 @@ impl<P: Plan> Executor<P> {
         let budget = self.shared.limits.early_bytes;
         match self.early.admit(link, header, budget, &mut self.shared.pool) {
             Some(memory) => Placement::Into(memory),
-            None => Placement::Refuse("more bytes for calls not yet made here than flow control allows"),
+            None => Placement::Refuse(TOO_EARLY),
         }
     }
 
@@ -175,7 +178,16 @@ impl<P: Plan> Executor<P> {
             self.tell_mismatch(at, from);
             return None;
         }
-        let window = op.window(header.window, &self.shared.limits)?;
+        if header.window >= op.windows() {
+            self.shared.violations.push((link, "a window that the op does not have"));
+            return None;
+        }
+        let Some(window) = op.window(header.window, &self.shared.limits) else {
+            if !op.is_past(header.window) {
+                self.shared.violations.push((link, "a window further ahead than it may be"));
+            }
+            return None;
+        };
         let step = op.open[window].receive_step(from as u32, header.label)?;
         Some(Target { op: at, window, step })
     }
@@ -200,9 +212,13 @@ impl<P: Plan> Executor<P> {
     /// A payload that lies in the transport's memory. Returns true if it is kept there.
     fn viewed(&mut self, link: usize, header: &Header, segment: Segment, token: ViewToken) -> bool {
         let Some(at) = self.find(link, header) else {
-            if let Placement::Into(memory) = self.place_early(link, header) {
-                segment.copy_to(&memory);
-                self.early.completed(link, header);
+            match self.place_early(link, header) {
+                Placement::Into(memory) => {
+                    segment.copy_to(&memory);
+                    self.early.completed(link, header);
+                }
+                Placement::Refuse(why) => self.shared.violations.push((link, why)),
+                Placement::Discard => {}
             }
             return false;
         };
@@ -278,6 +294,9 @@ impl<P: Plan> Executor<P> {
     }
 
     fn control_frame(&mut self, link: usize, header: &Header, payload: &Segment) {
+        if header.kind == FrameKind::Enter {
+            self.shared.asking[link] = false;
+        }
         if header.kind == FrameKind::Ack {
             return;
         }
@@ -287,14 +306,20 @@ impl<P: Plan> Executor<P> {
         let Some(at) = self.find(link, header) else {
             if self.is_stale(link, header) {
                 self.settle(link, header);
-                if header.kind == FrameKind::Mismatch {
-                    self.learn_late_mismatch(link, header, payload);
+                match header.kind {
+                    FrameKind::Mismatch => self.learn_late_mismatch(link, header, payload),
+                    FrameKind::Enter => self.settle_messages_before(link, header),
+                    FrameKind::EnterRequest => self.answer_late_request(link, header),
+                    _ => {}
                 }
             } else {
                 let budget = self.shared.limits.early_bytes;
-                if let Some(memory) = self.early.admit(link, header, budget, &mut self.shared.pool) {
-                    payload.copy_to(&memory);
-                    self.early.completed(link, header);
+                match self.early.admit(link, header, budget, &mut self.shared.pool) {
+                    Some(memory) => {
+                        payload.copy_to(&memory);
+                        self.early.completed(link, header);
+                    }
+                    None => self.shared.violations.push((link, TOO_EARLY)),
                 }
             }
             return;
@@ -311,6 +336,10 @@ impl<P: Plan> Executor<P> {
                 op.done_missing -= 1;
             }
             FrameKind::EnterRequest => op.enter_to.push(from as u32),
+            FrameKind::Enter => {
+                op.allow_windows(from, header.window);
+                self.settle_messages_before(link, header);
+            }
             FrameKind::Mismatch => self.learn_mismatch(at, from, payload),
             _ => {}
         }
@@ -345,6 +374,34 @@ impl<P: Plan> Executor<P> {
                 && owed.op.group == id
                 && owed.op.tag == tag
                 && owed.op.seq < through;
+            if settled {
+                shared.unentered[link] -= owed.bytes;
+            }
+            !settled
+        });
+    }
+
+    /// A peer asks whether an op was entered here that has ended meanwhile.
+    fn answer_late_request(&mut self, link: usize, header: &Header) {
+        let Some(group) = self.group_of(&header.op) else { return };
+        let Some(rank) = self.shared.groups[group.0].rank_of(link) else { return };
+        let returned_through = self.shared.returned_through(group, header.op.tag);
+        let answer = Header { kind: FrameKind::Enter, window: 0, returned_through, ..*header };
+        self.shared.unsent.push((group, rank, answer, Segment::EMPTY));
+    }
+
+    /// The receiver of a message has entered it, so it has entered all before it of the same tag.
+    fn settle_messages_before(&mut self, link: usize, header: &Header) {
+        if !header.point_to_point {
+            return;
+        }
+        let shared = &mut self.shared;
+        shared.owed.retain(|owed| {
+            let settled = owed.link == link
+                && owed.pair.is_some()
+                && owed.op.group == header.op.group
+                && owed.op.tag == header.op.tag
+                && owed.op.seq < header.op.seq;
             if settled {
                 shared.unentered[link] -= owed.bytes;
             }

@@ -8,7 +8,7 @@ use ronde_core::Rank;
 use ronde_core::collective::{Links, Overdue};
 use ronde_core::error::{Aborted, Error, Result};
 use ronde_core::membership::View;
-use ronde_core::transport::Link;
+use ronde_core::transport::{Link, LinkFailure};
 use ronde_shm::{Registry, ShmLink, ShmOptions};
 use ronde_tcp::{TcpLink, TcpOptions};
 use std::os::fd::{AsFd, OwnedFd};
@@ -151,7 +151,13 @@ impl Engine {
         let mut moved = false;
         for at in 0..inner.links.len() {
             let Some(link) = inner.links[at].as_mut() else { continue };
-            match link.poll(&mut inner.executor) {
+            let polled = link.poll(&mut inner.executor);
+            let violation = inner.executor.take_violation();
+            let polled = match violation {
+                Some((link, why)) if link == at => Err(LinkFailure::Violation(why)),
+                _ => polled,
+            };
+            match polled {
                 Ok(some) => moved |= some,
                 Err(failure) => {
                     moved = true;

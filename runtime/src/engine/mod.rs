@@ -22,6 +22,7 @@ use ronde_core::collective::{
 use ronde_core::error::{Aborted, Error, Outcome, Result};
 use ronde_core::membership::View;
 use ronde_core::memory::Arena;
+use ronde_core::transport::Link;
 use ronde_core::{GroupId, Instant, Rank};
 use ronde_shm::ShmOptions;
 use sleep::Waker;
@@ -280,7 +281,7 @@ impl Engine {
     /// Sees that no peer needs anything more from here, then leaves.
     pub(crate) fn close(&self) -> Result<()> {
         let until = std::time::Instant::now() + Duration::from_secs(1);
-        self.drain_log(until);
+        self.drain(until);
         let left = match self.failure() {
             Some(_) => Ok(()),
             None => self.control.leave(Duration::from_secs(2)),
@@ -289,10 +290,14 @@ impl Engine {
         left
     }
 
-    fn drain_log(&self, until: std::time::Instant) {
+    /// Waits until the peers need nothing of the log, and everything that was sent has left.
+    fn drain(&self, until: std::time::Instant) {
         loop {
             let mut inner = lock(&self.inner);
-            if inner.executor.log_is_empty() || self.failure().is_some() {
+            let queued = |link: &dyn Link| link.wake_source().is_some_and(|source| source.write);
+            let sent =
+                !inner.executor.has_unsent() && !inner.links.iter().flatten().any(|link| queued(&**link));
+            if sent && inner.executor.log_is_empty() || self.failure().is_some() {
                 return;
             }
             {

@@ -7,6 +7,7 @@ use ronde::{
     UserReduce,
 };
 use ronde_multiprocess::free_port;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
@@ -280,6 +281,35 @@ fn a_thousand_ops_in_flight() {
             })
             .unwrap();
             assert!(output.iter().zip(0..).all(|(&sum, i)| sum == 3 * i + 3));
+            group.close().unwrap();
+        });
+    }
+}
+
+/// A sender that is far ahead is slowed down; nothing is lost and memory stays bounded.
+#[test]
+fn a_flood_of_small_messages() {
+    const MESSAGES: u64 = 70_000;
+    for transport in ["tcp", "shm,tcp"] {
+        let sent = AtomicU64::new(0);
+        ranks(&[transport; 2], PATIENCE, |group| {
+            let options = CallOptions::default();
+            if group.rank() == 0 {
+                for i in 0..MESSAGES {
+                    let _ = group.send(&[i], 1, &options).unwrap();
+                    sent.store(i + 1, Ordering::Release);
+                }
+            } else {
+                // Takes nothing until the sender has to wait for it.
+                while sent.load(Ordering::Acquire) < 10_000 {
+                    std::thread::yield_now();
+                }
+                for i in 0..MESSAGES {
+                    let mut got = [u64::MAX];
+                    let _ = group.recv(&mut got, 0, &options).unwrap();
+                    assert_eq!(got, [i]);
+                }
+            }
             group.close().unwrap();
         });
     }

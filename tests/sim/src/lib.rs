@@ -100,6 +100,7 @@ impl Cluster {
                 Ok(some) => moved |= some,
                 Err(_) => peer.executor.close_link(&mut peer.links, at),
             }
+            assert_eq!(peer.executor.take_violation(), None, "a correct peer is accused");
         }
         moved | peer.executor.advance(&mut peer.links, self.kernels)
     }

@@ -184,7 +184,12 @@ fn check(spec: &Spec, seed: u64, what: &str) {
         windows_in_flight: 3,
     };
     let nodes = nodes(spec.world, &mut rng);
-    let limits = Limits { eager_bytes: 1 << rng.random_range(8..14), view_bytes: 4096, ..Limits::default() };
+    let limits = Limits {
+        eager_bytes: 1 << rng.random_range(9..14),
+        view_bytes: 4096,
+        open_windows: rng.random_range(3..20),
+        ..Limits::default()
+    };
     let mut cluster = Cluster::new(spec.world, seed, &limits, topology(&nodes), tuning);
     let case = build(spec, &mut rng);
     let values: Vec<_> = case.inputs.iter().map(Memory::values).collect();
