@@ -5,9 +5,9 @@
 //! sends more breaks the protocol. Both sides reckon with [`charge`] for every frame.
 
 use super::slots::SlotPool;
-use crate::Segment;
 use crate::frame::{HEADER_BYTES, Header, pad};
 use crate::memory::Arena;
+use crate::{OpId, Segment};
 use std::collections::VecDeque;
 
 /// What a frame that may come early counts for, in bytes.
@@ -34,16 +34,25 @@ impl Early {
 }
 
 /// All frames that wait for their op.
-#[derive(Default)]
 pub(crate) struct EarlyFrames {
     frames: VecDeque<Early>,
     /// Bytes held, by link.
     held: Vec<usize>,
+    /// How many frames are held, by a digest of their op: most ops have none, and need not search.
+    by_op: Vec<u32>,
+}
+
+/// Entries of [`EarlyFrames::by_op`].
+const DIGESTS: usize = 1 << 16;
+
+fn digest(op: &OpId) -> usize {
+    let mixed = (op.seq.0 ^ u64::from(op.tag.0) << 40 ^ op.group.0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 48) as usize % DIGESTS
 }
 
 impl EarlyFrames {
     pub(crate) fn new(links: usize) -> EarlyFrames {
-        EarlyFrames { frames: VecDeque::new(), held: vec![0; links] }
+        EarlyFrames { frames: VecDeque::new(), held: vec![0; links], by_op: vec![0; DIGESTS] }
     }
 
     /// Makes room for a frame; `None` if the link is over its budget.
@@ -59,6 +68,7 @@ impl EarlyFrames {
             return None;
         }
         self.held[link] += cost;
+        self.by_op[digest(&header.op)] += 1;
         let block = (header.payload_len > 0).then(|| pool.take(header.payload_len as usize));
         self.frames.push_back(Early { link, header: *header, block, complete: false });
         self.frames.back().map(Early::payload)
@@ -84,7 +94,13 @@ impl EarlyFrames {
         let at = self.frames.iter().position(|f| f.complete && wanted(f.link, &f.header))?;
         let frame = self.frames.remove(at)?;
         self.held[frame.link] -= charge(frame.header.payload_len as usize);
+        self.by_op[digest(&frame.header.op)] -= 1;
         Some(frame)
+    }
+
+    /// False if nothing waits for this op.
+    pub(crate) fn may_have(&self, op: &OpId) -> bool {
+        self.by_op[digest(op)] > 0
     }
 
     /// True if nothing waits.
@@ -100,5 +116,6 @@ impl EarlyFrames {
             }
         }
         self.held.fill(0);
+        self.by_op.fill(0);
     }
 }

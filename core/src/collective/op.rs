@@ -230,7 +230,7 @@ impl<P: Plan> OpState<P> {
         let Some(first) = self.open.first() else { return };
         for step in &first.plan.steps {
             let Action::Recv { from, dst, .. } = &step.action else { continue };
-            if charge(dst.len) * windows <= limits.eager_bytes && self.commit != Commit::Local {
+            if charge(dst.len) * windows <= limits.eager_bytes {
                 continue;
             }
             let speaks_first =

@@ -262,7 +262,7 @@ impl<P: Plan> Executor<P> {
 
     /// Hands an op the frames that came before it started.
     pub(crate) fn deliver_early(&mut self, at: usize) {
-        while !self.early.is_empty() {
+        while !self.early.is_empty() && self.early.may_have(&self.ops[at].id) {
             let op = &self.ops[at];
             let (id, pair, receives) = (op.id, op.pair, op.receives);
             let members = &self.shared.groups[op.group.0];
