@@ -199,7 +199,13 @@ impl Control {
         Ok(())
     }
 
-    /// Ends the threads and the listener; an embedded coordinator first sees its last member off.
+    /// Where the coordinator is in this process: waits until the others have left too, since they need it.
+    /// False if some are still there after so long.
+    pub(crate) fn see_the_others_off(&self, patience: Duration) -> bool {
+        lock(&self.listener).as_ref().is_none_or(|listener| listener.wait_for_the_job_until(patience))
+    }
+
+    /// Ends the threads and the listener.
     pub(crate) fn shutdown(&self) {
         lock(&self.shared.progress).ended = true;
         self.shared.changed.notify_all();

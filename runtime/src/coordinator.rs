@@ -15,8 +15,8 @@ use std::time::Duration;
 const WRITE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a connection that this side has ended is kept for the other side to end it too.
 const FAREWELL: Duration = Duration::from_millis(500);
-/// How long an ending coordinator waits for its members to leave.
-const LAST_WAIT: Duration = Duration::from_secs(2);
+/// How long a coordinator whose host gives up waits for its members to hear of it.
+const LAST_WAIT: Duration = Duration::from_millis(500);
 
 enum Event {
     Connected(TcpStream),
@@ -72,7 +72,6 @@ impl EmbeddedCoordinator {
 
 impl Drop for EmbeddedCoordinator {
     fn drop(&mut self) {
-        // The host leaves last: members that still have to leave need an answer.
         let _ = self.finished.recv_timeout(LAST_WAIT);
     }
 }
@@ -92,6 +91,11 @@ impl EmbeddedCoordinator {
     /// Waits until the job has ended.
     pub(crate) fn wait(&self) {
         let _ = self.finished.recv();
+    }
+
+    /// The same, for so long at most; false if it goes on.
+    pub(crate) fn wait_for(&self, patience: Duration) -> bool {
+        !matches!(self.finished.recv_timeout(patience), Err(mpsc::RecvTimeoutError::Timeout))
     }
 }
 

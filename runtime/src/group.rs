@@ -254,7 +254,9 @@ impl Group {
         self.inner.engine.abort(reason);
     }
 
-    /// Leaves in order: sees that the peers need nothing more from this one, for at most a second.
+    /// Leaves in order: sees that the peers need nothing more from this one, for at most a second. In the
+    /// process that hosts the coordinator it returns when all others have left too (or after
+    /// [`Group::timeout`], with an error), since they need it. Ops in flight here end with an error.
     /// Closing a sub-group only ends this handle.
     pub fn close(&self) -> Result<()> {
         if self.inner.closed.swap(true, Ordering::AcqRel) || !self.inner.is_world {

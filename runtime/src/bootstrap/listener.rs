@@ -116,6 +116,11 @@ impl Listener {
         }
     }
 
+    /// The same, for so long at most; false if it goes on. True where no coordinator is.
+    pub(crate) fn wait_for_the_job_until(&self, patience: Duration) -> bool {
+        self.coordinator.as_ref().is_none_or(|coordinator| coordinator.wait_for(patience))
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }

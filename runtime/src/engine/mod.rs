@@ -286,6 +286,14 @@ impl Engine {
             Some(_) => Ok(()),
             None => self.control.leave(Duration::from_secs(2)),
         };
+        let left = left.and_then(|()| match self.control.see_the_others_off(self.timeout) {
+            true => Ok(()),
+            false => Err(Error::resource(format!(
+                "this process hosts the coordinator, and others have not left the job after {:.0} s: \
+                 it ends for them now. Let the rank that hosts close last, or run `ronde coordinator`",
+                self.timeout.as_secs_f64()
+            ))),
+        });
         self.stop();
         left
     }

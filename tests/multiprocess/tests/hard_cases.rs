@@ -130,7 +130,7 @@ fn an_op_that_nobody_waits_for_has_a_deadline_too() {
 fn closing_ends_what_is_open_for_callbacks_and_descriptors() {
     let done = Barrier::new(2);
     ranks(&["shm,tcp", "shm,tcp"], PATIENCE, |group| {
-        if group.rank() == 0 {
+        if group.rank() == 1 {
             let (sender, receiver) = channel();
             start_forever(&group, Tag(1)).on_complete(move |result| drop(sender.send(result.clone())));
             let op = start_forever(&group, Tag(2));
@@ -202,7 +202,7 @@ fn an_op_after_a_peer_has_left_fails_at_once() {
         let left = Barrier::new(2);
         ranks(&[transport; 2], Duration::from_secs(120), |group| {
             let _ = group.barrier().unwrap();
-            if group.rank() == 0 {
+            if group.rank() == 1 {
                 group.close().unwrap();
                 left.wait();
                 return;
@@ -313,4 +313,29 @@ fn a_flood_of_small_messages() {
             group.close().unwrap();
         });
     }
+}
+
+/// The coordinator is in rank 0: it stays until the others need it no more.
+#[test]
+fn the_host_of_the_coordinator_may_close_first() {
+    let (closing, others) = (AtomicU64::new(0), Barrier::new(2));
+    ranks(&["shm,tcp"; 3], PATIENCE, |group| {
+        let part = group.split((group.rank() > 0).then_some(1), 0).unwrap();
+        let Some(part) = part else {
+            closing.store(1, Ordering::Release);
+            return group.close().unwrap();
+        };
+        while closing.load(Ordering::Acquire) == 0 {
+            std::thread::yield_now();
+        }
+        // Longer than a leave takes: the coordinator must hear of it and stay. Both stop in the same round.
+        let started = Instant::now();
+        let mut done = [0u32];
+        while done == [0] {
+            done = [u32::from(started.elapsed() > Duration::from_millis(700))];
+            let _ = part.all_reduce(&mut done, ReduceOp::Min).unwrap();
+        }
+        others.wait();
+        group.close().unwrap();
+    });
 }
