@@ -48,6 +48,21 @@ pub(crate) struct Rendezvous {
     stream: TcpStream,
     deadline: Instant,
     gathered: String,
+    /// The coordinator has said something.
+    heard: bool,
+}
+
+/// Why there is no view.
+pub(crate) enum NoView {
+    /// The coordinator is that of a job that is ending: the next one will be there soon.
+    Later(Error),
+    Never(Error),
+}
+
+impl From<Error> for NoView {
+    fn from(error: Error) -> NoView {
+        NoView::Never(error)
+    }
 }
 
 impl Rendezvous {
@@ -55,25 +70,35 @@ impl Rendezvous {
         let failed = |e: io::Error| Error::join(format!("the coordinator does not listen: {e}"));
         stream.set_write_timeout(Some(WRITE_PATIENCE)).map_err(failed)?;
         write_message(&stream, &FromMember::Hello(hello)).map_err(failed)?;
-        Ok(Rendezvous { stream, deadline, gathered: "nobody else has come".into() })
+        Ok(Rendezvous { stream, deadline, gathered: "nobody else has come".into(), heard: false })
     }
 
-    fn next(&mut self) -> Result<ToMember> {
+    fn next(&mut self) -> Result<ToMember, NoView> {
         let left = self.deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         let timed = self.stream.set_read_timeout(Some(left));
         match timed.and_then(|()| read_message(&self.stream)) {
-            Ok(ToMember::Refused(text)) => Err(Error::join(text)),
-            Ok(ToMember::Verdict(verdict)) => Err(verdict.into()),
-            Ok(message) => Ok(message),
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                Err(Error::join(format!("the group did not form in time: {}", self.gathered)))
+            Ok(ToMember::TryLater) => {
+                Err(NoView::Later(Error::join("the job before it at this coordinator did not end in time")))
             }
-            Err(e) => Err(Error::join(format!("the coordinator was lost while joining: {e}"))),
+            Ok(ToMember::Refused(text)) => Err(Error::join(text).into()),
+            Ok(ToMember::Verdict(verdict)) => Err(Error::from(verdict).into()),
+            Ok(message) => {
+                self.heard = true;
+                Ok(message)
+            }
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                Err(Error::join(format!("the group did not form in time: {}", self.gathered)).into())
+            }
+            Err(e) => {
+                let lost = Error::join(format!("the coordinator was lost while joining: {e}"));
+                // One that ends before it says a word was about to end anyway.
+                Err(if self.heard { NoView::Never(lost) } else { NoView::Later(lost) })
+            }
         }
     }
 
     /// Waits until everybody is here.
-    pub(crate) fn await_view(mut self) -> Result<(View, Rank, TcpStream)> {
+    pub(crate) fn await_view(mut self) -> Result<(View, Rank, TcpStream), NoView> {
         loop {
             match self.next()? {
                 ToMember::View(view, rank) if rank.index() < view.members.len() => {

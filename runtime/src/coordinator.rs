@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::control::{read_message, write_message};
 use ronde_core::Instant;
 use ronde_core::error::{Error, Result};
-use ronde_core::membership::{Coordinator, CoordinatorOptions, Effect, FromMember};
+use ronde_core::membership::{Coordinator, CoordinatorOptions, Effect, FromMember, ToMember};
 use std::collections::BTreeMap;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc;
@@ -149,7 +149,13 @@ impl Shell {
             let left = deadline.saturating_duration_since(std::time::Instant::now());
             match queue.recv_timeout(left) {
                 Ok(Event::Closed(connection)) => drop(self.streams.remove(&connection)),
-                Ok(_) => {}
+                // A member of the next job.
+                Ok(Event::Connected(stream)) => {
+                    let _ = write_message(&stream, &ToMember::TryLater);
+                    let _ = stream.shutdown(Shutdown::Write);
+                    self.connected(stream);
+                }
+                Ok(Event::Message(..)) => {}
                 Err(_) => return,
             }
         }

@@ -27,7 +27,7 @@ impl Descriptor {
     /// Sizes that may differ from rank to rank (`…_v` blocks) are left out.
     pub(super) fn of(call: &Call, (algorithm, windows): (u32, u32), commit: Commit) -> Descriptor {
         let point_to_point = call.collective.is_point_to_point();
-        let collective = if point_to_point { Collective::Send } else { call.collective };
+        let collective = call.collective;
         let uneven = matches!(
             collective,
             Collective::AllGatherV
@@ -51,7 +51,10 @@ impl Descriptor {
     /// ones differ but for one chance in four billion, and then fail on a length instead.
     #[inline]
     pub fn fingerprint(&self) -> u32 {
-        let fields = (self.collective as u64)
+        // The two sides of a message are one call.
+        let receives = self.collective == Collective::Recv as u8;
+        let collective = if receives { Collective::Send as u8 } else { self.collective };
+        let fields = (collective as u64)
             | (self.dtype as u64) << 8
             | (self.reduction as u64) << 16
             | (self.commit as u64) << 24

@@ -442,7 +442,7 @@ impl<P: Plan> Executor<P> {
         self.active.iter().map(|&at| self.ops[at].deadline).min()
     }
 
-    /// An op that is past its deadline: its id, kind, time waited, and the group ranks that hold it up,
+    /// An op that is past its deadline: its id, kind, time waited, and the ranks of the job that hold it up,
     /// each with whether it has been heard of in this op.
     pub fn overdue(&self, now: Instant) -> Option<Overdue> {
         let op = self.active.iter().map(|&at| &self.ops[at]).find(|op| op.deadline <= now)?;
@@ -452,7 +452,10 @@ impl<P: Plan> Executor<P> {
             group: op.group,
             collective: op.call.as_ref().map_or(Collective::Barrier, |c| c.collective),
             waited: now.since(op.started),
-            missing: missing.into_iter().map(|r| (Rank(r), op.entered[r as usize])).collect(),
+            missing: missing
+                .into_iter()
+                .map(|r| (op.world_rank(r, &self.shared), op.entered[r as usize]))
+                .collect(),
         })
     }
 

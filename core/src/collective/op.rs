@@ -636,6 +636,11 @@ impl<P: Plan> OpState<P> {
         }
     }
 
+    /// The rank in the job of a rank of the op's group: the one that people know.
+    pub(crate) fn world_rank(&self, rank: u32, shared: &Shared) -> crate::Rank {
+        crate::Rank(shared.groups[self.group.0].members[rank as usize] as u32)
+    }
+
     /// Ranks that hold the op up, ascending.
     pub(crate) fn missing(&self) -> Vec<u32> {
         let mut ranks: Vec<u32> = self.open.iter().flat_map(|window| window.waits_on()).collect();

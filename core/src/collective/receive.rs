@@ -446,9 +446,9 @@ impl<P: Plan> Executor<P> {
         let (call, other_call) = op.descriptor.versus(&theirs);
         self.shared.effects.push(Effect::Mismatch {
             op: op.id,
-            rank: Rank(me as u32),
+            rank: op.world_rank(me as u32, &self.shared),
             call,
-            other_rank: Rank(from as u32),
+            other_rank: op.world_rank(from as u32, &self.shared),
             other_call,
         });
     }
@@ -459,7 +459,7 @@ impl<P: Plan> Executor<P> {
         let Some(theirs) = Descriptor::decode(payload.bytes()) else { return };
         let Some(group) = self.group_of(&header.op) else { return };
         let state = &self.shared.groups[group.0];
-        let (me, Some(from)) = (state.me, state.rank_of(link)) else { return };
+        let me = state.members[state.me];
         let side = header.point_to_point.then(|| (link, !for_sender(header)));
         let (call, other_call) = match self.shared.recent.find(&header.op, side) {
             Some(mine) => mine.versus(&theirs),
@@ -469,7 +469,7 @@ impl<P: Plan> Executor<P> {
             op: header.op,
             rank: Rank(me as u32),
             call,
-            other_rank: Rank(from as u32),
+            other_rank: Rank(link as u32),
             other_call,
         });
     }
@@ -481,9 +481,9 @@ impl<P: Plan> Executor<P> {
         let bytes = |n: usize| format!("{} with a block of {n} bytes for this pair", op.descriptor);
         self.shared.effects.push(Effect::Mismatch {
             op: op.id,
-            rank: Rank(group.me as u32),
+            rank: Rank(group.members[group.me] as u32),
             call: bytes(expected),
-            other_rank: Rank(group.rank_of(link).unwrap_or(0) as u32),
+            other_rank: Rank(link as u32),
             other_call: bytes(header.payload_len as usize),
         });
     }

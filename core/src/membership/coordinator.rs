@@ -197,6 +197,11 @@ impl Coordinator {
     }
 
     fn hello(&mut self, connection: u64, hello: Hello, now: Instant) {
+        if matches!(self.state, State::Active) && self.members.values().any(|member| member.left) {
+            self.effects.push(Effect::Send(connection, ToMember::TryLater));
+            self.effects.push(Effect::Close(connection));
+            return;
+        }
         if let Err(text) = self.admissible(&hello) {
             self.effects.push(Effect::Send(connection, ToMember::Refused(text.clone())));
             self.effects.push(Effect::Close(connection));

@@ -127,6 +127,8 @@ pub enum ToMember {
     },
     /// It cannot join.
     Refused(String),
+    /// It cannot join yet: the job before this one is ending.
+    TryLater,
     /// The view, with the receiver's rank: make links.
     View(View, Rank),
     /// All links are up: go.

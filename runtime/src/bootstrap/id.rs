@@ -28,8 +28,9 @@ pub(super) struct Host {
     pub(super) inbox: Inbox,
 }
 
-/// Hosts of ids that were made here and have not been joined here yet.
-static HOSTS: Mutex<Vec<(RondeId, Host)>> = Mutex::new(Vec::new());
+/// Hosts of ids that were made here and have not been joined here yet, with the process that made them: a
+/// child made by fork has a copy of this table, but not of the threads that serve.
+static HOSTS: Mutex<Vec<(u32, RondeId, Host)>> = Mutex::new(Vec::new());
 
 /// Start of every id, with its version.
 const PREFIX: &str = "ronde1;";
@@ -54,15 +55,15 @@ impl RondeId {
         addresses.retain(|a| a.is_ipv4() == first.is_ipv4());
         addresses.iter_mut().for_each(|a| a.set_port(listener.port()));
         let id = RondeId::new(&addresses, &token)?;
-        lock(&HOSTS).push((id.clone(), Host { identity, listener, inbox }));
+        lock(&HOSTS).push((std::process::id(), id.clone(), Host { identity, listener, inbox }));
         Ok(id)
     }
 
     /// The host of this id, if it was made in this process and nobody took it yet.
     pub(super) fn take_host(&self) -> Option<Host> {
         let mut hosts = lock(&HOSTS);
-        let at = hosts.iter().position(|(id, _)| id == self)?;
-        Some(hosts.swap_remove(at).1)
+        let at = hosts.iter().position(|(pid, id, _)| *pid == std::process::id() && id == self)?;
+        Some(hosts.swap_remove(at).2)
     }
 
     fn new(addresses: &[SocketAddr], token: &str) -> Result<RondeId> {

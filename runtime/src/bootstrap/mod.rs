@@ -11,7 +11,7 @@ mod mesh;
 mod store;
 
 use crate::config::Config;
-use crate::control::{Control, Rendezvous};
+use crate::control::{Control, NoView, Rendezvous};
 use crate::environment;
 pub(crate) use handshake::{Identity, MAX_STREAMS, Purpose};
 pub use id::RondeId;
@@ -52,14 +52,21 @@ pub(crate) trait ControlEvents: Send + Sync {
     fn left(&self, rank: Rank);
 }
 
-/// Joins the job.
-pub(crate) fn join(config: &Config, events: Arc<dyn ControlEvents>) -> Result<Joined> {
-    let deadline = Instant::now() + config.connect_timeout;
-    // Without a place to meet, a size or a rank this process is a job of its own.
-    let meets = config.coordinator.is_some() || config.id.is_some() || config.store.is_some();
-    let alone = !meets && config.size.is_none() && config.rank.is_none();
-    let own = Config { size: if alone { Some(1) } else { config.size }, ..config.clone() };
-    let config = &own;
+/// How long to wait before another try to reach the coordinator of a job that is to come.
+const RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// What a member has once there is a view.
+struct Met {
+    identity: Identity,
+    listener: Listener,
+    inbox: Inbox,
+    view: View,
+    rank: Rank,
+    stream: TcpStream,
+}
+
+/// Finds the coordinator, or hosts it, and waits until everybody is here.
+fn meet(config: &Config, deadline: Instant) -> Result<Met, NoView> {
     let Meeting { identity, addresses, host } = Meeting::arrange(config, deadline)?;
     let hosts_coordinator = host.is_some();
     let (listener, inbox) = match host {
@@ -82,6 +89,25 @@ pub(crate) fn join(config: &Config, events: Arc<dyn ControlEvents>) -> Result<Jo
         info,
     };
     let (view, rank, stream) = Rendezvous::new(stream, hello, deadline)?.await_view()?;
+    Ok(Met { identity, listener, inbox, view, rank, stream })
+}
+
+/// Joins the job.
+pub(crate) fn join(config: &Config, events: Arc<dyn ControlEvents>) -> Result<Joined> {
+    let deadline = Instant::now() + config.connect_timeout;
+    // Without a place to meet, a size or a rank this process is a job of its own.
+    let meets = config.coordinator.is_some() || config.id.is_some() || config.store.is_some();
+    let alone = !meets && config.size.is_none() && config.rank.is_none();
+    let own = Config { size: if alone { Some(1) } else { config.size }, ..config.clone() };
+    let config = &own;
+    let Met { identity, listener, inbox, view, rank, stream } = loop {
+        match meet(config, deadline) {
+            Ok(met) => break met,
+            Err(NoView::Never(error)) => return Err(error),
+            Err(NoView::Later(error)) if Instant::now() + RETRY_PAUSE >= deadline => return Err(error),
+            Err(NoView::Later(_)) => std::thread::sleep(RETRY_PAUSE),
+        }
+    };
     let control = Control::start(stream, &view, rank, config, events)?;
     control.keep(listener);
     let sockets = mesh::connect(config, &view, rank, &identity, &inbox, &control, deadline)?;

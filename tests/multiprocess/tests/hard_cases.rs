@@ -339,3 +339,34 @@ fn the_host_of_the_coordinator_may_close_first() {
         group.close().unwrap();
     });
 }
+
+/// Who is to blame is said in ranks of the job, also for a part of it.
+#[test]
+fn errors_in_a_part_name_ranks_of_the_job() {
+    let texts = ranks(&["shm,tcp"; 4], Duration::from_millis(300), |group| {
+        let part = group.split(Some(group.rank() % 2), 0).unwrap().unwrap();
+        match group.rank() {
+            // Rank 3 does not come.
+            1 => error(part.barrier()),
+            _ => {
+                let started = Instant::now();
+                while group.failure().is_none() && started.elapsed() < PATIENCE {
+                    std::thread::yield_now();
+                }
+                group.failure().map(|e| e.to_string()).unwrap_or_default()
+            }
+        }
+    });
+    assert!(
+        texts.iter().all(|text| text.contains("rank 3 (host") && text.contains("seen by rank 1")),
+        "{texts:?}"
+    );
+    let texts = ranks(&["shm,tcp"; 4], PATIENCE, |group| {
+        let part = group.split(Some(group.rank() % 2), 0).unwrap().unwrap();
+        let mut data = vec![1u32; if group.rank() == 3 { 5 } else { 4 }];
+        let first = part.all_reduce(&mut data, ReduceOp::Sum);
+        error(first.and_then(|_| group.barrier()))
+    });
+    let named = |text: &String| text.contains("rank 1 called") && text.contains("rank 3 called");
+    assert!(texts.iter().all(named), "{texts:?}");
+}

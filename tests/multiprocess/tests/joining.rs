@@ -256,3 +256,23 @@ fn beyond_loopback_takes_an_explicit_word() {
     let id = RondeId::create(&Config::new().insecure(true).interfaces("=nosuch0"));
     assert!(id.unwrap_err().to_string().contains("RONDE_SOCKET_IFNAME"));
 }
+
+/// The next job at the same address: members come while the one before it is still ending.
+#[test]
+fn one_job_after_another_at_one_address() {
+    let port = free_port();
+    let ranks: Vec<_> = (0..3u32)
+        .map(|rank| {
+            std::thread::spawn(move || {
+                for round in 0..8u32 {
+                    let group = at(port).rank(rank).size(3).join().unwrap();
+                    let mut data = [round + rank];
+                    let _ = group.all_reduce(&mut data, ReduceOp::Sum).unwrap();
+                    assert_eq!(data, [3 * round + 3]);
+                    group.close().unwrap();
+                }
+            })
+        })
+        .collect();
+    ranks.into_iter().for_each(|rank| rank.join().unwrap());
+}
