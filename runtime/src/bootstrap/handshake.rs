@@ -209,7 +209,7 @@ fn connect_once(
 }
 
 /// The answer will not change: no use in asking again.
-fn is_hopeless(error: &io::Error) -> bool {
+pub(crate) fn is_hopeless(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidData)
 }
 

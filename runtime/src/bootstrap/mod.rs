@@ -76,10 +76,22 @@ fn meet(config: &Config, deadline: Instant) -> Result<Met, NoView> {
             Listener::new(config, &identity, listener::bind_free_port(config, ip)?, false)?
         }
     };
-    let stream = handshake::connect(&addresses, &identity, Purpose::Control, 1, deadline).map_err(|e| {
+    let failed = |e: &std::io::Error| {
         let tried: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         Error::join(format!("no coordinator at {}: {e}", tried.join(", ")))
-    })?;
+    };
+    // Rank 0 hosts the coordinator itself once the port is free, so it does not wait for another to.
+    let may_host_later =
+        !hosts_coordinator && config.id.is_none() && config.rank.is_none_or(|rank| rank == 0);
+    let left = deadline.saturating_duration_since(Instant::now());
+    let stream = match may_host_later {
+        true => handshake::try_each(&addresses, &identity, Purpose::Control, 1, left).map_err(|e| {
+            let error = failed(&e);
+            if handshake::is_hopeless(&e) { NoView::Never(error) } else { NoView::Later(error) }
+        })?,
+        false => handshake::connect(&addresses, &identity, Purpose::Control, 1, deadline)
+            .map_err(|e| failed(&e))?,
+    };
     let info = describe(config, &identity, &listener, &stream)?;
     let hello = Hello {
         version: ronde_core::membership::VERSION,
