@@ -29,7 +29,10 @@
  * made in the same order on every rank, so threads that call concurrently use different tags (ronde_options).
  * An op makes progress while its caller waits for it or tests it, and on a thread of the library otherwise.
  * Signals: no handler is installed, none is blocked; waits go on after EINTR. After fork() only the parent may
- * use its groups.
+ * use its groups; in the child ronde_close is an error and ronde_group_free only frees.
+ *
+ * Parts of a group (ronde_split) share its fate: a lost peer, an abort or a mismatch in one part ends the whole
+ * job. Errors name ranks of the job.
  *
  * Memory. Buffers belong to the caller and need no alignment. A buffer of a started op must stay valid, what is
  * sent unchanged and what is received untouched, until the op has ended; a call that waits has ended when it
@@ -104,9 +107,13 @@ typedef enum ronde_dtype {
 } ronde_dtype;
 
 /* How to reduce: one of the constants, or made by ronde_reduction_create or ronde_reduction_premulsum.
- * Results have the same bits on every rank and in every run. Integers wrap. 8- and 16-bit floats are summed in
- * f32 and rounded once. MIN and MAX of floats give NaN if any input is NaN. AVG divides the sum once; integers
- * truncate toward zero. */
+ * Results have the same bits on every rank and in every run. Integers wrap. MIN and MAX of floats give NaN if any
+ * input is NaN. AVG divides the sum once; integers truncate toward zero. 8- and 16-bit floats are summed in f32
+ * and rounded once by the algorithms that reduce all inputs together (one-shot, two-shot, direct: the choice up
+ * to 32 ranks for all but small vectors), once per step by the others. Sums of E4M3 above 448 give NaN.
+ *
+ * SUM and PROD take every dtype; MIN and MAX all but complex; AVG all but BOOL; BAND, BOR and BXOR integers and
+ * BOOL. On BOOL, SUM and MAX are "or", PROD and MIN are "and". */
 typedef uint64_t ronde_reduction;
 #define RONDE_SUM ((ronde_reduction)0)
 #define RONDE_PROD ((ronde_reduction)1)
@@ -149,7 +156,9 @@ typedef struct ronde_id {
 } ronde_id;
 
 /* A key-value store that all processes reach, usually a framework's own. Functions return 0 for success and may
- * be called from any thread while ronde_join runs. */
+ * be called from any thread while ronde_join runs. Keys begin with "ronde/", values have at most 1024 bytes. Every
+ * job needs keys that were not used before: put a prefix of the job's own before them. Each process must know
+ * its rank. */
 typedef struct ronde_store {
     size_t size; /* sizeof(ronde_store) */
     void *context;
@@ -159,7 +168,8 @@ typedef struct ronde_store {
 } ronde_store;
 
 /* How to join. What is left alone comes from the environment (RONDE_* variables, else those of torchrun, Open
- * MPI or Slurm), else has the default in brackets. One of coordinator, id and store says where to meet. */
+ * MPI or Slurm), else has the default in brackets. One of coordinator, id and store says where to meet; an id
+ * counts before a store, a store before an address. */
 typedef struct ronde_config {
     size_t size;             /* sizeof(ronde_config) */
     const char *coordinator; /* "host:port"; rank 0 hosts it there unless one runs already */
@@ -191,8 +201,11 @@ ronde_status ronde_id_create(const ronde_config *config, ronde_id *id);
  * it a group of one. On failure *group is NULL. */
 ronde_status ronde_join(const ronde_config *config, ronde_group **group);
 
-/* Leaves in order. Every call after it gives RONDE_CLOSED. A process that ends without it is a lost peer to the
- * others. A part made by ronde_split is only closed here. NULL is allowed. */
+/* Leaves in order. Ops in flight here end with RONDE_CLOSED, and so does every later call; no callback comes
+ * afterwards. Returns soon, but in the process that hosts the coordinator (rank 0 unless one runs elsewhere) only
+ * when all others have left too: they need it. After the group's timeout it gives RONDE_RESOURCE and leaves all
+ * the same. A process that ends without ronde_close is a lost peer to the others. A part made by ronde_split is
+ * only closed here. NULL is allowed. */
 ronde_status ronde_close(ronde_group *group);
 
 /* Frees the handle and all memory of ronde_mem_alloc on it. NULL is allowed. */
@@ -243,10 +256,14 @@ ronde_status ronde_reduction_free(ronde_reduction reduction);
 typedef struct ronde_options {
     size_t size;           /* sizeof(ronde_options) */
     int64_t timeout_ms;    /* deadline of this call [the group's] */
-    const char *algorithm; /* force one by name: "one-shot", "two-shot", "ring", ... [chosen] */
+    const char *algorithm; /* force one by name, the same on every rank [chosen]; see below */
     uint32_t tag;          /* calls of one tag come in the same order on every rank [0] */
     int32_t tolerance;     /* RONDE_RECOVER or RONDE_NONE [RONDE_RECOVER] */
 } ronde_options;
+
+/* Algorithms. all_reduce: one-shot, two-shot, ring, bidirectional-ring, recursive-doubling, halving-doubling,
+ * hierarchical. reduce_scatter and all_gather with their -v forms: direct, ring. broadcast and reduce: direct,
+ * tree, chain. The others have one each. A reduction of one's own takes one-shot, two-shot or direct. */
 
 /* The op commits before it returns, and its data is kept until then. */
 #define RONDE_RECOVER 0
@@ -273,9 +290,10 @@ typedef struct ronde_outcome {
 /* --------------------------------------------------------------------------------------------- Collectives
  *
  * Each has two forms: one that waits for the end, and `_start`, which gives an op at once. options may be NULL
- * (defaults), outcome may be NULL (not wanted). `n` below is the number of ranks, `r` one's own. In place: send
- * and recv are the same where both have the same length, else the shorter one is one's own block of the longer;
- * any other overlap is an error.
+ * (defaults), outcome may be NULL (not wanted). A _start that fails sets *op to NULL. `n` below is the number of
+ * ranks, `r` one's own. In place: send and recv are the same where both have the same length, else the shorter
+ * one is one's own block of the longer; any other overlap is an error, and so are blocks of one array that
+ * overlap where they are received or reduced.
  */
 
 /* recv[i] = the reduction of every rank's send[i]; count elements each. */
@@ -378,7 +396,7 @@ ronde_status ronde_scatter_v_start(ronde_group *group, const void *send, const s
 ronde_status ronde_barrier(ronde_group *group, const ronde_options *options, ronde_outcome *outcome);
 ronde_status ronde_barrier_start(ronde_group *group, const ronde_options *options, ronde_op **op);
 
-/* A message to another rank, and from it; count and dtype are equal on both sides. Messages between two ranks
+/* A message to another rank (not to oneself), and from it; count and dtype are equal on both sides. Messages between two ranks
  * with one tag arrive in the order in which they were sent; any number may be in flight, in both directions. */
 ronde_status ronde_send(ronde_group *group, const void *data, size_t count, ronde_dtype dtype, int32_t to,
                         const ronde_options *options, ronde_outcome *outcome);

@@ -208,8 +208,8 @@ public:
             if (status == RONDE_OK) {
                 (*f)(nullptr, result);
             } else {
-                error failure(status, text);
-                (*f)(&failure, nullptr);
+                const error problem(status, text);
+                (*f)(&problem, nullptr);
             }
         };
         detail::check(ronde_op_on_complete(handle_.get(), call, kept.get()));
@@ -333,7 +333,7 @@ public:
         return all_reduce(data, data, how, with);
     }
     template <class I, class O>
-    outcome all_reduce(const I &send, O &recv, const reduction &how, const options &with = {}) {
+    outcome all_reduce(const I &send, O &recv, const reduction &how = sum, const options &with = {}) {
         same_elements<I, O>();
         detail::require(std::size(send) == std::size(recv), "all_reduce: the lengths differ");
         return call(with, [&](auto g, auto o, auto r) {

@@ -23,7 +23,7 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Start N local processes of a program that uses Ronde
     Run(RunArgs),
-    /// Serve as the coordinator of jobs
+    /// Serve as the coordinator of one job, until it has ended
     Coordinator(CoordinatorArgs),
     /// Look over this machine and say what Ronde would use, and why
     Doctor(DoctorArgs),

@@ -17,7 +17,7 @@ use args::{Cli, Command, RunArgs};
 use clap::Parser;
 use clap::error::ErrorKind;
 use exit::{Code, code_of};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -65,7 +65,8 @@ fn start_log() {
         .with_default_directive(tracing_subscriber::filter::LevelFilter::WARN.into())
         .with_env_var("RONDE_LOG")
         .from_env_lossy();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
 }
 
 fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {

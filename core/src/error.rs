@@ -12,7 +12,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The caller must change the call.
-    #[error("misuse: {0}")]
+    #[error("{}{}", if *.0 == Misuse::Closed { "" } else { "misuse: " }, .0)]
     Misuse(#[from] Misuse),
     /// A peer is gone; the survivors all see this same error.
     #[error("{0}")]

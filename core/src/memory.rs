@@ -196,7 +196,8 @@ unsafe impl<T: Pod, const N: usize> Pod for [T; N] {}
 /// Hands out segments over slices borrowed for `'a`; see [`lend`].
 pub struct Lender<'a> {
     loan: AtomicUsize,
-    borrowed: PhantomData<&'a mut [u8]>,
+    /// Invariant: with a shorter `'a` one could lend what lives in the closure only.
+    borrowed: PhantomData<fn(&'a ()) -> &'a ()>,
 }
 
 impl<'a> Lender<'a> {
@@ -225,7 +226,15 @@ impl Drop for Lender<'_> {
 
 /// Lends slices to operations for the length of `run`.
 ///
-/// Returns when `run` has returned *and* no segment made by the lender is left anywhere.
+/// Returns when `run` has returned *and* no segment made by the lender is left anywhere. So what is lent must
+/// be older than the call:
+///
+/// ```compile_fail
+/// ronde_core::memory::lend(|lender| {
+///     let mut local = vec![0u64; 8];
+///     let _ = lender.unique(&mut local[..]);
+/// });
+/// ```
 pub fn lend<'a, R>(run: impl FnOnce(&Lender<'a>) -> R) -> R {
     let lender = Lender { loan: AtomicUsize::new(0), borrowed: PhantomData };
     run(&lender)

@@ -166,6 +166,9 @@ unsafe fn call(group: &Group, raw: &ronde_call) -> Result<Call> {
     use Collective::*;
     let reduces = matches!(collective, AllReduce | ReduceScatter | ReduceScatterV | Reduce);
     let dtype = reduction::dtype(raw.dtype)?;
+    if raw.peer < 0 {
+        return Err(Misuse::Other(format!("the root or other rank is {}", raw.peer).into()).into());
+    }
     let mut call = Call {
         collective,
         dtype,

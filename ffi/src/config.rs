@@ -5,6 +5,7 @@ use crate::sized::{self, Sized};
 use crate::status::{Status, give, guard, null, text};
 use runtime::{Config, Error, Misuse, Preset, Result, RondeId, Store};
 use std::ffi::{CString, c_char, c_int, c_void};
+use std::io::IsTerminal;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
@@ -193,7 +194,9 @@ fn start_logging() {
             .with_default_directive(tracing_subscriber::filter::LevelFilter::WARN.into())
             .with_env_var("RONDE_LOG")
             .from_env_lossy();
-        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+        let colours = std::io::stderr().is_terminal();
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
+        let _ = log.with_writer(std::io::stderr).try_init();
     });
 }
 

@@ -136,6 +136,8 @@ struct Shared {
 
 /// The control connection of a member that has a view.
 pub(crate) struct Control {
+    /// The process that joined; one forked from it shares the sockets, and must leave them alone.
+    process: u32,
     shared: Arc<Shared>,
     /// Kept until the end: it may host the coordinator.
     listener: Mutex<Option<Listener>>,
@@ -167,7 +169,7 @@ impl Control {
         let (beater, every) = (shared.clone(), config.heartbeat);
         let beat = move || beater.beat(every);
         std::thread::Builder::new().name("ronde-heartbeat".into()).spawn(beat).map_err(failed)?;
-        Ok(Control { shared, listener: Mutex::new(None) })
+        Ok(Control { process: std::process::id(), shared, listener: Mutex::new(None) })
     }
 
     /// Keeps the listener until the end.
@@ -232,6 +234,9 @@ impl Control {
 
     /// Ends the threads and the listener.
     pub(crate) fn shutdown(&self) {
+        if self.process != std::process::id() {
+            return;
+        }
         lock(&self.shared.progress).ended = true;
         self.shared.changed.notify_all();
         let _ = self.shared.stream.shutdown(Shutdown::Both);

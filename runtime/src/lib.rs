@@ -29,7 +29,10 @@ pub use op::Op;
 pub use ronde_algorithms::{CostTable, Costs};
 pub use ronde_core::call::{Blocks, Call, CallOptions};
 pub use ronde_core::error::{Aborted, Misuse, Outcome, PeerLost};
-pub use ronde_core::memory;
+/// Lending slices to operations.
+pub mod memory {
+    pub use ronde_core::memory::{Lender, Pod, lend};
+}
 pub use ronde_core::reduce::{Reduction, UserReduce};
 pub use ronde_core::{Collective, DType, Error, Rank, ReduceOp, Result, Segment, Tag, Tolerance};
 pub use ronde_shm::SharedBuffer;

@@ -56,6 +56,8 @@ struct Launcher {
     open_pipes: usize,
     keep_going: bool,
     grace: Duration,
+    /// The launcher was asked to end.
+    interrupted: bool,
     /// Code of the first process that failed.
     first_failure: Option<u8>,
     /// When the rest is killed.
@@ -76,6 +78,7 @@ pub(crate) fn run(job: &Job) -> Result<u8> {
         open_pipes: 0,
         keep_going: job.keep_going,
         grace: job.grace,
+        interrupted: false,
         first_failure: None,
         kill_at: None,
     };
@@ -151,6 +154,7 @@ impl Launcher {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Signal(number) => {
+                self.interrupted = true;
                 if let Some(signal) = Signal::from_named_raw(number) {
                     self.signal_all(signal);
                 }
@@ -172,8 +176,11 @@ impl Launcher {
         if code == 0 || self.first_failure.is_some() && !self.keep_going {
             return;
         }
-        let others = if self.keep_going { "" } else { "; ending the others" };
-        eprintln!("ronde: rank {rank} {}{others}", child::describe(status));
+        // After a signal to the launcher their end is no news.
+        if !self.interrupted {
+            let others = if self.keep_going { "" } else { "; ending the others" };
+            eprintln!("ronde: rank {rank} {}{others}", child::describe(status));
+        }
         self.first_failure.get_or_insert(code);
         if !self.keep_going {
             self.signal_all(Signal::TERM);

@@ -78,7 +78,11 @@ fn meet(config: &Config, deadline: Instant) -> Result<Met, NoView> {
     };
     let failed = |e: &std::io::Error| {
         let tried: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-        Error::join(format!("no coordinator at {}: {e}", tried.join(", ")))
+        let at = tried.join(", ");
+        match e.kind() {
+            std::io::ErrorKind::PermissionDenied => Error::join(format!("the coordinator at {at}: {e}")),
+            _ => Error::join(format!("no coordinator at {at}: {e}")),
+        }
     };
     // Rank 0 hosts the coordinator itself once the port is free, so it does not wait for another to.
     let may_host_later =

@@ -19,7 +19,7 @@ use ronde_algorithms::{AnyPlan, Topology};
 use ronde_core::collective::{
     Effect, Executor, GroupIndex, Limits, Links, NewGroup, NewOp, OpHandle, Overdue,
 };
-use ronde_core::error::{Aborted, Error, Outcome, Result};
+use ronde_core::error::{Aborted, Error, Misuse, Outcome, Result};
 use ronde_core::membership::View;
 use ronde_core::memory::Arena;
 use ronde_core::transport::Link;
@@ -58,6 +58,8 @@ pub(crate) struct Inner {
 
 /// One process's part in a job.
 pub(crate) struct Engine {
+    /// The process that joined: a child made by fork has this object, but none of the threads.
+    process: u32,
     inner: Mutex<Inner>,
     /// Woken when an op ends or the sleeper returns.
     ended: Condvar,
@@ -129,6 +131,7 @@ impl Engine {
         let limits = Limits::default();
         let early_bytes = limits.early_bytes.min((256 << 20) / world.max(1)).max(1 << 20);
         let engine = Arc::new(Engine {
+            process: std::process::id(),
             inner: Mutex::new(Inner {
                 executor: Executor::new(world, Limits { early_bytes, ..limits }),
                 links,
@@ -253,12 +256,21 @@ impl Engine {
         lock(&self.inner).link_states.iter().map(|state| state.transport).collect()
     }
 
+    /// True in a child of the process that joined.
+    fn is_forked(&self) -> bool {
+        self.process != std::process::id()
+    }
+
     /// Ends this process's part without telling anybody.
     pub(crate) fn stop(&self) {
+        // Nothing here is the child's to end: it shares its sockets with the parent.
+        if self.is_forked() {
+            return;
+        }
         self.stop.store(true, Ordering::Release);
         self.background.notify_all();
         let mut inner = lock(&self.inner);
-        let closed = Error::Misuse(ronde_core::error::Misuse::Closed);
+        let closed = Error::Misuse(Misuse::Closed);
         lock(&self.announced.error).get_or_insert(closed.clone());
         self.announced.failed.store(true, Ordering::Release);
         inner.fail(&closed);
@@ -280,6 +292,10 @@ impl Engine {
 
     /// Sees that no peer needs anything more from here, then leaves.
     pub(crate) fn close(&self) -> Result<()> {
+        if self.is_forked() {
+            let text = "this process was forked from the one that joined: only that one may use the group";
+            return Err(Misuse::Other(text.into()).into());
+        }
         let until = std::time::Instant::now() + Duration::from_secs(1);
         self.drain(until);
         let left = match self.failure() {

@@ -98,7 +98,8 @@ fn a_longer_output_is_no_other_call() {
 /// Starts an all-reduce on memory that lives for ever.
 fn start_forever(group: &Group, tag: Tag) -> ronde::Op {
     let memory = group.mem_alloc(4096).unwrap();
-    let segment = Box::leak(Box::new(memory)).segment();
+    // SAFETY: it is never freed, and only this op uses it.
+    let segment = unsafe { Box::leak(Box::new(memory)).segment() };
     let call = Call {
         collective: Collective::AllReduce,
         dtype: DType::U64,

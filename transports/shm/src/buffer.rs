@@ -105,10 +105,15 @@ impl SharedBuffer {
         self.registered.mapping.at(0)
     }
 
-    /// The memory as a segment; the buffer must outlive the ops that use it.
-    pub fn segment(&self) -> Segment {
-        // SAFETY: the mapping has at least `len` bytes and lives as long as this buffer, which the
-        // caller keeps while ops use the segment.
+    /// The memory as a segment. Most callers lend [`SharedBuffer::as_mut_slice`] instead: it is found to
+    /// be registered by its address.
+    ///
+    /// # Safety
+    ///
+    /// The buffer outlives every clone of the segment, and nobody touches it while an op uses it.
+    pub unsafe fn segment(&self) -> Segment {
+        // SAFETY: the mapping has at least `len` bytes and lives as long as this buffer; the rest is the
+        // caller's promise.
         unsafe { Segment::from_raw(self.as_ptr(), self.len) }
     }
 
@@ -147,7 +152,8 @@ mod tests {
         let buffers: Vec<SharedBuffer> =
             [1, 5000, 70_000].iter().map(|&n| SharedBuffer::new(n, &registry).unwrap()).collect();
         for buffer in &buffers {
-            let last = buffer.segment().slice(buffer.len() - 1, 1);
+            // SAFETY: the buffer lives and nobody uses its bytes.
+            let last = unsafe { buffer.segment() }.slice(buffer.len() - 1, 1);
             let (found, offset) = registry.find(&last).unwrap();
             assert_eq!((found.id, offset), (buffer.registered.id, buffer.len() - 1));
         }
