@@ -94,6 +94,9 @@ pub enum LinkFailure {
     /// The peer sent bytes that no correct peer sends.
     #[error("the peer sent an invalid frame: {0}")]
     Frame(#[from] FrameError),
+    /// The peer's op ended before its bytes were read from its memory: what was read may be anything.
+    #[error("the peer took back memory that it had lent")]
+    Revoked,
     /// The peer broke a rule of flow control or placement.
     #[error("the peer broke the protocol: {0}")]
     Violation(&'static str),
@@ -122,6 +125,12 @@ pub trait Link: Send {
 
     /// Gives a kept view back, in any order.
     fn release(&mut self, token: ViewToken);
+
+    /// Asked after views of this link were read: whether their bytes were what the peer sent. False once
+    /// the peer has taken memory back that it lends.
+    fn is_sound(&self) -> bool {
+        true
+    }
 
     /// Tells the peer that this side is about to block on [`Link::wake_source`] and wants to be
     /// woken. Returns false if something arrived meanwhile: poll instead of sleeping.

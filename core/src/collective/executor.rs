@@ -13,7 +13,7 @@ use crate::frame::{FrameKind, Header};
 use crate::memory::Segment;
 use crate::plan::Plan;
 use crate::reduce::Kernels;
-use crate::transport::{Link, Submit, ViewToken};
+use crate::transport::{Link, LinkFailure, Submit, ViewToken};
 use crate::{Collective, Instant, OpId, Rank, Result, Tag, Tolerance};
 
 /// Bounds of one executor. Its memory is at most `early_bytes` per link for frames of calls not yet
@@ -112,6 +112,8 @@ pub(crate) struct Shared {
     pub(crate) ended_links: Vec<(usize, Box<dyn Link>)>,
     pub(crate) owed: Vec<Owed>,
     pub(crate) recent: RecentCalls,
+    /// Links whose peers have taken back memory that was read from.
+    pub(crate) revoked: Vec<usize>,
     /// Links whose peers sent what no correct peer sends.
     pub(crate) violations: Vec<(usize, &'static str)>,
     pub(crate) effects: Vec<Effect>,
@@ -193,6 +195,12 @@ impl Shared {
         }
     }
 
+    /// Whether views of a link's memory, just read, held what the peer sent.
+    pub(crate) fn is_sound(&self, at: usize, links: &Links) -> bool {
+        let ended = self.ended_links.iter().find(|(link, _)| *link == at).map(|(_, link)| link);
+        links[at].as_ref().or(ended).is_none_or(|link| link.is_sound())
+    }
+
     /// Gives views back. A link that has ended goes with its last one.
     fn give_views_back(&mut self, links: &mut [Option<Box<dyn Link>>]) {
         for (at, token) in self.releases.drain(..) {
@@ -253,6 +261,7 @@ impl<P: Plan> Executor<P> {
                 ended_links: Vec::new(),
                 owed: Vec::new(),
                 recent: RecentCalls::default(),
+                revoked: Vec::new(),
                 violations: Vec::new(),
                 effects: Vec::new(),
                 ack_requests: Vec::new(),
@@ -418,9 +427,26 @@ impl<P: Plan> Executor<P> {
         }
     }
 
-    /// A link whose peer broke the protocol, and how. The caller closes it as failed.
-    pub fn take_violation(&mut self) -> Option<(usize, &'static str)> {
-        self.shared.violations.pop()
+    /// A link that cannot go on, and why: its peer broke the protocol, or took memory back. The caller
+    /// closes it as failed.
+    pub fn take_failure(&mut self) -> Option<(usize, LinkFailure)> {
+        match self.shared.revoked.pop() {
+            Some(link) => Some((link, LinkFailure::Revoked)),
+            None => self.shared.violations.pop().map(|(link, why)| (link, LinkFailure::Violation(why))),
+        }
+    }
+
+    /// The peer behind `link` took back memory that ops here have read: none of them can end well.
+    pub fn stall_ops_with(&mut self, link: usize) {
+        for &at in &self.active {
+            let op = &mut self.ops[at];
+            let concerned = op
+                .pair
+                .map_or_else(|| self.shared.groups[op.group.0].rank_of(link).is_some(), |pair| pair == link);
+            if concerned && matches!(op.phase, Phase::Running) {
+                op.phase = Phase::Stalled;
+            }
+        }
     }
 
     /// What the coordinator should hear.

@@ -323,6 +323,12 @@ impl<P: Plan> OpState<P> {
             }
             Action::Recv { .. } => return true,
         }
+        if let Some(link) = self.open[i].viewed_links().find(|&link| !shared.is_sound(link, links)) {
+            // What was read may be anything: the op must not end well.
+            self.phase = Phase::Stalled;
+            shared.revoked.push(link);
+            return true;
+        }
         self.open[i].finish(step, |link, token, len| shared.release(link, token, len));
         true
     }

@@ -261,6 +261,11 @@ impl Running {
         }
     }
 
+    /// Links whose memory is read in place.
+    pub(crate) fn viewed_links(&self) -> impl Iterator<Item = usize> + '_ {
+        self.views.iter().map(|view| view.link)
+    }
+
     /// The bytes of a span for reading: a held view if there is one.
     pub(crate) fn source(&self, span: Span, input: &Segment, output: &Segment) -> Segment {
         use crate::plan::Place;

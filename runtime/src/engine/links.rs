@@ -152,21 +152,39 @@ impl Engine {
         for at in 0..inner.links.len() {
             let Some(link) = inner.links[at].as_mut() else { continue };
             let polled = link.poll(&mut inner.executor);
-            let violation = inner.executor.take_violation();
-            let polled = match violation {
-                Some((link, why)) if link == at => Err(LinkFailure::Violation(why)),
-                _ => polled,
-            };
             match polled {
                 Ok(some) => moved |= some,
                 Err(failure) => {
                     moved = true;
-                    inner.executor.close_link(&mut inner.links, at);
-                    self.link_ended(inner, at, &failure.to_string());
+                    self.end_link(inner, at, failure);
                 }
             }
         }
+        self.end_failed_links(inner);
         moved
+    }
+
+    /// Ends the links that the executor finds unusable.
+    pub(super) fn end_failed_links(&self, inner: &mut Inner) {
+        while let Some((at, failure)) = inner.executor.take_failure() {
+            self.end_link(inner, at, failure);
+        }
+    }
+
+    fn end_link(&self, inner: &mut Inner, at: usize, failure: LinkFailure) {
+        inner.executor.close_link(&mut inner.links, at);
+        if failure == LinkFailure::Revoked {
+            inner.executor.stall_ops_with(at);
+            let reason = format!(
+                "rank {at} ended an operation (it failed there, or the group was closed) before rank {} had \
+                 read its data",
+                self.rank
+            );
+            self.control.report(Report::Abort { reason: reason.clone() });
+            let error = Error::Aborted(Arc::new(Aborted::Announced(reason)));
+            inner.pending_verdict.get_or_insert((self.now(), error, None));
+        }
+        self.link_ended(inner, at, &failure.to_string());
     }
 
     fn link_ended(&self, inner: &mut Inner, peer: usize, reason: &str) {

@@ -402,6 +402,7 @@ impl Engine {
             Ok(some) => moved |= some,
             Err(panic) => self.panicked(inner, &panic),
         }
+        self.end_failed_links(inner);
         for effect in inner.executor.take_effects() {
             self.report_effect(inner, effect);
         }

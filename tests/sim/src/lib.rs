@@ -17,6 +17,7 @@ use ronde_core::call::{Call, Shape};
 use ronde_core::collective::{Effect, Executor, GroupIndex, Limits, Links, NewGroup, NewOp, OpHandle};
 use ronde_core::error::{Error, Outcome, Result};
 use ronde_core::reduce::Reduction;
+use ronde_core::transport::LinkFailure;
 use ronde_core::{Epoch, GroupId, Instant, Rank};
 use std::sync::Arc;
 
@@ -38,6 +39,14 @@ pub struct Cluster {
     kernels: &'static CpuKernels,
     network: Network,
     now: u64,
+}
+
+/// As the engine does it.
+fn end_link(peer: &mut Peer, at: usize, failure: LinkFailure) {
+    peer.executor.close_link(&mut peer.links, at);
+    if failure == LinkFailure::Revoked {
+        peer.executor.stall_ops_with(at);
+    }
 }
 
 impl Cluster {
@@ -98,11 +107,15 @@ impl Cluster {
             let Some(link) = peer.links[at].as_mut() else { continue };
             match link.poll(&mut peer.executor) {
                 Ok(some) => moved |= some,
-                Err(_) => peer.executor.close_link(&mut peer.links, at),
+                Err(failure) => end_link(peer, at, failure),
             }
-            assert_eq!(peer.executor.take_violation(), None, "a correct peer is accused");
         }
-        moved | peer.executor.advance(&mut peer.links, self.kernels)
+        moved |= peer.executor.advance(&mut peer.links, self.kernels);
+        while let Some((at, failure)) = peer.executor.take_failure() {
+            assert_eq!(failure, LinkFailure::Revoked, "a correct peer is accused");
+            end_link(peer, at, failure);
+        }
+        moved
     }
 
     /// Runs all ranks in random order until `done`, or panics after `budget` rounds without an end.

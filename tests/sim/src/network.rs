@@ -72,6 +72,8 @@ struct Wire {
     sent: Vec<Vec<u64>>,
     /// Bytes on the way and not given back, by (from, to).
     used: Vec<usize>,
+    /// By rank: it has taken back memory that it had lent.
+    revoked: Vec<bool>,
     /// By rank: its process has died.
     dead: Vec<bool>,
     rng: SmallRng,
@@ -92,6 +94,7 @@ impl Network {
             frames: (0..pairs).map(|_| Vec::new()).collect(),
             sent: vec![Vec::new(); pairs],
             used: vec![0; pairs],
+            revoked: vec![false; world],
             dead: vec![false; world],
             rng: SmallRng::seed_from_u64(seed),
         };
@@ -121,6 +124,8 @@ impl Network {
                     views: Vec::new(),
                     records: VecDeque::new(),
                     stuck: 0,
+                    me: rank,
+                    lent: 0,
                     next_view: 0,
                     ended: false,
                 }) as Box<dyn Link>
@@ -142,6 +147,9 @@ struct SimLink {
     /// Views in order, with their bytes in the ring, and whether they were given back.
     records: VecDeque<(u64, usize, bool)>,
     stuck: u32,
+    me: usize,
+    /// Sends that have not left this rank's memory.
+    lent: usize,
     ended: bool,
 }
 
@@ -219,6 +227,8 @@ impl Link for SimLink {
         }
         let bytes = if pending { Bytes::Lent(payload.clone(), cookie) } else { copy() };
         wire.frames[out].push(Message { header: *header, bytes });
+        drop(wire);
+        self.lent += usize::from(pending);
         if pending { Submit::Pending } else { Submit::Sent }
     }
 
@@ -226,6 +236,7 @@ impl Link for SimLink {
         let (out, back) = (self.out, self.back);
         let done = std::mem::take(&mut self.wire().sent[out]);
         let mut moved = !done.is_empty();
+        self.lent -= done.len();
         done.into_iter().for_each(|cookie| receiver.sent(self.peer, cookie));
         let used = self.records.iter().map(|record| record.1).sum::<usize>();
         let held_up = self.records.iter().any(|record| record.2) || used > self.rates.ring / 2;
@@ -240,6 +251,9 @@ impl Link for SimLink {
             let message = {
                 let mut wire = self.wire();
                 let waiting = wire.frames[back].len();
+                if wire.revoked[self.peer] {
+                    return Err(LinkFailure::Revoked);
+                }
                 if waiting == 0 && wire.dead[self.peer] {
                     return Err(LinkFailure::PeerDied);
                 }
@@ -279,8 +293,16 @@ impl Link for SimLink {
         None
     }
 
+    fn is_sound(&self) -> bool {
+        !self.wire().revoked[self.peer]
+    }
+
     fn close(&mut self) {
         self.ended = true;
+        if self.lent > 0 {
+            let me = self.me;
+            self.wire().revoked[me] = true;
+        }
     }
 }
 

@@ -527,6 +527,66 @@ fn views_outlive_the_peer_that_lent_them() {
     assert!(cut_short > 100, "only {cut_short} ops were cut short");
 }
 
+/// A rank whose op ends early gets its memory back and writes it: nobody may take that for its input.
+#[test]
+fn memory_of_an_op_that_failed_is_never_taken_for_data() {
+    let (mut ended_well, mut cut_short) = (0, 0);
+    for seed in 0..600u64 {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let world = rng.random_range(2..5);
+        let count = rng.random_range(1..8000);
+        let limits = Limits::default();
+        let mut cluster = Cluster::new(world, seed, &limits, topology(&vec![0; world]), Tuning::default());
+        let inputs: Vec<Vec<u64>> = (0..world).map(|_| (0..count).map(|_| rng.random()).collect()).collect();
+        let memories: Vec<Memory> = inputs.iter().map(|values| Memory::new(values)).collect();
+        let outputs: Vec<Memory> = (0..world).map(|_| Memory::new(&vec![POISON; count])).collect();
+        let algorithms = ["one-shot", "two-shot", "ring", "halving-doubling"];
+        let algorithm = algorithms[rng.random_range(0..algorithms.len())];
+        let handles: Vec<_> = (0..world)
+            .map(|r| {
+                let tolerance = Tolerance::None;
+                let call = Call {
+                    collective: Collective::AllReduce,
+                    dtype: DType::U64,
+                    count,
+                    reduction: Some(Reduction::Builtin(ReduceOp::Sum)),
+                    input: memories[r].segment(),
+                    output: outputs[r].segment(),
+                    options: CallOptions { algorithm: Some(algorithm), tolerance, ..CallOptions::default() },
+                    ..Call::EMPTY
+                };
+                cluster.start(r, call, false).unwrap()
+            })
+            .collect();
+        let victim = rng.random_range(0..world);
+        for _ in 0..rng.random_range(0..15) {
+            for rank in 0..world {
+                cluster.step(rank);
+            }
+        }
+        cluster.fail(victim, &Error::resource("its deadline passed"));
+        memories[victim].segment().bytes_mut().fill(0xee);
+        outputs[victim].segment().bytes_mut().fill(0xee);
+        for _ in 0..100 {
+            for rank in (0..world).filter(|&rank| rank != victim) {
+                cluster.step(rank);
+            }
+        }
+        for rank in (0..world).filter(|&rank| rank != victim) {
+            match cluster.peers[rank].executor.take(handles[rank]) {
+                Some(Ok(_)) => {
+                    assert_eq!(outputs[rank].values(), sum(&inputs), "seed {seed} {algorithm} rank {rank}");
+                    ended_well += 1;
+                }
+                Some(Err(error)) => panic!("{error}"),
+                None => cut_short += 1,
+            }
+            cluster.fail(rank, &Error::resource("the verdict"));
+        }
+    }
+    assert!(ended_well > 50 && cut_short > 50, "{ended_well} {cut_short}");
+}
+
 /// Ranks that start the ops of two tags in another order: a view of one op may hold up what another needs.
 #[test]
 fn tags_in_another_order_on_every_rank() {

@@ -481,6 +481,9 @@ impl Link for ShmLink {
             self.read_record(tail, receiver)?;
         }
         self.announce_consumed();
+        if self.their_counters().has_revoked() {
+            return Err(LinkFailure::Revoked);
+        }
         Ok(true)
     }
 
@@ -516,7 +519,15 @@ impl Link for ShmLink {
         Some(WakeSource { descriptor: self.socket.stream().as_raw_fd(), write: false })
     }
 
+    fn is_sound(&self) -> bool {
+        !self.their_counters().has_revoked()
+    }
+
     fn close(&mut self) {
+        // The owners of memory that is lent get it back now, whether the peer has read it or not.
+        if !self.pending.is_empty() {
+            self.my_counters().revoke();
+        }
         self.socket.bye();
         let _ = self.socket.stream().shutdown(std::net::Shutdown::Write);
     }

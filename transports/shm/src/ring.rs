@@ -28,13 +28,29 @@ pub(crate) struct Counters {
     pub(crate) consumed: Padded,
     /// Odd while this side sleeps.
     pub(crate) sleeping: Padded,
+    /// Not 0 once this side has taken back registered memory that the other may still read.
+    pub(crate) revoked: Padded,
 }
 
 impl Counters {
     #[cfg(all(test, loom))]
     pub(crate) fn new() -> Counters {
         let zero = || Padded(AtomicU64::new(0));
-        Counters { tail: zero(), consumed: zero(), sleeping: zero() }
+        Counters { tail: zero(), consumed: zero(), sleeping: zero(), revoked: zero() }
+    }
+
+    /// Takes back all registered memory that was lent: from the return of this on, its owner may write it.
+    pub(crate) fn revoke(&self) {
+        self.revoked.0.store(1, Ordering::Release);
+        // The owner's writes must not overtake the store.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Asked after reading lent memory: whether it was taken back before the end of that.
+    pub(crate) fn has_revoked(&self) -> bool {
+        // The reads must not be delayed past the load.
+        fence(Ordering::Acquire);
+        self.revoked.0.load(Ordering::Relaxed) != 0
     }
 
     /// Announces that this side will sleep. Afterwards the caller looks at the other's counters again.

@@ -120,3 +120,33 @@ fn stray_descriptors_end_the_link() {
     }
     assert!(failed);
 }
+
+/// The sender's op ends before the other side has read its memory: that side must not take what it reads.
+#[test]
+fn memory_that_was_taken_back_is_not_taken_for_data() {
+    let (a, b) = UnixStream::pair().unwrap();
+    let other = std::thread::spawn(move || connect(b, &Arc::default()));
+    let registry = Arc::new(Registry::new());
+    let mut near = connect(a, &registry);
+    let mut far = other.join().unwrap();
+    let mut buffer = SharedBuffer::new(8192, &registry).unwrap();
+    send_registered(&mut near, &buffer);
+    assert!(far.is_sound());
+    near.close();
+    buffer.as_mut_slice::<u8>().fill(9);
+    assert!(!far.is_sound());
+    assert_eq!(far.poll(&mut Keep::default()), Err(LinkFailure::Revoked));
+}
+
+/// A link that closes with nothing lent takes nothing back.
+#[test]
+fn what_was_sent_before_an_orderly_end_is_sound() {
+    let (a, b) = UnixStream::pair().unwrap();
+    let other = std::thread::spawn(move || connect(b, &Arc::default()));
+    let mut near = connect(a, &Arc::default());
+    let mut far = other.join().unwrap();
+    assert_eq!(near.submit(&Header { payload_len: 0, ..Header::EMPTY }, &Segment::EMPTY, 1), Submit::Sent);
+    near.close();
+    assert_eq!(far.poll(&mut Keep::default()), Ok(true));
+    assert!(far.is_sound());
+}
