@@ -3,13 +3,13 @@
 
 use ronde::memory::lend;
 use ronde::{
-    Call, CallOptions, Collective, Config, DType, Group, ReduceOp, Reduction, Result, Tag, Tolerance,
-    UserReduce,
+    Call, CallOptions, Collective, Config, DType, Group, ReduceOp, Reduction, Result, SharedBuffer, Tag,
+    Tolerance, UserReduce,
 };
 use ronde_multiprocess::free_port;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 /// Long enough for anything that is not stuck.
@@ -97,9 +97,11 @@ fn a_longer_output_is_no_other_call() {
 
 /// Starts an all-reduce on memory that lives for ever.
 fn start_forever(group: &Group, tag: Tag) -> ronde::Op {
+    static KEPT: Mutex<Vec<SharedBuffer>> = Mutex::new(Vec::new());
     let memory = group.mem_alloc(4096).unwrap();
     // SAFETY: it is never freed, and only this op uses it.
-    let segment = unsafe { Box::leak(Box::new(memory)).segment() };
+    let segment = unsafe { memory.segment() };
+    KEPT.lock().unwrap().push(memory);
     let call = Call {
         collective: Collective::AllReduce,
         dtype: DType::U64,
