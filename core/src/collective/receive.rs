@@ -2,7 +2,7 @@
 
 use super::Descriptor;
 use super::early::Early;
-use super::executor::{Effect, Executor};
+use super::executor::{Effect, Executor, Shared};
 use super::group::GroupIndex;
 use super::op::{Cookie, Phase};
 use super::window::Landing;
@@ -65,13 +65,13 @@ impl<P: Plan> Receiver for Executor<P> {
     }
 
     fn give_up_views(&mut self, link: usize) {
+        let Shared { pool, held_views, releases, .. } = &mut self.shared;
         for &at in &self.active {
             for window in &mut self.ops[at].open {
-                let mut released = Vec::new();
-                window.give_up_views(link, &mut self.shared.pool, |link, token, len| {
-                    released.push((link, token, len));
+                window.give_up_views(link, pool, |link, token, len| {
+                    held_views[link] -= len;
+                    releases.push((link, token));
                 });
-                released.into_iter().for_each(|(link, token, len)| self.shared.release(link, token, len));
             }
         }
     }
