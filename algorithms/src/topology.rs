@@ -21,7 +21,7 @@ pub struct Costs {
 ///
 /// The defaults were measured by `ronde bench costs` on two cores of an AMD EPYC virtual machine. As text:
 /// latency and message in microseconds, bytes sent and reduced in picoseconds each, for example
-/// `shm=0.2,0.15,60,50 tcp=4,3,160,50`; a kind that is left out has its default.
+/// `shm=0.1,0.36,60,30 tcp=0.4,1.5,170,30`; a kind that is left out has its default.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CostTable {
     /// Shared memory.
@@ -33,8 +33,8 @@ pub struct CostTable {
 impl Default for CostTable {
     fn default() -> CostTable {
         CostTable {
-            shm: Costs { latency: 0.2e-6, message: 0.15e-6, byte: 60e-12, reduce: 50e-12 },
-            tcp: Costs { latency: 4e-6, message: 3e-6, byte: 160e-12, reduce: 50e-12 },
+            shm: Costs { latency: 0.1e-6, message: 0.36e-6, byte: 60e-12, reduce: 30e-12 },
+            tcp: Costs { latency: 0.4e-6, message: 1.5e-6, byte: 170e-12, reduce: 30e-12 },
         }
     }
 }
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn costs_as_text() {
         let table = CostTable::default();
-        assert_eq!(table.to_string(), "shm=0.200,0.150,60.0,50.0 tcp=4.000,3.000,160.0,50.0");
+        assert_eq!(table.to_string(), "shm=0.100,0.360,60.0,30.0 tcp=0.400,1.500,170.0,30.0");
         let again: CostTable = table.to_string().parse().unwrap();
         assert_eq!(again.to_string(), table.to_string());
         let one: CostTable = "tcp=100, 5,800,60".replace(' ', "").parse().unwrap();

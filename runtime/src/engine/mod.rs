@@ -27,7 +27,7 @@ use ronde_core::{GroupId, Instant, Rank};
 use ronde_shm::ShmOptions;
 use sleep::Waker;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -66,6 +66,9 @@ pub(crate) struct Engine {
     /// Woken when the background thread should look.
     background: Condvar,
     waiters: AtomicUsize,
+    /// Waits so far, and how long they spin.
+    waits: AtomicU32,
+    spins: AtomicU32,
     announced: Arc<Announced>,
     waker: Arc<Waker>,
     start: std::time::Instant,
@@ -147,6 +150,8 @@ impl Engine {
             ended: Condvar::new(),
             background: Condvar::new(),
             waiters: AtomicUsize::new(0),
+            waits: AtomicU32::new(0),
+            spins: AtomicU32::new(wait::SPINS),
             announced,
             waker,
             start: std::time::Instant::now(),

@@ -9,8 +9,14 @@ use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// Polls without a pause between them before the thread starts to yield.
-const SPINS: u32 = 200;
+/// Polls without a pause between them before the thread starts to yield, at most.
+pub(super) const SPINS: u32 = 200;
+/// The same, at least: where yielding is what lets the peer run.
+const FEWEST_SPINS: u32 = 4;
+/// One wait in so many spins as long as it may, in case the peers have moved to other cores.
+const PROBE: u32 = 64;
+/// News within so many yields was brought by them.
+const YIELD_HELPED: u32 = 8;
 /// How long a thread yields before it blocks.
 const YIELD_FOR: Duration = Duration::from_millis(1);
 /// Longest single block: deadlines are looked at this often.
@@ -78,15 +84,20 @@ impl Engine {
         loop {
             let moved = self.poll(&mut inner);
             if let Some(result) = done(&mut inner) {
+                self.learn(&idle);
                 self.leave(inner, waiting);
                 return result;
             }
             if moved {
+                self.learn(&idle);
                 idle = Idle::default();
                 drop(if inner.callbacks.is_empty() { inner } else { self.run_callbacks(inner) });
             } else {
+                if idle.rounds == 0 {
+                    idle.spins = self.spins_of_a_wait();
+                }
                 idle.rounds += 1;
-                if idle.rounds <= SPINS && !self.oversubscribed {
+                if idle.rounds <= idle.spins {
                     drop(inner);
                     std::hint::spin_loop();
                 } else {
@@ -95,6 +106,30 @@ impl Engine {
             }
             // The lock was free for a moment: other threads get their turn.
             inner = lock(&self.inner);
+        }
+    }
+
+    /// Whether to spin, and for how long, depends on where the peers run. With one of them on this core,
+    /// spinning only keeps it from working; the system may take long to move one away.
+    fn spins_of_a_wait(&self) -> u32 {
+        if self.oversubscribed {
+            return 0;
+        }
+        match self.waits.fetch_add(1, Ordering::Relaxed) % PROBE {
+            0 => SPINS,
+            _ => self.spins.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Takes in what ended a wait.
+    fn learn(&self, idle: &Idle) {
+        if idle.rounds == 0 || self.oversubscribed {
+            return;
+        }
+        if idle.rounds <= idle.spins {
+            self.spins.store(SPINS, Ordering::Relaxed);
+        } else if idle.rounds <= idle.spins + YIELD_HELPED {
+            self.spins.store((idle.spins / 2).max(FEWEST_SPINS), Ordering::Relaxed);
         }
     }
 
@@ -132,5 +167,7 @@ impl Engine {
 #[derive(Default)]
 struct Idle {
     rounds: u32,
+    /// Of these, how many without a pause.
+    spins: u32,
     since: Option<std::time::Instant>,
 }
