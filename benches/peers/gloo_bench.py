@@ -19,7 +19,12 @@ import torch.distributed as dist
 
 BATCH_BYTES = 1 << 20
 PATTERN_ELEMENTS = 16 << 10
-WARMUP = 3
+
+
+def warm_up(size):
+    """As warm_up of systems.py."""
+    return max(3, min(20000, (16 << 20) // size))
+
 
 SIDES = {
     "all-reduce": ("in_place",),
@@ -119,7 +124,10 @@ def side(collective, size, name, iterations, rank, world):
     send = torch.zeros(0 if layout.in_place else layout.send_stride * layout.operations)
     recv = torch.zeros(layout.recv_stride * layout.operations)
     pattern = value_of(rank, torch.arange(PATTERN_ELEMENTS))
-    measure(layout, rank, send, recv, pattern, min(iterations, WARMUP))
+    left = warm_up(size)
+    while left > 0:
+        measure(layout, rank, send, recv, pattern, min(left, iterations))
+        left -= iterations
     times = torch.tensor(measure(layout, rank, send, recv, pattern, iterations), dtype=torch.float64)
     dist.all_reduce(times, op=dist.ReduceOp.MAX)
     return 1e6 * statistics.median(times.tolist()), wrong_elements(layout, rank, world, send, recv)

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BATCH_BYTES = 1 << 20, ALIGN = 64, PATTERN_BYTES = 64 << 10, WARMUP = 3 };
+enum { BATCH_BYTES = 1 << 20, ALIGN = 64, PATTERN_BYTES = 64 << 10, WARMUP = 3, WARMUP_MOST = 20000, WARMUP_BYTES = 16 << 20 };
 
 typedef enum { ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER, ALL_TO_ALL } collective_t;
 
@@ -153,7 +153,11 @@ static double side(collective_t collective, size_t bytes, int in_place, int iter
     float *pattern = allocate(PATTERN_BYTES);
     double *times = allocate((size_t)iterations * sizeof *times);
     for (size_t i = 0; i < PATTERN_BYTES / sizeof(float); i++) pattern[i] = value_at(rank, i);
-    measure(&layout, send, recv, (char *)pattern, times, iterations < WARMUP ? iterations : WARMUP);
+    /* As warm_up of systems.py. */
+    long long warm_up = WARMUP_BYTES / (long long)bytes;
+    warm_up = warm_up > WARMUP_MOST ? WARMUP_MOST : warm_up < WARMUP ? WARMUP : warm_up;
+    for (long long left = warm_up; left > 0; left -= iterations)
+        measure(&layout, send, recv, (char *)pattern, times, left < iterations ? (int)left : iterations);
     measure(&layout, send, recv, (char *)pattern, times, iterations);
     double time = median_us(times, iterations);
     *wrong += wrong_elements(&layout, send, recv);
