@@ -109,8 +109,8 @@ typedef enum ronde_dtype {
 /* How to reduce: one of the constants, or made by ronde_reduction_create or ronde_reduction_premulsum.
  * Results have the same bits on every rank and in every run. Integers wrap. MIN and MAX of floats give NaN if any
  * input is NaN. AVG divides the sum once; integers truncate toward zero. 8- and 16-bit floats are summed in f32
- * and rounded once by the algorithms that reduce all inputs together (one-shot, two-shot, direct: the choice up
- * to 32 ranks for all but small vectors), once per step by the others. Sums of E4M3 above 448 give NaN.
+ * and rounded once by the algorithms that reduce all inputs together (one-shot, two-shot, direct), which are
+ * chosen for them up to 32 ranks; once per step by the others. Sums of E4M3 above 448 give NaN.
  *
  * SUM and PROD take every dtype; MIN and MAX all but complex; AVG all but BOOL; BAND, BOR and BXOR integers and
  * BOOL. On BOOL, SUM and MAX are "or", PROD and MIN are "and". */

@@ -16,12 +16,13 @@ const PIPELINE_BYTES: f64 = 256e3;
 /// The cheapest algorithm for a call.
 pub fn choose(shape: &Shape<'_>, topology: &Topology) -> Algorithm {
     let model = Model::new(shape, topology);
+    let rounds_once = shape.narrow && shape.world <= DIRECT_RANKS;
     match shape.collective {
-        Collective::AllReduce => model.all_reduce(shape.ordered),
+        Collective::AllReduce => model.all_reduce(shape.ordered || rounds_once),
         Collective::ReduceScatter if shape.ordered => Algorithm::Direct,
         Collective::ReduceScatter | Collective::AllGather => model.blocks(),
         Collective::Broadcast => model.broadcast(),
-        Collective::Reduce if shape.ordered => Algorithm::Direct,
+        Collective::Reduce if shape.ordered || rounds_once => Algorithm::Direct,
         Collective::Reduce => model.reduce(),
         Collective::Barrier => Algorithm::Dissemination,
         Collective::Send | Collective::Recv => Algorithm::PointToPoint,
@@ -154,6 +155,7 @@ mod tests {
             recv: &none,
             in_place: false,
             ordered: false,
+            narrow: false,
         };
         let nodes: Vec<u32> = (0..world).map(|rank| if shm { 0 } else { rank }).collect();
         choose(&shape, &Topology::new(&nodes, &CostTable::default()))
@@ -177,6 +179,32 @@ mod tests {
     }
 
     #[test]
+    fn narrow_floats_round_once_up_to_many_ranks() {
+        let none = Blocks::default();
+        let chosen = |world: u32, collective, narrow| {
+            let nodes: Vec<u32> = (0..world).collect();
+            let shape = Shape {
+                collective,
+                rank: 0,
+                world,
+                count: 4,
+                element: 2,
+                peer: 0,
+                send: &none,
+                recv: &none,
+                in_place: false,
+                ordered: false,
+                narrow,
+            };
+            choose(&shape, &Topology::new(&nodes, &CostTable::default()))
+        };
+        assert_eq!(chosen(32, Collective::AllReduce, false), Algorithm::RecursiveDoubling);
+        assert_eq!(chosen(32, Collective::AllReduce, true), Algorithm::OneShot);
+        assert_eq!(chosen(64, Collective::AllReduce, true), Algorithm::RecursiveDoubling);
+        assert_eq!(chosen(32, Collective::Reduce, true), Algorithm::Direct);
+    }
+
+    #[test]
     fn nodes_are_used_where_they_are_faster_inside() {
         let none = Blocks::default();
         let shape = |world: u32, bytes: usize| Shape {
@@ -190,6 +218,7 @@ mod tests {
             recv: &none,
             in_place: false,
             ordered: false,
+            narrow: false,
         };
         let nodes: Vec<u32> = (0..16).map(|rank| rank / 4).collect();
         let topology = Topology::new(&nodes, &CostTable::default());

@@ -118,4 +118,6 @@ pub struct Shape<'a> {
     /// Operands must be combined in ascending rank order (user-defined operators), so only plans that
     /// reduce all contributions at once, in order, may be used.
     pub ordered: bool,
+    /// 8- or 16-bit floats, of which each further rounding takes much: plans that round once are better.
+    pub narrow: bool,
 }

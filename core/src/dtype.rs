@@ -85,6 +85,11 @@ impl DType {
         (self as u8) <= DType::U64 as u8
     }
 
+    /// Float of 8 or 16 bits.
+    pub const fn is_narrow_float(self) -> bool {
+        matches!(self, DType::F16 | DType::Bf16 | DType::F8E4M3 | DType::F8E5M2)
+    }
+
     /// Pair of floats.
     pub const fn is_complex(self) -> bool {
         matches!(self, DType::C64 | DType::C128)

@@ -200,6 +200,7 @@ impl Group {
                 recv: &call.recv,
                 in_place: in_place && scratch.is_none(),
                 ordered: matches!(call.reduction, Some(Reduction::User(_))),
+                narrow: call.dtype.is_narrow_float(),
             };
             let algorithm = match call.options.algorithm {
                 Some(name) => validate::algorithm(name)?,

@@ -12,6 +12,7 @@ use anyhow::Result;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// How a fact is to be taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -88,6 +89,8 @@ struct Report {
 
 /// Runs the command. The code is 0 unless a group cannot be started here.
 pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
+    // A reader that has seen enough, such as `head`, ends this program as it would any other.
+    signal_hook::flag::register_conditional_default(signal_hook::consts::SIGPIPE, Arc::new(true.into()))?;
     let findings = examine(&Files { root: Path::new("/").to_owned() });
     print!("{}", show(&findings));
     let okay = findings.iter().all(|finding| finding.verdict != Verdict::Problem);

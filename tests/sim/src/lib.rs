@@ -84,6 +84,7 @@ impl Cluster {
                 recv: &call.recv,
                 in_place,
                 ordered: matches!(call.reduction, Some(Reduction::User(_))),
+                narrow: call.dtype.is_narrow_float(),
             };
             let algorithm = call
                 .options
