@@ -95,7 +95,7 @@ impl Group {
     fn new(engine: Arc<Engine>, id: GroupId, members: Vec<usize>, rank: Rank, is_world: bool) -> Group {
         let index = engine.add_group(id, members.clone(), rank);
         let topology = engine.topology(&members);
-        let tuning = Tuning { max_piece_bytes: engine.max_payload(&members), ..Tuning::default() };
+        let tuning = engine.tuning(&members);
         Group {
             inner: Arc::new(Inner {
                 id,

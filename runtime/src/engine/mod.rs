@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::control::{Control, Report};
 use links::LinkState;
 use ronde_algorithms::kernels::CpuKernels;
-use ronde_algorithms::{AnyPlan, Topology};
+use ronde_algorithms::{AnyPlan, Topology, Tuning};
 use ronde_core::collective::{
     Effect, Executor, GroupIndex, Limits, Links, NewGroup, NewOp, OpHandle, Overdue,
 };
@@ -250,10 +250,20 @@ impl Engine {
         links::topology(&self.view, members)
     }
 
-    /// Largest payload that the links between any of these world ranks take.
-    pub(crate) fn max_payload(&self, members: &[usize]) -> usize {
+    /// How plans for these world ranks cut vectors, by the links between any of them.
+    pub(crate) fn tuning(&self, members: &[usize]) -> Tuning {
         let kinds = links::kinds(&self.view, members);
-        if kinds.shm { ShmOptions::default().max_payload() } else { ronde_tcp::MAX_PAYLOAD }
+        let default = Tuning::default();
+        Tuning {
+            max_piece_bytes: if kinds.shm {
+                ShmOptions::default().max_payload()
+            } else {
+                ronde_tcp::MAX_PAYLOAD
+            },
+            // Shorter ones stay in the cache; over sockets they would cost more calls.
+            window_bytes: if kinds.tcp { default.window_bytes } else { default.window_bytes / 2 },
+            ..default
+        }
     }
 
     /// Name of the transport to each world rank; empty for one's own.
