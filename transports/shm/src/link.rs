@@ -389,6 +389,11 @@ impl ShmLink {
         }
     }
 
+    /// After the receiver had a chance to read: fails if the peer has taken its memory back.
+    fn check_lent(&self) -> Result<(), LinkFailure> {
+        if self.their_counters().has_revoked() { Err(LinkFailure::Revoked) } else { Ok(()) }
+    }
+
     fn nothing_came(&mut self) -> Result<(), LinkFailure> {
         self.empty_polls += 1;
         if self.empty_polls >= POLLS_PER_LOOK {
@@ -468,6 +473,8 @@ impl Link for ShmLink {
         if tail == self.head {
             self.announce_consumed();
             self.unblock(receiver);
+            // The receiver may have read lent memory just now.
+            self.check_lent()?;
             self.nothing_came()?;
             return Ok(sent);
         }
@@ -481,9 +488,7 @@ impl Link for ShmLink {
             self.read_record(tail, receiver)?;
         }
         self.announce_consumed();
-        if self.their_counters().has_revoked() {
-            return Err(LinkFailure::Revoked);
-        }
+        self.check_lent()?;
         Ok(true)
     }
 

@@ -150,3 +150,51 @@ fn what_was_sent_before_an_orderly_end_is_sound() {
     assert_eq!(far.poll(&mut Keep::default()), Ok(true));
     assert!(far.is_sound());
 }
+
+/// A receiver that is asked for its views reads them then: that must be checked like any other reading.
+struct CopiesWhenAsked {
+    kept: Vec<(Segment, ViewToken)>,
+    asked: bool,
+}
+
+impl Receiver for CopiesWhenAsked {
+    fn place(&mut self, _: usize, _: &Header) -> Placement {
+        Placement::Discard
+    }
+    fn arrived(&mut self, _: usize, header: &Header, payload: Payload) -> bool {
+        let Payload::View(segment, token) = payload else { return false };
+        // Keeps the first, so that what comes after it is held up.
+        let keep = header.payload_len > 0;
+        if keep {
+            self.kept.push((segment, token));
+        }
+        keep
+    }
+    fn sent(&mut self, _: usize, _: u64) {}
+    fn give_up_views(&mut self, _: usize) {
+        self.asked = true;
+    }
+}
+
+#[test]
+fn views_copied_on_request_are_not_taken_for_data_if_taken_back() {
+    let (a, b) = UnixStream::pair().unwrap();
+    let other = std::thread::spawn(move || connect(b, &Arc::default()));
+    let registry = Arc::new(Registry::new());
+    let mut near = connect(a, &registry);
+    let mut far = other.join().unwrap();
+    let buffer = SharedBuffer::new(8192, &registry).unwrap();
+    send_registered(&mut near, &buffer);
+    assert_eq!(near.submit(&Header { payload_len: 0, ..Header::EMPTY }, &Segment::EMPTY, 2), Submit::Sent);
+    let mut receiver = CopiesWhenAsked { kept: Vec::new(), asked: false };
+    far.poll(&mut receiver).unwrap();
+    near.close();
+    let mut polled = Ok(true);
+    for _ in 0..1000 {
+        polled = far.poll(&mut receiver);
+        if receiver.asked || polled.is_err() {
+            break;
+        }
+    }
+    assert_eq!(polled, Err(LinkFailure::Revoked));
+}
