@@ -59,6 +59,14 @@ pub(crate) enum NoView {
     Never(Error),
 }
 
+impl NoView {
+    pub(crate) fn into_error(self) -> Error {
+        match self {
+            NoView::Later(error) | NoView::Never(error) => error,
+        }
+    }
+}
+
 impl From<Error> for NoView {
     fn from(error: Error) -> NoView {
         NoView::Never(error)
@@ -77,9 +85,10 @@ impl Rendezvous {
         let left = self.deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         let timed = self.stream.set_read_timeout(Some(left));
         match timed.and_then(|()| read_message(&self.stream)) {
-            Ok(ToMember::TryLater) => {
-                Err(NoView::Later(Error::join("the job before it at this coordinator did not end in time")))
-            }
+            Ok(ToMember::TryLater) => Err(NoView::Later(Error::join(
+                "the coordinator still serves the job before, which some of its ranks have left and others not: \
+                 end those, or use another address",
+            ))),
             Ok(ToMember::Refused(text)) => Err(Error::join(text).into()),
             Ok(ToMember::Verdict(verdict)) => Err(Error::from(verdict).into()),
             Ok(message) => {
@@ -172,6 +181,11 @@ impl Control {
         Ok(Control { process: std::process::id(), shared, listener: Mutex::new(None) })
     }
 
+    /// True in a child of the process that joined.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.process != std::process::id()
+    }
+
     /// Keeps the listener until the end.
     pub(crate) fn keep(&self, listener: Listener) {
         *lock(&self.listener) = Some(listener);
@@ -234,7 +248,7 @@ impl Control {
 
     /// Ends the threads and the listener.
     pub(crate) fn shutdown(&self) {
-        if self.process != std::process::id() {
+        if self.is_forked() {
             return;
         }
         lock(&self.shared.progress).ended = true;

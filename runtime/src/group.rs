@@ -1,7 +1,7 @@
 //! The group handle: what users call.
 
 use crate::config::Config;
-use crate::engine::Engine;
+use crate::engine::{Engine, links};
 use crate::op::Op;
 use crate::validate;
 use ronde_algorithms::{Algorithm, AnyPlan, Topology, Tuning};
@@ -93,9 +93,9 @@ impl Config {
 
 impl Group {
     fn new(engine: Arc<Engine>, id: GroupId, members: Vec<usize>, rank: Rank, is_world: bool) -> Group {
-        let index = engine.add_group(id, members.clone(), rank);
         let topology = engine.topology(&members);
-        let tuning = engine.tuning(&members);
+        let tuning = links::tuning(&topology);
+        let index = engine.add_group(id, members.clone(), rank, &topology);
         Group {
             inner: Arc::new(Inner {
                 id,

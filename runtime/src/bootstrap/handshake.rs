@@ -160,19 +160,7 @@ fn read_preamble(preamble: &[u8; 64]) -> io::Result<Introduction> {
     Ok(Introduction { peer, purpose, streams })
 }
 
-/// Connects to the first of these addresses that answers, again and again until the deadline, and
-/// introduces this process.
-pub(crate) fn connect(
-    addresses: &[SocketAddr],
-    identity: &Identity,
-    purpose: Purpose,
-    streams: u8,
-    deadline: Instant,
-) -> io::Result<TcpStream> {
-    retry(deadline, |left| try_each(addresses, identity, purpose, streams, left))
-}
-
-/// As [`connect`], each address once.
+/// Connects to the first of these addresses that answers, each tried once.
 pub(crate) fn try_each(
     addresses: &[SocketAddr],
     identity: &Identity,
@@ -214,10 +202,11 @@ pub(crate) fn is_hopeless(error: &io::Error) -> bool {
 }
 
 /// Tries with growing pauses until it works, the deadline passes, or the answer is a clear no.
-pub(crate) fn retry<T>(
+pub(crate) fn retry<T, E>(
     deadline: Instant,
-    mut attempt: impl FnMut(Duration) -> io::Result<T>,
-) -> io::Result<T> {
+    mut attempt: impl FnMut(Duration) -> Result<T, E>,
+    is_hopeless: impl Fn(&E) -> bool,
+) -> Result<T, E> {
     let mut pause = Duration::from_millis(1);
     loop {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));

@@ -89,10 +89,11 @@ impl Way<'_> {
 
     /// Tries until it works, the deadline passes, or the job has failed.
     fn insist<T>(&self, member: &MemberInfo, attempt: impl Fn(Duration) -> io::Result<T>) -> Result<T> {
-        let connected = handshake::retry(self.deadline, |left| match self.control.failure() {
+        let attempt = |left: Duration| match self.control.failure() {
             Some(_) => Err(io::ErrorKind::PermissionDenied.into()),
             None => attempt(left.min(PATIENCE)),
-        });
+        };
+        let connected = handshake::retry(self.deadline, attempt, handshake::is_hopeless);
         connected.map_err(|e| self.control.failure().unwrap_or_else(|| unreachable_peer(member, &e)))
     }
 

@@ -52,9 +52,6 @@ pub(crate) trait ControlEvents: Send + Sync {
     fn left(&self, rank: Rank);
 }
 
-/// How long to wait before another try to reach the coordinator of a job that is to come.
-const RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
-
 /// What a member has once there is a view.
 struct Met {
     identity: Identity,
@@ -65,17 +62,17 @@ struct Met {
     stream: TcpStream,
 }
 
+/// A member's own port. It is bound first, so that one that is taken is named at once, and served once there
+/// is a coordinator; a host serves its own from the start.
+enum Port {
+    Bound(TcpListener),
+    Served(Listener, Inbox),
+}
+
 /// Finds the coordinator, or hosts it, and waits until everybody is here.
 fn meet(config: &Config, deadline: Instant) -> Result<Met, NoView> {
     let Meeting { identity, addresses, host } = Meeting::arrange(config, deadline)?;
     let hosts_coordinator = host.is_some();
-    let (listener, inbox) = match host {
-        Some(both) => both,
-        None => {
-            let ip = addresses.first().map_or(IpAddr::from([127, 0, 0, 1]), SocketAddr::ip);
-            Listener::new(config, &identity, listener::bind_free_port(config, ip)?, false)?
-        }
-    };
     let failed = |e: &std::io::Error| {
         let tried: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         let at = tried.join(", ");
@@ -84,17 +81,22 @@ fn meet(config: &Config, deadline: Instant) -> Result<Met, NoView> {
             _ => Error::join(format!("no coordinator at {at}: {e}")),
         }
     };
-    // Rank 0 hosts the coordinator itself once the port is free, so it does not wait for another to.
-    let may_host_later =
-        !hosts_coordinator && config.id.is_none() && config.rank.is_none_or(|rank| rank == 0);
+    let port = match host {
+        Some((listener, inbox)) => Port::Served(listener, inbox),
+        None => {
+            let ip = addresses.first().map_or(IpAddr::from([127, 0, 0, 1]), SocketAddr::ip);
+            Port::Bound(listener::bind_free_port(config, ip)?)
+        }
+    };
+    // One try: with the next, this rank may host the coordinator itself, or find another address in a store.
     let left = deadline.saturating_duration_since(Instant::now());
-    let stream = match may_host_later {
-        true => handshake::try_each(&addresses, &identity, Purpose::Control, 1, left).map_err(|e| {
-            let error = failed(&e);
-            if handshake::is_hopeless(&e) { NoView::Never(error) } else { NoView::Later(error) }
-        })?,
-        false => handshake::connect(&addresses, &identity, Purpose::Control, 1, deadline)
-            .map_err(|e| failed(&e))?,
+    let stream = handshake::try_each(&addresses, &identity, Purpose::Control, 1, left).map_err(|e| {
+        let error = failed(&e);
+        if handshake::is_hopeless(&e) { NoView::Never(error) } else { NoView::Later(error) }
+    })?;
+    let (listener, inbox) = match port {
+        Port::Served(listener, inbox) => (listener, inbox),
+        Port::Bound(tcp) => Listener::new(config, &identity, tcp, false)?,
     };
     let info = describe(config, &identity, &listener, &stream)?;
     let hello = Hello {
@@ -116,14 +118,8 @@ pub(crate) fn join(config: &Config, events: Arc<dyn ControlEvents>) -> Result<Jo
     let alone = !meets && config.size.is_none() && config.rank.is_none();
     let own = Config { size: if alone { Some(1) } else { config.size }, ..config.clone() };
     let config = &own;
-    let Met { identity, listener, inbox, view, rank, stream } = loop {
-        match meet(config, deadline) {
-            Ok(met) => break met,
-            Err(NoView::Never(error)) => return Err(error),
-            Err(NoView::Later(error)) if Instant::now() + RETRY_PAUSE >= deadline => return Err(error),
-            Err(NoView::Later(_)) => std::thread::sleep(RETRY_PAUSE),
-        }
-    };
+    let met = handshake::retry(deadline, |_| meet(config, deadline), |e| matches!(e, NoView::Never(_)));
+    let Met { identity, listener, inbox, view, rank, stream } = met.map_err(NoView::into_error)?;
     let control = Control::start(stream, &view, rank, config, events)?;
     control.keep(listener);
     let sockets = mesh::connect(config, &view, rank, &identity, &inbox, &control, deadline)?;

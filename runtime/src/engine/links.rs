@@ -3,7 +3,7 @@
 use super::{Engine, Inner, Report};
 use crate::bootstrap::{PeerSockets, share_memory};
 use crate::config::Config;
-use ronde_algorithms::Topology;
+use ronde_algorithms::{Topology, Tuning};
 use ronde_core::Rank;
 use ronde_core::collective::{Links, Overdue};
 use ronde_core::error::{Aborted, Error, Result};
@@ -81,21 +81,6 @@ pub(crate) fn local_peers(view: &View, rank: Rank) -> usize {
     view.members.iter().filter(|m| m.machine == *machine).count()
 }
 
-/// Kinds of links between members of a group.
-#[derive(Default, Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Kinds {
-    pub(crate) shm: bool,
-    pub(crate) tcp: bool,
-}
-
-/// Those between any two of these members. A matter of the view alone: every rank must come to the same
-/// answer, whatever links it has itself.
-pub(crate) fn kinds(view: &View, members: &[usize]) -> Kinds {
-    let nodes = domains(view, members);
-    let count = nodes.iter().max().map_or(0, |last| last + 1) as usize;
-    Kinds { shm: count < members.len(), tcp: count > 1 }
-}
-
 /// The members by what shares memory, numbered as they come.
 fn domains(view: &View, members: &[usize]) -> Vec<u32> {
     let mut first_of: Vec<usize> = Vec::new();
@@ -110,11 +95,27 @@ fn domains(view: &View, members: &[usize]) -> Vec<u32> {
     members.iter().map(domain).collect()
 }
 
-/// Where the members of a group run, for the chooser and hierarchical plans.
+/// Where the members of a group run: those of one node share memory, all others talk over TCP. A matter of
+/// the view alone, since every rank must come to the same answer, whatever links it has itself.
 pub(crate) fn topology(view: &View, members: &[usize]) -> Arc<Topology> {
     // The same text gives the same choice on every rank; one that nobody understands counts as none.
     let costs = view.members.first().and_then(|first| first.costs.parse().ok()).unwrap_or_default();
     Arc::new(Topology::new(&domains(view, members), &costs))
+}
+
+/// How plans cut vectors for the links between any two members.
+pub(crate) fn tuning(topology: &Topology) -> Tuning {
+    let nodes = topology.nodes();
+    let default = Tuning::default();
+    Tuning {
+        max_piece_bytes: match nodes.largest() {
+            1 => ronde_tcp::MAX_PAYLOAD,
+            _ => ShmOptions::default().max_payload(),
+        },
+        // Shorter ones stay in the cache; over sockets they would cost more calls.
+        window_bytes: if nodes.count() > 1 { default.window_bytes } else { default.window_bytes / 2 },
+        ..default
+    }
 }
 
 /// Who holds an op up, in words.

@@ -6,7 +6,7 @@
 //! sleep on a condition variable and are woken when an op ends. A background thread takes over only
 //! while nobody waits and asynchronous ops are open, and looks in every 20 ms otherwise.
 
-mod links;
+pub(crate) mod links;
 mod sleep;
 mod wait;
 
@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::control::{Control, Report};
 use links::LinkState;
 use ronde_algorithms::kernels::CpuKernels;
-use ronde_algorithms::{AnyPlan, Topology, Tuning};
+use ronde_algorithms::{AnyPlan, Topology};
 use ronde_core::collective::{
     Effect, Executor, GroupIndex, Limits, Links, NewGroup, NewOp, OpHandle, Overdue,
 };
@@ -24,7 +24,6 @@ use ronde_core::membership::View;
 use ronde_core::memory::Arena;
 use ronde_core::transport::Link;
 use ronde_core::{GroupId, Instant, Rank};
-use ronde_shm::ShmOptions;
 use sleep::Waker;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -58,8 +57,6 @@ pub(crate) struct Inner {
 
 /// One process's part in a job.
 pub(crate) struct Engine {
-    /// The process that joined: a child made by fork has this object, but none of the threads.
-    process: u32,
     inner: Mutex<Inner>,
     /// Woken when an op ends or the sleeper returns.
     ended: Condvar,
@@ -134,7 +131,6 @@ impl Engine {
         let limits = Limits::default();
         let early_bytes = limits.early_bytes.min((256 << 20) / world.max(1)).max(1 << 20);
         let engine = Arc::new(Engine {
-            process: std::process::id(),
             inner: Mutex::new(Inner {
                 executor: Executor::new(world, Limits { early_bytes, ..limits }),
                 links,
@@ -174,9 +170,15 @@ impl Engine {
     }
 
     /// Adds a group over links (world ranks).
-    pub(crate) fn add_group(&self, id: GroupId, members: Vec<usize>, me: Rank) -> GroupIndex {
-        let kinds = links::kinds(&self.view, &members);
-        let new = NewGroup { id, epoch: self.view.epoch, members, me, syscall_per_frame: kinds.tcp };
+    pub(crate) fn add_group(
+        &self,
+        id: GroupId,
+        members: Vec<usize>,
+        me: Rank,
+        topology: &Topology,
+    ) -> GroupIndex {
+        let syscall_per_frame = topology.nodes().count() > 1;
+        let new = NewGroup { id, epoch: self.view.epoch, members, me, syscall_per_frame };
         lock(&self.inner).executor.add_group(new)
     }
 
@@ -250,36 +252,15 @@ impl Engine {
         links::topology(&self.view, members)
     }
 
-    /// How plans for these world ranks cut vectors, by the links between any of them.
-    pub(crate) fn tuning(&self, members: &[usize]) -> Tuning {
-        let kinds = links::kinds(&self.view, members);
-        let default = Tuning::default();
-        Tuning {
-            max_piece_bytes: if kinds.shm {
-                ShmOptions::default().max_payload()
-            } else {
-                ronde_tcp::MAX_PAYLOAD
-            },
-            // Shorter ones stay in the cache; over sockets they would cost more calls.
-            window_bytes: if kinds.tcp { default.window_bytes } else { default.window_bytes / 2 },
-            ..default
-        }
-    }
-
     /// Name of the transport to each world rank; empty for one's own.
     pub(crate) fn transports(&self) -> Vec<&'static str> {
         lock(&self.inner).link_states.iter().map(|state| state.transport).collect()
     }
 
-    /// True in a child of the process that joined.
-    fn is_forked(&self) -> bool {
-        self.process != std::process::id()
-    }
-
     /// Ends this process's part without telling anybody.
     pub(crate) fn stop(&self) {
         // Nothing here is the child's to end: it shares its sockets with the parent.
-        if self.is_forked() {
+        if self.control.is_forked() {
             return;
         }
         self.stop.store(true, Ordering::Release);
@@ -307,7 +288,7 @@ impl Engine {
 
     /// Sees that no peer needs anything more from here, then leaves.
     pub(crate) fn close(&self) -> Result<()> {
-        if self.is_forked() {
+        if self.control.is_forked() {
             let text = "this process was forked from the one that joined: only that one may use the group";
             return Err(Misuse::Other(text.into()).into());
         }
