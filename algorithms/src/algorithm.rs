@@ -93,3 +93,15 @@ pub fn algorithms_for(collective: Collective) -> &'static [Algorithm] {
         _ => &[Direct],
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Algorithm;
+
+    #[test]
+    fn every_algorithm_has_a_name_that_finds_it() {
+        for algorithm in Algorithm::ALL {
+            assert_eq!(Algorithm::from_name(algorithm.name()), Some(algorithm));
+        }
+    }
+}

@@ -142,23 +142,38 @@ mod tests {
     use crate::CostTable;
     use ronde_core::call::Blocks;
 
-    fn chosen(world: u32, bytes: usize, shm: bool) -> Algorithm {
+    /// What is chosen for `count` elements of `element` bytes.
+    fn chosen_for(
+        collective: Collective,
+        (count, element): (usize, usize),
+        narrow: bool,
+        (nodes, costs): (&[u32], &CostTable),
+    ) -> Algorithm {
         let none = Blocks::default();
         let shape = Shape {
-            collective: Collective::AllReduce,
+            collective,
             rank: 0,
-            world,
-            count: bytes / 4,
-            element: 4,
+            world: nodes.len() as u32,
+            count,
+            element,
             peer: 0,
             send: &none,
             recv: &none,
             in_place: false,
             ordered: false,
-            narrow: false,
+            narrow,
         };
-        let nodes: Vec<u32> = (0..world).map(|rank| if shm { 0 } else { rank }).collect();
-        choose(&shape, &Topology::new(&nodes, &CostTable::default()))
+        choose(&shape, &Topology::new(nodes, costs))
+    }
+
+    /// Ranks that all share memory, or none.
+    fn nodes(world: u32, shm: bool) -> Vec<u32> {
+        (0..world).map(|rank| if shm { 0 } else { rank }).collect()
+    }
+
+    fn chosen(world: u32, bytes: usize, shm: bool) -> Algorithm {
+        let at = (&nodes(world, shm)[..], &CostTable::default());
+        chosen_for(Collective::AllReduce, (bytes / 4, 4), false, at)
     }
 
     #[test]
@@ -180,23 +195,8 @@ mod tests {
 
     #[test]
     fn narrow_floats_round_once_up_to_many_ranks() {
-        let none = Blocks::default();
-        let chosen = |world: u32, collective, narrow| {
-            let nodes: Vec<u32> = (0..world).collect();
-            let shape = Shape {
-                collective,
-                rank: 0,
-                world,
-                count: 4,
-                element: 2,
-                peer: 0,
-                send: &none,
-                recv: &none,
-                in_place: false,
-                ordered: false,
-                narrow,
-            };
-            choose(&shape, &Topology::new(&nodes, &CostTable::default()))
+        let chosen = |world, collective, narrow| {
+            chosen_for(collective, (4, 2), narrow, (&nodes(world, false), &CostTable::default()))
         };
         assert_eq!(chosen(32, Collective::AllReduce, false), Algorithm::RecursiveDoubling);
         assert_eq!(chosen(32, Collective::AllReduce, true), Algorithm::OneShot);
@@ -206,24 +206,11 @@ mod tests {
 
     #[test]
     fn nodes_are_used_where_they_are_faster_inside() {
-        let none = Blocks::default();
-        let shape = |world: u32, bytes: usize| Shape {
-            collective: Collective::AllReduce,
-            rank: 0,
-            world,
-            count: bytes / 4,
-            element: 4,
-            peer: 0,
-            send: &none,
-            recv: &none,
-            in_place: false,
-            ordered: false,
-            narrow: false,
-        };
         let nodes: Vec<u32> = (0..16).map(|rank| rank / 4).collect();
-        let topology = Topology::new(&nodes, &CostTable::default());
-        assert_eq!(choose(&shape(16, 64 << 20), &topology), Algorithm::Hierarchical);
-        let costs = CostTable { shm: CostTable::default().tcp, ..CostTable::default() };
-        assert_ne!(choose(&shape(16, 64 << 20), &Topology::new(&nodes, &costs)), Algorithm::Hierarchical);
+        let chosen =
+            |costs: &CostTable| chosen_for(Collective::AllReduce, (16 << 20, 4), false, (&nodes, costs));
+        let even = CostTable { shm: CostTable::default().tcp, ..CostTable::default() };
+        assert_eq!(chosen(&CostTable::default()), Algorithm::Hierarchical);
+        assert_ne!(chosen(&even), Algorithm::Hierarchical);
     }
 }

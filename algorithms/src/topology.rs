@@ -19,7 +19,9 @@ pub struct Costs {
 
 /// The costs of every kind of link. All ranks of a job use the same ones, so that they choose alike.
 ///
-/// The defaults were measured by `ronde bench costs` on two cores of an AMD EPYC virtual machine. As text:
+/// The defaults were measured by `ronde bench costs` on two cores of an AMD EPYC virtual machine. Only reducing
+/// after TCP was not: there it hides behind the exchange, so that little of it can be told from noise, and the
+/// figure of shared memory stands for it. As text:
 /// latency and message in microseconds, bytes sent and reduced in picoseconds each, for example
 /// `shm=0.1,0.36,60,30 tcp=0.4,1.5,170,30`; a kind that is left out has its default.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -160,6 +160,18 @@ impl Collective {
         Self::ALL.get(number as usize).copied()
     }
 
+    /// True if the blocks of the ranks may differ in size (`…_v`).
+    pub fn is_uneven(self) -> bool {
+        use Collective::*;
+        matches!(self, AllGatherV | ReduceScatterV | AllToAllV | GatherV | ScatterV)
+    }
+
+    /// True if contributions are combined by an operator.
+    pub fn reduces(self) -> bool {
+        use Collective::*;
+        matches!(self, AllReduce | ReduceScatter | ReduceScatterV | Reduce)
+    }
+
     /// True for an op between two ranks only.
     pub fn is_point_to_point(self) -> bool {
         matches!(self, Collective::Send | Collective::Recv)

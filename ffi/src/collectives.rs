@@ -9,7 +9,8 @@ use crate::status::{Status, give, guard, guard_group, handle, text};
 use runtime::{
     Blocks, Call, CallOptions, Collective, Group, Misuse, Outcome, Result, Segment, Tag, Tolerance,
 };
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::sync::LazyLock;
 
 /// See the header.
 #[derive(Clone, Copy)]
@@ -107,13 +108,11 @@ impl ronde_outcome {
 
 /// The name of an algorithm as C wants it.
 fn algorithm_name(name: &'static str) -> *const c_char {
-    use std::collections::BTreeMap;
-    use std::ffi::CString;
-    use std::sync::{Mutex, PoisonError};
-    // Few names, each made once and kept.
-    static NAMES: Mutex<BTreeMap<&str, CString>> = Mutex::new(BTreeMap::new());
-    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
-    names.entry(name).or_insert_with(|| CString::new(name).unwrap_or_default()).as_ptr()
+    // All of them, each ended by a zero; made once.
+    static NAMES: LazyLock<Vec<CString>> =
+        LazyLock::new(|| runtime::algorithm_names().filter_map(|name| CString::new(name).ok()).collect());
+    let found = NAMES.iter().find(|known| known.to_bytes() == name.as_bytes());
+    found.map_or(c"none".as_ptr(), |known| known.as_ptr())
 }
 
 /// # Safety
@@ -163,8 +162,7 @@ unsafe fn call(group: &Group, raw: &ronde_call) -> Result<Call> {
     let collective = u8::try_from(number).ok().and_then(Collective::from_number);
     let collective = collective.ok_or_else(|| unknown("collective", number.into()))?;
     let ranks = group.size() as usize;
-    use Collective::*;
-    let reduces = matches!(collective, AllReduce | ReduceScatter | ReduceScatterV | Reduce);
+    let reduces = collective.reduces();
     let dtype = reduction::dtype(raw.dtype)?;
     if raw.peer < 0 {
         return Err(Misuse::Other(format!("the root or other rank is {}", raw.peer).into()).into());
@@ -179,7 +177,7 @@ unsafe fn call(group: &Group, raw: &ronde_call) -> Result<Call> {
         options: unsafe { options(raw.options) }?,
         ..Call::EMPTY
     };
-    if matches!(collective, AllGatherV | ReduceScatterV | AllToAllV | GatherV | ScatterV) {
+    if collective.is_uneven() {
         // SAFETY: by the contract of this function.
         call.send = unsafe { blocks(raw.send_counts, raw.send_offsets, ranks) };
         // SAFETY: by the contract of this function.

@@ -128,6 +128,11 @@ unsafe fn config(place: *const ronde_config) -> Result<Config> {
         }
         config = config.store(Arc::new(store));
     }
+    numbers(config, &given)
+}
+
+/// The fields that are no pointers.
+fn numbers(mut config: Config, given: &ronde_config) -> Result<Config> {
     if let Some(timeout) = milliseconds(given.timeout_ms, "timeout_ms")? {
         config = config.timeout(timeout);
     }

@@ -36,4 +36,4 @@ pub mod memory {
 pub use ronde_core::reduce::{Reduction, UserReduce};
 pub use ronde_core::{Collective, DType, Error, Rank, ReduceOp, Result, Segment, Tag, Tolerance};
 pub use ronde_shm::SharedBuffer;
-pub use validate::algorithm_name;
+pub use validate::{algorithm_name, algorithm_names};

@@ -27,10 +27,15 @@ pub fn algorithm_name(name: &str) -> Result<&'static str, Misuse> {
     algorithm(name).map(Algorithm::name)
 }
 
+/// Names of all algorithms.
+pub fn algorithm_names() -> impl Iterator<Item = &'static str> {
+    Algorithm::ALL.into_iter().map(Algorithm::name)
+}
+
 /// The algorithm with this name.
 pub(crate) fn algorithm(name: &str) -> Result<Algorithm, Misuse> {
     Algorithm::from_name(name).ok_or_else(|| {
-        let known: Vec<&str> = Algorithm::ALL.iter().map(|a| a.name()).collect();
+        let known: Vec<&str> = algorithm_names().collect();
         Misuse::Other(format!("unknown algorithm \"{name}\"; known are {}", known.join(", ")).into())
     })
 }
@@ -47,8 +52,7 @@ fn check_peer(call: &Call, rank: Rank, size: u32) -> Result<(), Misuse> {
 }
 
 fn check_reduction(call: &Call) -> Result<(), Misuse> {
-    use Collective::*;
-    let reduces = matches!(call.collective, AllReduce | ReduceScatter | ReduceScatterV | Reduce);
+    let reduces = call.collective.reduces();
     match &call.reduction {
         Some(Reduction::Builtin(op)) if reduces && !op.supports(call.dtype) => {
             Err(Misuse::Unsupported { op: op.name(), dtype: call.dtype.name() })

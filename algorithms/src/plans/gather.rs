@@ -4,7 +4,6 @@
 use super::geometry::{Range, piece_limit};
 use super::{BlockList, Pieces};
 use crate::Tuning;
-use ronde_core::Collective;
 use ronde_core::call::Shape;
 use ronde_core::plan::{Plan, Span, Window};
 
@@ -34,7 +33,7 @@ impl Gather {
     }
 
     fn new(shape: &Shape<'_>, tuning: &Tuning, to_root: bool) -> Gather {
-        let uneven = matches!(shape.collective, Collective::GatherV | Collective::ScatterV);
+        let uneven = shape.collective.is_uneven();
         let blocks = match uneven && shape.rank == shape.peer {
             true => BlockList::uneven(if to_root { shape.recv } else { shape.send }, shape.element),
             false => BlockList::Even(shape.count * shape.element),

@@ -22,19 +22,13 @@ pub struct Descriptor {
 /// Bytes of an encoded descriptor.
 pub(super) const DESCRIPTOR_BYTES: usize = 20;
 
-/// Its blocks may be of any size.
-fn is_uneven(collective: Collective) -> bool {
-    use Collective::*;
-    matches!(collective, AllGatherV | ReduceScatterV | AllToAllV | GatherV | ScatterV)
-}
-
 impl Descriptor {
     /// The descriptor of a call that is carried out by a plan of this algorithm and number of windows.
     /// Sizes that may differ from rank to rank (`…_v` blocks) are left out.
     pub(super) fn of(call: &Call, (algorithm, windows): (u32, u32), commit: Commit) -> Descriptor {
         let point_to_point = call.collective.is_point_to_point();
         let collective = call.collective;
-        let uneven = is_uneven(collective);
+        let uneven = collective.is_uneven();
         Descriptor {
             collective: collective as u8,
             dtype: call.dtype as u8,
@@ -114,7 +108,7 @@ impl std::fmt::Display for Descriptor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let collective = Collective::from_number(self.collective).map_or("an unknown op", Collective::name);
         let dtype = DType::from_number(self.dtype).map_or("unknown", DType::name);
-        let uneven = Collective::from_number(self.collective).is_some_and(is_uneven);
+        let uneven = Collective::from_number(self.collective).is_some_and(Collective::is_uneven);
         match self.collective {
             kind if kind == Collective::Barrier as u8 => return f.write_str(collective),
             _ if uneven => write!(f, "{collective}({dtype}")?,

@@ -178,7 +178,7 @@ impl Engine {
             inner.executor.stall_ops_with(at);
             let reason = format!(
                 "rank {at} ended an operation (it failed there, or the group was closed) before rank {} had \
-                 read its data",
+                 read its data; see its log for the cause",
                 self.rank
             );
             self.control.report(Report::Abort { reason: reason.clone() });

@@ -6,14 +6,18 @@
 //! * [`suite`]: the tests.
 //! * [`end`]: one end of a pair with frames to send, memory of its own and checks of what arrives.
 //! * [`faulty`]: the wrapper.
+//! * [`Counting`]: an allocator that counts, for tests that say what allocates nothing.
 #![deny(unsafe_code)]
 
+#[allow(unsafe_code, reason = "an allocator is an unsafe trait")]
+mod counting;
 pub mod end;
 pub mod faulty;
 mod shm;
 pub mod suite;
 mod tcp;
 
+pub use counting::Counting;
 pub use faulty::{Faults, FaultyLink};
 pub use shm::shm_pair;
 pub use tcp::{TcpPair, tcp_sockets};

@@ -1,37 +1,13 @@
 //! After warm-up, moving frames allocates nothing. The only test of this program, since it replaces
 //! the allocator.
 
-use ronde_conformance::{Pair, TcpPair};
+use ronde_conformance::{Counting, Pair, TcpPair};
 use ronde_core::Segment;
 use ronde_core::frame::Header;
 use ronde_core::memory::Arena;
 use ronde_core::transport::{Link, Payload, Placement, Receiver, Submit};
 use ronde_tcp::TcpOptions;
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::time::{Duration, Instant};
-
-thread_local! {
-    /// Allocations of this thread; the test harness has threads of its own.
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: everything is passed on to the system's allocator; counting touches only a thread-local
-// cell without destructor, so it neither allocates nor fails.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `dealloc`.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -110,16 +86,16 @@ fn traffic(near: &mut End, far: &mut End, frames: usize) {
 fn assert_no_allocation(name: &str, pair: Pair) {
     let (mut near, mut far) = (End::new(pair.near), End::new(pair.far));
     traffic(&mut near, &mut far, 400);
-    let before = ALLOCATIONS.get();
+    let before = Counting::allocations();
     traffic(&mut near, &mut far, 400);
-    assert_eq!(ALLOCATIONS.get() - before, 0, "allocations of {name} after warm-up");
+    assert_eq!(Counting::allocations() - before, 0, "allocations of {name} after warm-up");
 }
 
 #[test]
 fn nothing_is_allocated_after_warm_up() {
-    let before = ALLOCATIONS.get();
+    let before = Counting::allocations();
     drop(std::hint::black_box(Box::new(1)));
-    assert_eq!(ALLOCATIONS.get() - before, 1, "the counter counts");
+    assert_eq!(Counting::allocations() - before, 1, "the counter counts");
     for streams in [1, 3] {
         let pair = TcpPair { streams, options: TcpOptions::default() }.connect();
         assert_no_allocation(&format!("tcp with {streams} stream(s)"), pair);

@@ -2,31 +2,8 @@
 //! since it replaces the allocator.
 
 use ronde::{Config, Group, ReduceOp};
+use ronde_conformance::Counting;
 use ronde_multiprocess::free_port;
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
-thread_local! {
-    /// Allocations of this thread; the library's own threads do no work while a caller waits.
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: everything is passed on to the system's allocator; counting touches only a thread-local
-// cell without destructor, so it neither allocates nor fails.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `dealloc`.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -40,9 +17,9 @@ const FEW: u64 = OPS / 5;
 fn count(mut op: impl FnMut()) -> u64 {
     (0..300).for_each(|_| op());
     let mut run = || {
-        let before = ALLOCATIONS.get();
+        let before = Counting::allocations();
         (0..OPS).for_each(|_| op());
-        ALLOCATIONS.get() - before
+        Counting::allocations() - before
     };
     (0..4).map(|_| run()).min().unwrap_or(0)
 }

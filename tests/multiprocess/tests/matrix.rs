@@ -218,7 +218,7 @@ fn cases(n: usize) -> Vec<Case> {
     let mut cases = Vec::new();
     let mut seed = 7;
     for collective in [AllReduce, ReduceScatter, AllGather, AllToAll, Broadcast, Reduce, Gather, Scatter] {
-        let reduces = matches!(collective, AllReduce | ReduceScatter | Reduce);
+        let reduces = collective.reduces();
         let places: &[bool] = match collective {
             Gather | Scatter | Broadcast | Reduce => &[false],
             _ => &[false, true],

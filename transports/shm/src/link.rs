@@ -37,10 +37,15 @@ pub struct ShmOptions {
     pub ring_bytes: usize,
 }
 
+/// Largest payload beside a ring of this size: several fit, so that one can be filled while another is read.
+const fn max_payload(ring_bytes: usize) -> usize {
+    ring_bytes / 4
+}
+
 impl ShmOptions {
     /// Largest payload of one frame.
     pub fn max_payload(&self) -> usize {
-        self.ring() / 4
+        max_payload(self.ring())
     }
 
     fn ring(&self) -> usize {
@@ -444,7 +449,7 @@ impl Link for ShmLink {
         Capabilities {
             name: "shm",
             views: true,
-            max_payload: self.ring_bytes / 4,
+            max_payload: max_payload(self.ring_bytes),
             syscall_per_frame: false,
             registered_memory: true,
         }

@@ -1,0 +1,185 @@
+//! Many ops at once, in orders that differ from rank to rank.
+
+use crate::case::{BUDGET, Memory, POISON, SMALL, all_reduce, finish_all, random_cases, topology};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use ronde_algorithms::Tuning;
+use ronde_core::call::{Blocks, Call, CallOptions};
+use ronde_core::collective::{Effect, Limits};
+use ronde_core::{Collective, DType, Segment, Tag};
+use ronde_sim::Cluster;
+
+/// Many ops of several tags, started in different orders on different ranks (the same order within a
+/// tag), all in flight together.
+#[test]
+fn many_ops_in_flight() {
+    for seed in 0..40u64 {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let world = rng.random_range(2..6);
+        let limits = Limits { eager_bytes: 512, log_entries: 4, ..Limits::default() };
+        let mut cluster = Cluster::new(world, seed, &limits, topology(&vec![0; world]), SMALL);
+        let kinds =
+            [Collective::AllReduce, Collective::AllGather, Collective::Broadcast, Collective::Barrier];
+        let options = (0..24).map(|i| CallOptions { tag: Tag(i % 3), ..Default::default() });
+        let cases = random_cases(&mut rng, world, &kinds, 300, options);
+        let mut handles = vec![vec![None; cases.len()]; world];
+        for (rank, handles) in handles.iter_mut().enumerate() {
+            // Interleave the tags differently on each rank.
+            let mut queues: Vec<Vec<usize>> =
+                (0..3).map(|t| (0..cases.len()).filter(|i| i % 3 == t).rev().collect()).collect();
+            while queues.iter().any(|q| !q.is_empty()) {
+                let tag = rng.random_range(0..3);
+                if let Some(i) = queues[tag].pop() {
+                    let handle = cluster.start(rank, cases[i].calls[rank].clone(), false).unwrap();
+                    handles[i] = Some(handle);
+                    cluster.step(rng.random_range(0..world));
+                }
+            }
+        }
+        finish_all(&mut cluster, &cases, &handles, &format!("seed {seed}"));
+    }
+}
+
+/// Ranks that start the ops of two tags in another order: a view of one op may hold up what another needs.
+#[test]
+fn tags_in_another_order_on_every_rank() {
+    for seed in 0..150u64 {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let world = rng.random_range(3..6);
+        let limits = Limits::default();
+        let mut cluster = Cluster::new(world, seed, &limits, topology(&vec![0; world]), Tuning::default());
+        let ops: usize = rng.random_range(8..40);
+        let kinds = [Collective::AllReduce, Collective::ReduceScatter, Collective::AllToAll];
+        let options = (0..2 * ops).map(|i| CallOptions { tag: Tag((i / ops) as u32), ..Default::default() });
+        let cases = random_cases(&mut rng, world, &kinds, 400, options);
+        let mut handles = vec![vec![None; cases.len()]; world];
+        for (rank, handles) in handles.iter_mut().enumerate() {
+            let first = (rank % 2) * ops;
+            for i in (first..2 * ops).chain(0..first) {
+                handles[i] = Some(cluster.start(rank, cases[i].calls[rank].clone(), false).unwrap());
+            }
+            cluster.step(rng.random_range(0..world));
+        }
+        finish_all(&mut cluster, &cases, &handles, &format!("seed {seed}"));
+    }
+}
+
+/// Calls that disagree are reported with both calls named, on both sides.
+#[test]
+fn mismatched_calls_are_named() {
+    for seed in 0..20 {
+        let tuning = Tuning::default();
+        let mut cluster = Cluster::new(2, seed, &Limits::default(), topology(&[0, 0]), tuning);
+        let memory: Vec<Memory> = [7, 9].iter().map(|&n| Memory::new(&vec![1; n])).collect();
+        for (rank, memory) in memory.iter().enumerate() {
+            let call = all_reduce(memory, memory, CallOptions::default());
+            let _ = cluster.start(rank, call, true).unwrap();
+        }
+        let mut told = vec![Vec::new(), Vec::new()];
+        cluster.run_until(BUDGET, |cluster| {
+            for (rank, told) in told.iter_mut().enumerate() {
+                told.extend(cluster.effects(rank));
+            }
+            told.iter().all(|t| !t.is_empty())
+        });
+        for effects in told {
+            let Effect::Mismatch { call, other_call, .. } = &effects[0];
+            let both = format!("{call} {other_call}");
+            assert!(both.contains("count 7") && both.contains("count 9"), "{both}");
+        }
+    }
+}
+
+/// Sends and receives in both directions with tags, received in another order than sent.
+#[test]
+fn messages() {
+    for seed in 0..60u64 {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let limits = Limits { eager_bytes: 1024, ..Limits::default() };
+        let mut cluster = Cluster::new(3, seed, &limits, topology(&[0, 0, 0]), SMALL);
+        let message = |collective, peer: u32, tag, memory: &Memory| Call {
+            collective,
+            dtype: DType::U64,
+            count: memory.values().len(),
+            peer,
+            input: if collective == Collective::Send { memory.segment() } else { Segment::EMPTY },
+            output: if collective == Collective::Recv { memory.segment() } else { Segment::EMPTY },
+            options: CallOptions { tag: Tag(tag), ..Default::default() },
+            ..Call::EMPTY
+        };
+        let mut open = Vec::new();
+        let mut results = Vec::new();
+        for tag in 0..6u32 {
+            for (from, to) in [(0u32, 1u32), (1, 0), (2, 0), (1, 2)] {
+                let values: Vec<u64> = (0..rng.random_range(0..700)).map(|_| rng.random()).collect();
+                let (sent, got) = (Memory::new(&values), Memory::new(&vec![POISON; values.len()]));
+                open.push((from, message(Collective::Send, to, tag, &sent)));
+                open.push((to, message(Collective::Recv, from, tag, &got)));
+                results.push((values, sent, got));
+            }
+        }
+        // Any order is legal here: every message has its own (pair, tag).
+        let mut handles = Vec::new();
+        while !open.is_empty() {
+            let (rank, call) = open.swap_remove(rng.random_range(0..open.len()));
+            handles.push((rank as usize, cluster.start(rank as usize, call, false).unwrap()));
+            cluster.step(rng.random_range(0..3));
+        }
+        cluster.run_until(BUDGET, |cluster| {
+            handles.retain(|(rank, handle)| match cluster.peers[*rank].executor.take(*handle) {
+                None => true,
+                Some(result) => result.is_err(),
+            });
+            handles.is_empty()
+        });
+        for (values, _, got) in &results {
+            assert_eq!(&got.values(), values, "seed {seed}");
+        }
+    }
+}
+
+/// The blocks of an uneven all-to-all, with empty ones, arrive where they belong.
+#[test]
+fn uneven_all_to_all() {
+    for seed in 0..60u64 {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let world = rng.random_range(1..7);
+        let mut cluster = Cluster::new(world, seed, &Limits::default(), topology(&vec![0; world]), SMALL);
+        let counts: Vec<Vec<usize>> = (0..world)
+            .map(|_| (0..world).map(|_| if rng.random() { rng.random_range(0..200) } else { 0 }).collect())
+            .collect();
+        let inputs: Vec<Vec<u64>> =
+            counts.iter().map(|row| (0..row.iter().sum::<usize>()).map(|_| rng.random()).collect()).collect();
+        let memories: Vec<(Memory, Memory)> = (0..world)
+            .map(|r| {
+                let received: usize = counts.iter().map(|row| row[r]).sum();
+                (Memory::new(&inputs[r]), Memory::new(&vec![POISON; received]))
+            })
+            .collect();
+        let handles: Vec<_> = (0..world)
+            .map(|r| {
+                let column: Vec<usize> = counts.iter().map(|row| row[r]).collect();
+                let call = Call {
+                    collective: Collective::AllToAllV,
+                    dtype: DType::U64,
+                    send: Blocks::dense(&counts[r]),
+                    recv: Blocks::dense(&column),
+                    input: memories[r].0.segment(),
+                    output: memories[r].1.segment(),
+                    ..Call::EMPTY
+                };
+                cluster.start(r, call, false).unwrap()
+            })
+            .collect();
+        for (rank, result) in cluster.finish(&handles, BUDGET).into_iter().enumerate() {
+            let _ = result.unwrap();
+            let want: Vec<u64> = (0..world)
+                .flat_map(|from| {
+                    let start: usize = counts[from][..rank].iter().sum();
+                    inputs[from][start..start + counts[from][rank]].to_vec()
+                })
+                .collect();
+            assert_eq!(memories[rank].1.values(), want, "seed {seed} rank {rank}");
+        }
+    }
+}
