@@ -177,3 +177,36 @@ fn a_result_file_that_cannot_be_made_is_named() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent/folder/out.json"));
 }
+
+/// A terminal and what was written to it.
+fn with_terminal(command: &mut Command) -> (Output, String) {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use std::io::Read;
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&ours).unwrap();
+    unlockpt(&ours).unwrap();
+    let name = ptsname(&ours, Vec::new()).unwrap().into_string().unwrap();
+    let theirs = std::fs::OpenOptions::new().read(true).write(true).open(name).unwrap();
+    let mut ours = std::fs::File::from(ours);
+    let reader = std::thread::spawn(move || {
+        let mut shown = Vec::new();
+        // A terminal whose other side was closed gives an error at its end.
+        let _ = ours.read_to_end(&mut shown);
+        String::from_utf8_lossy(&shown).into_owned()
+    });
+    let output = command.env("TERM", "xterm").stderr(Stdio::from(theirs)).output().unwrap();
+    // The command keeps this side of the terminal open.
+    command.stderr(Stdio::null());
+    (output, reader.join().unwrap())
+}
+
+#[test]
+fn progress_is_shown_on_a_terminal_and_only_there() {
+    let line = "bench all-reduce --ranks 2 -b 8 -e 4M -f 4 -n 20";
+    let (output, shown) = with_terminal(&mut ronde(line));
+    let table = assert_ok(line, &output);
+    assert!(shown.contains("rows") && shown.contains('\r'), "no bar: {shown:?}");
+    assert!(!table.contains('\r') && !table.contains("rows "), "{table}");
+    let plain = run(line);
+    assert!(!String::from_utf8_lossy(&plain.stderr).contains('\r'));
+}

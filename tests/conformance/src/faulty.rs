@@ -265,6 +265,10 @@ impl Receiver for Delayer<'_> {
         self.receiver.arrived(link, header, payload)
     }
 
+    fn give_up_views(&mut self, link: usize) {
+        self.receiver.give_up_views(link);
+    }
+
     fn sent(&mut self, link: usize, cookie: u64) {
         if self.delays() {
             self.late.push(Late::Sent(cookie));

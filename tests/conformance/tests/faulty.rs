@@ -28,6 +28,20 @@ mod tcp_of_two_streams {
     }));
 }
 
+mod shared_memory {
+    use ronde_conformance::{Faults, conformance, shm_pair};
+    use ronde_shm::ShmOptions;
+
+    conformance!(shm_pair(&ShmOptions { ring_bytes: 64 << 10 }).faulty(Faults {
+        seed: 3,
+        full: 60,
+        hold: 100,
+        reorder: 200,
+        late: 100,
+        kill_at: None,
+    }));
+}
+
 mod resets {
     use ronde_conformance::end::{End, PATIENCE, Rule};
     use ronde_conformance::{Faults, Pair, TcpPair};

@@ -1,6 +1,6 @@
 //! Every plan over worlds of 1 to 33 ranks.
 
-use crate::case::{Memory, Spec, build, nodes, run, topology};
+use crate::case::{BUDGET, Memory, Spec, build, nodes, run, topology};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use ronde_algorithms::{Tuning, algorithms_for};
@@ -74,5 +74,49 @@ fn all_to_all() {
 fn rooted() {
     for collective in [Collective::Broadcast, Collective::Reduce, Collective::Gather, Collective::Scatter] {
         sweep(collective, false);
+    }
+}
+
+/// An op needs at most one vector of staging from 4 MiB on, and below at most a vector for each rank,
+/// however the frames come; a sixteenth on top for how memory is handed out.
+#[test]
+fn staging_is_at_most_one_vector() {
+    for (bytes, world) in [
+        (8, 5),
+        (5000, 3),
+        (100_000, 4),
+        (600_000, 6),
+        (4 << 20, 2),
+        (1 << 20, 16),
+        (4 << 20, 16),
+        (5 << 20, 3),
+    ] {
+        for collective in [Collective::AllReduce, Collective::ReduceScatter, Collective::Reduce] {
+            for ranks_per_node in [1, 2, world] {
+                for seed in 0..3 {
+                    let nodes: Vec<u32> = (0..world).map(|rank| (rank / ranks_per_node) as u32).collect();
+                    let (limits, tuning) = (Limits::default(), Tuning::default());
+                    let mut cluster = Cluster::new(world, seed, &limits, topology(&nodes), tuning);
+                    let blocks = if collective == Collective::ReduceScatter { world } else { 1 };
+                    let (count, options) = ((bytes / 8 / blocks).max(1), CallOptions::default());
+                    let spec = Spec { collective, world, count, root: 0, in_place: false, options };
+                    let case = build(&spec, &mut SmallRng::seed_from_u64(seed));
+                    // All enter before a frame moves, so that nothing waits for its op.
+                    let start = |rank: usize| cluster.start(rank, case.calls[rank].clone(), false).unwrap();
+                    let handles: Vec<_> = (0..world).map(start).collect();
+                    let outcomes = cluster.finish(&handles, BUDGET);
+                    let algorithm = outcomes[0].as_ref().unwrap().algorithm;
+                    let vectors = if bytes >= 4 << 20 { 1 } else { world };
+                    for (rank, peer) in cluster.peers.iter().enumerate() {
+                        let (peak, vector) = (peer.executor.staging_peak(), case.calls[rank].input.len());
+                        let most = vectors * vector.next_multiple_of(64);
+                        assert!(
+                            peak <= most + most / 16,
+                            "{collective} {algorithm} of {world}: rank {rank} staged {peak} bytes of {vector}"
+                        );
+                    }
+                }
+            }
+        }
     }
 }
