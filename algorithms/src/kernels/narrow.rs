@@ -73,17 +73,11 @@ fn e5m2_to_f32(bits: u8) -> f32 {
     f16_to_f32(u16::from(bits) << 8)
 }
 
+#[inline(always)]
 fn f32_to_e5m2(value: f32) -> u8 {
-    let magnitude = f64::from(value).abs();
-    let sign = (value.to_bits() >> 24 & 0x80) as u8;
-    if value.is_nan() {
-        return sign | 0x7f;
-    }
-    // 57344 is the largest value; from the midpoint to the next step on it rounds to infinity.
-    if magnitude >= 61440.0 {
-        return sign | 0x7c;
-    }
-    sign | small_float(magnitude, 2, 15)
+    let magnitude = value.to_bits() & 0x7fff_ffff;
+    let finite = small_float::<2, 15>(magnitude).min(0x7c);
+    select(magnitude > 0x7f80_0000, 0x7f, finite) as u8 | (value.to_bits() >> 24 & 0x80) as u8
 }
 
 #[inline(always)]
@@ -94,25 +88,30 @@ fn e4m3_to_f32(bits: u8) -> f32 {
     f32::from_bits(special | u32::from(bits & 0x80) << 24)
 }
 
+#[inline(always)]
 fn f32_to_e4m3(value: f32) -> u8 {
-    let magnitude = f64::from(value).abs();
-    let sign = (value.to_bits() >> 24 & 0x80) as u8;
-    // 448 is the largest value; what would round above it has no representation but NaN.
-    if value.is_nan() || magnitude > 464.0 {
-        return sign | 0x7f;
-    }
-    sign | small_float(magnitude, 3, 7)
+    let magnitude = value.to_bits() & 0x7fff_ffff;
+    // 0x7e is the largest value; what would round above it has no representation but NaN.
+    let finite = small_float::<3, 7>(magnitude).min(0x7f);
+    select(magnitude > 0x7f80_0000, 0x7f, finite) as u8 | (value.to_bits() >> 24 & 0x80) as u8
 }
 
-/// Rounds a magnitude to a float of `fraction` bits and this bias, to nearest even; it does not overflow.
-fn small_float(magnitude: f64, fraction: u32, bias: i32) -> u8 {
-    let exponent = ((magnitude.to_bits() >> 52) as i32 - 1023).max(1 - bias);
-    // Steps of the last place; exact, since both are powers of two times a short number.
-    let steps = magnitude * 2f64.powi(fraction as i32 - exponent);
-    let rounded = steps.round_ties_even() as u32;
-    // A carry out of the fraction runs into the exponent, which is what rounding up means.
-    let base = ((exponent + bias - 1) as u32) << fraction;
-    (base + rounded) as u8
+/// Rounds the bits of a magnitude to a float of so many bits of fraction and this bias, to nearest even. What
+/// is too large gives a number above those of the format.
+#[inline(always)]
+fn small_float<const FRACTION: u32, const BIAS: u32>(magnitude: u32) -> u32 {
+    let shift = 23 - FRACTION;
+    let least_normal = (128 - BIAS) << 23;
+    // As for binary16.
+    let odd = magnitude >> shift & 1;
+    let below_half = (1 << (shift - 1)) - 1;
+    // No more than this, so that nothing wraps around.
+    let bounded = magnitude.min(0x7f80_0000);
+    let normal = bounded.wrapping_sub((127 - BIAS) << 23).wrapping_add(below_half + odd) >> shift;
+    // A number whose last place is the smallest subnormal: adding it rounds to a multiple of that.
+    let rounder = f32::from_bits((127 + 23 + 1 - BIAS - FRACTION) << 23);
+    let subnormal = (f32::from_bits(magnitude) + rounder).to_bits().wrapping_sub(rounder.to_bits());
+    select(magnitude < least_normal, subnormal, normal)
 }
 
 macro_rules! narrow {
