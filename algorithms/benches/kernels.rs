@@ -42,7 +42,8 @@ fn reduce(c: &mut Criterion) {
             for dtype in [DType::F32, DType::F64, DType::Bf16, DType::F16, DType::I8, DType::F8E4M3] {
                 let reduction = Reduction::Builtin(ReduceOp::Sum);
                 let streaming = bytes >= 8 << 20;
-                let spec = ReduceSpec { dtype, reduction: &reduction, finish: Some(sources as u64), streaming };
+                let spec =
+                    ReduceSpec { dtype, reduction: &reduction, finish: Some(sources as u64), streaming };
                 let id = BenchmarkId::new(dtype.name(), format!("{sources} x {size}"));
                 group.bench_function(id, |b| b.iter(|| kernels.reduce(&spec, black_box(&segments), &output)));
             }

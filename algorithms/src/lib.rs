@@ -9,5 +9,5 @@ mod topology;
 
 pub use algorithm::{Algorithm, algorithms_for};
 pub use chooser::choose;
-pub use plans::{AnyPlan, build};
+pub use plans::{AnyPlan, Survivors, build};
 pub use topology::{CostTable, Costs, Nodes, Topology, Tuning};

@@ -1,6 +1,7 @@
 //! Errors, sorted by who must act.
 
 use crate::{Collective, Epoch, OpId, PeerId, Rank, Seq};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,7 +85,7 @@ pub enum Misuse {
 }
 
 /// The loss of a peer, as the coordinator announced it to all.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerLost {
     /// Who.
     pub peer: PeerId,
@@ -189,6 +190,9 @@ pub struct Outcome {
     pub epoch: Epoch,
     /// Number of peers whose input is in the result.
     pub contributors: u32,
+    /// Ranks whose input is not in the result, ascending: they were lost before. In what is gathered from all
+    /// ranks or exchanged with them, their blocks hold anything.
+    pub absent: Vec<u32>,
     /// Its number within the tag.
     pub seq: Seq,
     /// Payload bytes sent.

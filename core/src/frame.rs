@@ -32,12 +32,15 @@ pub enum FrameKind {
     Ack = 6,
     /// The sender's log is full: it wants an Ack as soon as the receiver has returned from the op.
     AckRequest = 7,
+    /// The result of an op that the sender has returned from and the receiver lacks, after a loss.
+    Result = 8,
 }
 
 impl FrameKind {
     fn from_number(number: u8) -> Option<FrameKind> {
         use FrameKind::*;
-        [Data, Enter, Done, Mismatch, EnterRequest, Ack, AckRequest].into_iter().find(|k| *k as u8 == number)
+        let all = [Data, Enter, Done, Mismatch, EnterRequest, Ack, AckRequest, Result];
+        all.into_iter().find(|k| *k as u8 == number)
     }
 }
 
@@ -94,6 +97,13 @@ impl Header {
         fingerprint: 0,
         returned_through: Seq(0),
     };
+
+    /// True for a frame that belongs to one attempt of an op, and means nothing to any other.
+    #[inline]
+    pub fn is_of_attempt(&self) -> bool {
+        use FrameKind::*;
+        !self.point_to_point && matches!(self.kind, Data | Enter | EnterRequest | Done | Result)
+    }
 
     /// Bytes that the payload takes on the wire.
     #[inline]
@@ -175,7 +185,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_encoded_is_decoded(
-            kind in 1u8..=7, payload_len in 0u32..=MAX_PAYLOAD as u32, group: u64, generation: u32,
+            kind in 1u8..=8, payload_len in 0u32..=MAX_PAYLOAD as u32, group: u64, generation: u32,
             tag: u32, seq: u64, p2p: bool, epoch: u32, window: u32, label: u16, fingerprint: u32,
             returned: u64,
         ) {

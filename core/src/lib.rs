@@ -14,6 +14,7 @@ pub mod frame;
 pub mod membership;
 pub mod memory;
 pub mod plan;
+pub mod recovery;
 pub mod reduce;
 pub mod transport;
 pub mod vocab;

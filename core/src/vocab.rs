@@ -172,6 +172,12 @@ impl Collective {
         matches!(self, AllReduce | ReduceScatter | ReduceScatterV | Reduce)
     }
 
+    /// True if one rank has another part in it than the others.
+    pub fn has_root(self) -> bool {
+        use Collective::*;
+        matches!(self, Broadcast | Reduce | Gather | GatherV | Scatter | ScatterV)
+    }
+
     /// True for an op between two ranks only.
     pub fn is_point_to_point(self) -> bool {
         matches!(self, Collective::Send | Collective::Recv)

@@ -316,8 +316,8 @@ impl Shared {
     /// A verdict that names this very peer means that the others went on without it.
     fn in_my_eyes(&self, verdict: Verdict) -> Error {
         match verdict {
-            Verdict::PeerLost { peer, reason, epoch, .. } if peer == self.peer => {
-                Error::Expelled { epoch, reason: reason.into() }
+            Verdict::PeerLost(lost) if lost.peer == self.peer => {
+                Error::Expelled { epoch: lost.epoch, reason: lost.reason.into() }
             }
             other => other.into(),
         }

@@ -2,6 +2,7 @@
 
 mod all_gather;
 mod all_to_all;
+mod among;
 mod barrier;
 mod blocks;
 mod broadcast;
@@ -20,6 +21,8 @@ mod reduce_scatter;
 mod ring;
 mod rooted;
 mod two_shot;
+
+pub use among::Survivors;
 
 use crate::{Algorithm, Topology, Tuning, algorithms_for};
 use blocks::BlockList;
@@ -47,6 +50,7 @@ pub enum AnyPlan {
     Gather(gather::Gather),
     Barrier(barrier::Barrier),
     Message(message::Message),
+    Among(among::Among),
 }
 
 macro_rules! each {
@@ -66,6 +70,7 @@ macro_rules! each {
             AnyPlan::Gather($plan) => $body,
             AnyPlan::Barrier($plan) => $body,
             AnyPlan::Message($plan) => $body,
+            AnyPlan::Among($plan) => $body,
         }
     };
 }

@@ -117,10 +117,7 @@ impl std::fmt::Display for Descriptor {
         if self.reduction != 0xff {
             write!(f, ", {}", Reduction::name_of(self.reduction))?;
         }
-        if Collective::from_number(self.collective).is_some_and(|c| {
-            use Collective::*;
-            matches!(c, Broadcast | Reduce | Gather | GatherV | Scatter | ScatterV)
-        }) {
+        if Collective::from_number(self.collective).is_some_and(Collective::has_root) {
             write!(f, ", root {}", self.root)?;
         }
         f.write_str(")")

@@ -98,6 +98,22 @@ impl EarlyFrames {
         Some(frame)
     }
 
+    /// Drops the frames that `unwanted` picks.
+    pub(crate) fn drop_frames(&mut self, pool: &mut SlotPool, unwanted: impl Fn(usize, &Header) -> bool) {
+        let EarlyFrames { frames, held, by_op } = self;
+        frames.retain_mut(|frame| {
+            let keep = !unwanted(frame.link, &frame.header);
+            if !keep {
+                held[frame.link] -= charge(frame.header.payload_len as usize);
+                by_op[digest(&frame.header.op)] -= 1;
+                if let Some(block) = frame.block.take() {
+                    pool.give(block);
+                }
+            }
+            keep
+        });
+    }
+
     /// False if nothing waits for this op.
     pub(crate) fn may_have(&self, op: &OpId) -> bool {
         self.by_op[digest(op)] > 0

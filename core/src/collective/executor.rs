@@ -202,7 +202,7 @@ impl Shared {
     }
 
     /// Gives views back. A link that has ended goes with its last one.
-    fn give_views_back(&mut self, links: &mut [Option<Box<dyn Link>>]) {
+    pub(super) fn give_views_back(&mut self, links: &mut [Option<Box<dyn Link>>]) {
         for (at, token) in self.releases.drain(..) {
             let live = links.get_mut(at).and_then(Option::as_mut);
             let ended = self.ended_links.iter_mut().find(|(link, _)| *link == at).map(|(_, link)| link);
@@ -231,6 +231,10 @@ pub struct Executor<P> {
     free: Vec<usize>,
     pub(crate) shared: Shared,
     pub(crate) early: EarlyFrames,
+    /// A peer was lost: nothing moves until the plan of recovery.
+    pub(super) frozen: bool,
+    /// By link: why the peer behind it is lost.
+    pub(super) losses: Vec<Option<Error>>,
     /// Bytes of Mismatch descriptors that came, by link.
     pub(crate) scratch: crate::memory::Arena,
     /// Descriptors sent, kept until the executor ends.
@@ -248,6 +252,8 @@ impl<P: Plan> Executor<P> {
             active: Vec::with_capacity(64),
             free: Vec::with_capacity(64),
             early: EarlyFrames::new(links),
+            frozen: false,
+            losses: vec![None; links],
             scratch: crate::memory::Arena::new(links * 64),
             told: Vec::new(),
             shared: Shared {
@@ -281,10 +287,9 @@ impl<P: Plan> Executor<P> {
     pub fn start(&mut self, new: NewOp<P>, links: &mut Links, kernels: &dyn Kernels) -> Result<OpHandle> {
         let NewOp { group, call, plan, now, deadline } = new;
         let at = self.take_slot()?;
-        let commit = self.commit_of(group, &call, &plan);
         let state = &mut self.shared.groups[group.0];
         let op = &mut self.ops[at];
-        op.reset(state.members.len());
+        op.reset(state);
         op.pair = None;
         op.receives = call.collective == Collective::Recv;
         op.id = if call.collective.is_point_to_point() {
@@ -294,9 +299,36 @@ impl<P: Plan> Executor<P> {
             state.next_op(call.options.tag).0
         };
         op.group = group;
+        op.started = now;
+        op.deadline = deadline;
+        op.call = Some(call);
+        let handle = OpHandle { at: at as u32, life: op.life };
+        if let Some(call) = &self.ops[at].call
+            && let Some(loss) = self.loss_that_ends(group, call)
+        {
+            // It has its number all the same: on other ranks it may have been open when the peer was lost.
+            self.ops[at].end(Err(loss), &mut self.shared);
+            return Ok(handle);
+        }
+        self.active.push(at);
+        if self.is_frozen() && self.ops[at].pair.is_none() {
+            self.ops[at].phase = Phase::Frozen;
+            return Ok(handle);
+        }
+        self.begin(at, plan, links, kernels);
+        Ok(handle)
+    }
+
+    /// Begins an attempt of an op with its plan.
+    pub(super) fn begin(&mut self, at: usize, plan: P, links: &mut Links, kernels: &dyn Kernels) {
+        let op = &mut self.ops[at];
+        let Some(call) = &op.call else { return };
+        let state = &self.shared.groups[op.group.0];
+        let commit = commit_of(state, op.id.seq, call, &plan, &self.shared.limits);
         op.set_plan(plan);
+        let Some(call) = &op.call else { return };
         op.commit = commit;
-        op.descriptor = Descriptor::of(&call, op.plan_digest(), commit);
+        op.descriptor = Descriptor::of(call, op.plan_digest(), commit);
         op.header = Header {
             op: op.id,
             point_to_point: op.pair.is_some(),
@@ -304,18 +336,11 @@ impl<P: Plan> Executor<P> {
             fingerprint: op.descriptor.fingerprint(),
             ..Header::EMPTY
         };
-        op.keeps_contributions = commit == Commit::Log && call.collective == Collective::AllReduce;
-        op.started = now;
-        op.deadline = deadline;
-        op.call = Some(call);
-        op.keep_own_contribution(&mut self.shared.pool);
+        op.back_up(&mut self.shared.pool);
         op.open_windows();
         op.plan_entry(&self.shared.limits);
-        let life = op.life;
-        self.active.push(at);
         self.run(at, links, kernels);
         self.deliver_early(at);
-        Ok(OpHandle { at: at as u32, life })
     }
 
     fn take_slot(&mut self) -> Result<usize> {
@@ -327,29 +352,6 @@ impl<P: Plan> Executor<P> {
         }
         self.ops.push(OpState::new());
         Ok(self.ops.len() - 1)
-    }
-
-    /// How the op commits: the same on every rank, since call and group are.
-    fn commit_of(&self, group: GroupIndex, call: &Call, plan: &P) -> Commit {
-        let group = &self.shared.groups[group.0];
-        if call.options.tolerance == Tolerance::None
-            || call.collective.is_point_to_point()
-            || group.members.len() == 1
-        {
-            return Commit::Local;
-        }
-        let by_log = match call.collective {
-            Collective::Barrier => true,
-            Collective::AllReduce => plan.name() == "one-shot" && plan.windows() <= 1,
-            _ => false,
-        };
-        if !by_log {
-            return Commit::Done;
-        }
-        let limits = &self.shared.limits;
-        let slow = group.syscall_per_frame;
-        let limit = if slow { limits.log_op_bytes_syscall } else { limits.log_op_bytes_memory };
-        if call.count * call.dtype.size() <= limit { Commit::Log } else { Commit::Done }
     }
 
     /// Runs everything that can run. Returns true if anything moved.
@@ -367,7 +369,7 @@ impl<P: Plan> Executor<P> {
         moved
     }
 
-    fn run(&mut self, at: usize, links: &mut Links, kernels: &dyn Kernels) -> bool {
+    pub(super) fn run(&mut self, at: usize, links: &mut Links, kernels: &dyn Kernels) -> bool {
         let moved = self.ops[at].run(at, &mut self.shared, links, kernels);
         if matches!(self.ops[at].phase, Phase::Ended(_)) {
             self.active.retain(|&a| a != at);
@@ -523,6 +525,27 @@ impl<P: Plan> Executor<P> {
     pub fn staging_peak(&self) -> usize {
         self.shared.pool.peak()
     }
+}
+
+/// How an op commits: the same on every rank, since call and group are.
+fn commit_of<P: Plan>(group: &GroupState, seq: crate::Seq, call: &Call, plan: &P, limits: &Limits) -> Commit {
+    let alone = group.present() == 1;
+    if call.options.tolerance == Tolerance::None || call.collective.is_point_to_point() || alone {
+        return Commit::Local;
+    }
+    // Who returns from an op has heard of every member, so that none can enter it after a loss for the first
+    // time: an empty vector, of which nobody hears anything, commits by Done.
+    let by_log = match call.collective {
+        Collective::Barrier => true,
+        Collective::AllReduce => plan.name() == "one-shot" && plan.windows() == 1,
+        _ => false,
+    };
+    if !by_log || group.is_recovered(call.options.tag, seq) {
+        return Commit::Done;
+    }
+    let slow = group.syscall_per_frame;
+    let limit = if slow { limits.log_op_bytes_syscall } else { limits.log_op_bytes_memory };
+    if call.count * call.dtype.size() <= limit { Commit::Log } else { Commit::Done }
 }
 
 /// An op that missed its deadline.

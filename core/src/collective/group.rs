@@ -1,5 +1,6 @@
 //! What the executor knows of a group.
 
+use crate::recovery::TagReport;
 use crate::{Epoch, Generation, GroupId, OpId, Rank, Seq, Tag};
 
 /// Number of a group within one executor.
@@ -14,15 +15,17 @@ pub(crate) struct TagState {
     returned: Seq,
     /// Ops at or above `returned` that have returned out of order.
     returned_ahead: Vec<Seq>,
-    /// What the members said of theirs, by rank.
+    /// What the members said of theirs, by rank; of those that are lost, the end of all numbers.
     peers_returned: Vec<Seq>,
+    /// Ops below this one commit by Done: a loss has interrupted them somewhere.
+    recovered_below: Seq,
 }
 
 impl TagState {
     /// The seq below which all *other* members have returned.
     pub(crate) fn returned_by_all(&self, me: usize) -> Seq {
         let others = self.peers_returned.iter().enumerate().filter(|(rank, _)| *rank != me);
-        others.map(|(_, seq)| *seq).min().unwrap_or(self.next)
+        others.map(|(_, seq)| *seq).min().unwrap_or(self.next).min(self.next)
     }
 
     /// Members not known to have returned from an op.
@@ -64,6 +67,8 @@ pub(crate) struct GroupState {
     pub(crate) members: Vec<usize>,
     pub(crate) me: usize,
     pub(crate) syscall_per_frame: bool,
+    /// By group rank: it is not there any more. Ranks keep their meaning all the same.
+    lost: Vec<bool>,
     tags: Vec<TagState>,
     pairs: Vec<PairSeq>,
 }
@@ -75,12 +80,60 @@ impl GroupState {
             id,
             generation: Generation(0),
             epoch,
+            lost: vec![false; members.len()],
             members,
             me: me.index(),
             syscall_per_frame,
             tags: Vec::new(),
             pairs: Vec::new(),
         }
+    }
+
+    /// Members that are there.
+    pub(crate) fn present(&self) -> usize {
+        self.lost.iter().filter(|&&lost| !lost).count()
+    }
+
+    /// Whether a member is gone.
+    pub(crate) fn is_lost(&self, rank: usize) -> bool {
+        self.lost[rank]
+    }
+
+    /// Ranks of the members that are gone.
+    pub(crate) fn lost_ranks(&self) -> impl Iterator<Item = u32> + '_ {
+        self.lost.iter().zip(0..).filter(|(lost, _)| **lost).map(|(_, rank)| rank)
+    }
+
+    /// The member behind a link is gone: nobody waits for it any more.
+    pub(crate) fn lose(&mut self, link: usize) {
+        let Some(rank) = self.rank_of(link) else { return };
+        self.lost[rank] = true;
+        for tag in &mut self.tags {
+            tag.peers_returned[rank] = Seq(u64::MAX);
+        }
+    }
+
+    /// What a report says of the tags; ops whose complete result is here are added by the caller.
+    pub(crate) fn tag_reports(&self) -> impl Iterator<Item = TagReport> + '_ {
+        self.tags.iter().map(|state| TagReport {
+            group: self.id,
+            tag: state.tag,
+            started: state.next,
+            returned: state.returned,
+            returned_ahead: state.returned_ahead.clone(),
+            complete: Vec::new(),
+        })
+    }
+
+    /// Ops of a tag below this one commit by Done.
+    pub(crate) fn recover_below(&mut self, tag: Tag, horizon: Seq) {
+        let state = self.tag(tag);
+        state.recovered_below = state.recovered_below.max(horizon);
+    }
+
+    /// Whether an op commits by Done whatever its size.
+    pub(crate) fn is_recovered(&self, tag: Tag, seq: Seq) -> bool {
+        self.known_tag(tag).is_some_and(|state| seq < state.recovered_below)
     }
 
     /// The group rank behind a link.
@@ -107,7 +160,12 @@ impl GroupState {
                     next: Seq(0),
                     returned: Seq(0),
                     returned_ahead: Vec::new(),
-                    peers_returned: vec![Seq(0); self.members.len()],
+                    peers_returned: self
+                        .lost
+                        .iter()
+                        .map(|&lost| Seq(if lost { u64::MAX } else { 0 }))
+                        .collect(),
+                    recovered_below: Seq(0),
                 });
                 self.tags.len() - 1
             }

@@ -1,24 +1,25 @@
 //! The bounded log of small ops.
 //!
-//! An op that commits by log returns as soon as this peer has every contribution. The contributions
-//! stay here until every member's `returned_through` has passed the op: from then on nobody can need
-//! them. The log survives in front of later ops only up to its bound; an op that does not fit waits
+//! An op that commits by log returns as soon as this peer has every contribution. The result stays here
+//! until every member's `returned_through` has passed the op, since members that lack a contribution of a
+//! peer that died take the result of one that has returned. The log survives in front of later ops only up to its bound; an op that does not fit waits
 //! for the slowest member (which is asked for an acknowledgement).
 
 use super::group::GroupIndex;
 use super::slots::SlotPool;
 use crate::memory::Arena;
-use crate::{Seq, Tag};
+use crate::{Segment, Seq, Tag};
 use std::collections::VecDeque;
 
 struct Entry {
     group: GroupIndex,
     tag: Tag,
     seq: Seq,
-    contributions: [Option<Arena>; 2],
+    /// Nothing for an op without one, such as a barrier.
+    result: Option<(Arena, usize)>,
 }
 
-/// Contributions of ops that have returned here but perhaps not everywhere.
+/// Results of ops that have returned here but perhaps not everywhere.
 pub(crate) struct CommitLog {
     entries: VecDeque<Entry>,
     bytes: usize,
@@ -39,15 +40,31 @@ impl CommitLog {
         }
     }
 
-    /// Whether an op with so many bytes of contributions fits now.
+    /// Whether an op with so many bytes of result fits now.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
         self.entries.is_empty()
             || (self.entries.len() < self.max_entries && self.bytes + bytes <= self.max_bytes)
     }
 
-    pub(crate) fn push(&mut self, group: GroupIndex, tag: Tag, seq: Seq, contributions: [Option<Arena>; 2]) {
-        self.bytes += contributions.iter().flatten().map(Arena::len).sum::<usize>();
-        self.entries.push_back(Entry { group, tag, seq, contributions });
+    pub(crate) fn push(
+        &mut self,
+        (group, tag, seq): (GroupIndex, Tag, Seq),
+        result: &Segment,
+        pool: &mut SlotPool,
+    ) {
+        let result = (!result.is_empty()).then(|| {
+            let block = pool.take(result.len());
+            result.copy_to(&block.segment(0, result.len()));
+            self.bytes += block.len();
+            (block, result.len())
+        });
+        self.entries.push_back(Entry { group, tag, seq, result });
+    }
+
+    /// The result of an op that is in the log.
+    pub(crate) fn result(&self, group: GroupIndex, tag: Tag, seq: Seq) -> Option<Segment> {
+        let entry = self.entries.iter().find(|e| (e.group, e.tag, e.seq) == (group, tag, seq))?;
+        Some(entry.result.as_ref().map_or_else(Segment::empty, |(block, len)| block.segment(0, *len)))
     }
 
     /// Drops the entries of this tag below `seq`: every member has returned from them.
@@ -57,7 +74,7 @@ impl CommitLog {
         self.entries.retain_mut(|entry| {
             let keep = entry.group != group || entry.tag != tag || entry.seq >= below;
             if !keep {
-                for block in entry.contributions.iter_mut().filter_map(Option::take) {
+                if let Some((block, _)) = entry.result.take() {
                     freed += block.len();
                     pool.give(block);
                 }
@@ -85,7 +102,7 @@ impl CommitLog {
 
     pub(crate) fn clear(&mut self, pool: &mut SlotPool) {
         for entry in self.entries.drain(..) {
-            entry.contributions.into_iter().flatten().for_each(|block| pool.give(block));
+            entry.result.into_iter().for_each(|(block, _)| pool.give(block));
         }
         self.bytes = 0;
     }

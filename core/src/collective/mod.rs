@@ -6,8 +6,9 @@
 //! * `window::Running` is one open window of an op: which steps are done, ready, or wait.
 //! * `early` keeps what peers sent before this process entered the op, within a budget that the
 //!   senders know too, so no correct peer overruns it and a flood closes its link.
-//! * `log` keeps the contributions of small ops until every member is known to have returned from
-//!   them, so that their commit costs no message (PROTOCOL, Commit).
+//! * `log` keeps the results of small ops until every member is known to have returned from them, so that
+//!   their commit costs no message (PROTOCOL, Commit).
+//! * `recover` stops everything when a peer is lost, and goes on by the plan of recovery.
 
 mod descriptor;
 mod early;
@@ -17,6 +18,7 @@ mod log;
 mod op;
 mod receive;
 mod recent;
+mod recover;
 mod slots;
 mod window;
 

@@ -2,13 +2,14 @@
 
 use super::early::charge;
 use super::executor::{Limits, Shared};
-use super::group::GroupIndex;
+use super::group::{GroupIndex, GroupState};
+use super::slots::SlotPool;
 use super::window::Running;
 use super::{Descriptor, Links};
 use crate::call::Call;
 use crate::error::{Error, Outcome};
 use crate::frame::{FrameKind, Header};
-use crate::memory::Segment;
+use crate::memory::{Arena, Segment};
 use crate::plan::{Action, Place, Plan, StepId};
 use crate::reduce::{Kernels, ReduceSpec, Reduction};
 use crate::transport::Submit;
@@ -21,7 +22,7 @@ static NOTHING: Segment = Segment::EMPTY;
 pub(crate) enum Commit {
     /// Local completion is enough (`tolerance = none`, sends and receives).
     Local,
-    /// The contributions stay in the log.
+    /// The result stays in the log.
     Log,
     /// Everybody tells everybody.
     Done,
@@ -33,6 +34,10 @@ pub(crate) enum Phase {
     Running,
     /// Calls disagree: waits for the coordinator's verdict.
     Stalled,
+    /// A peer was lost: waits for the plan of recovery.
+    Frozen,
+    /// Waits for the result from a survivor that has returned.
+    Awaiting,
     Ended(Result<Outcome>),
 }
 
@@ -52,6 +57,8 @@ pub(crate) struct OpState<P> {
     plan: Option<P>,
     /// Counts plans that differed from the one before.
     plan_number: u64,
+    /// This op has a plan: one that starts after a report gets it with the plan of recovery.
+    planned: bool,
     /// What the plan says of itself.
     windows: u32,
     in_flight: usize,
@@ -60,8 +67,14 @@ pub(crate) struct OpState<P> {
     pub(crate) commit: Commit,
     pub(crate) started: Instant,
     pub(crate) deadline: Instant,
-    /// No view may be kept: the contributions go to the log.
-    pub(crate) keeps_contributions: bool,
+    /// Counts attempts, so that what a link says of an earlier one is not taken for this one's.
+    pub(crate) attempt: u8,
+    /// Members whose contributions make up the result.
+    contributors: u32,
+    /// Ranks that were lost before this attempt began.
+    absent: Vec<u32>,
+    /// What an op in place overwrites of its input.
+    backup: Option<Arena>,
     next_window: u32,
     finished_windows: u32,
     #[expect(clippy::vec_box, reason = "large, and they move between these two in every op")]
@@ -84,8 +97,6 @@ pub(crate) struct OpState<P> {
     pub(crate) mismatch_told: bool,
     /// `returned_through` counts this op.
     counted: bool,
-    /// Copies for the log: one's own contribution, and the others' as they came into slots.
-    kept: [Option<crate::memory::Arena>; 2],
     pub(crate) sent_bytes: u64,
     pub(crate) received_bytes: u64,
     sources: Vec<Segment>,
@@ -105,13 +116,17 @@ impl<P: Plan> OpState<P> {
             call: None,
             plan: None,
             plan_number: 0,
+            planned: false,
             windows: 0,
             in_flight: 1,
             digest: 0,
             commit: Commit::Local,
             started: Instant(0),
             deadline: Instant(0),
-            keeps_contributions: false,
+            attempt: 0,
+            contributors: 0,
+            absent: Vec::new(),
+            backup: None,
             next_window: 0,
             finished_windows: 0,
             open: Vec::new(),
@@ -127,24 +142,32 @@ impl<P: Plan> OpState<P> {
             done_next: 0,
             mismatch_told: false,
             counted: false,
-            kept: [None, None],
             sent_bytes: 0,
             received_bytes: 0,
             sources: Vec::new(),
         }
     }
 
-    /// Sets the counters for a group of `world` ranks.
-    pub(crate) fn reset(&mut self, world: usize) {
+    /// Sets the counters for the first attempt in a group.
+    pub(crate) fn reset(&mut self, group: &GroupState) {
         self.life = self.life.wrapping_add(1);
+        self.mismatch_told = false;
+        self.counted = false;
+        self.planned = false;
+        self.sent_bytes = 0;
+        self.received_bytes = 0;
+        self.start_attempt(group);
+    }
+
+    /// Sets the counters for an attempt among the members that are there.
+    pub(crate) fn start_attempt(&mut self, group: &GroupState) {
+        let world = group.members.len();
+        self.attempt = self.attempt.wrapping_add(1);
+        self.contributors = group.present() as u32;
         self.phase = Phase::Running;
         self.next_window = 0;
         self.finished_windows = 0;
         self.done_next = 0;
-        self.mismatch_told = false;
-        self.counted = false;
-        self.sent_bytes = 0;
-        self.received_bytes = 0;
         self.enter_to.clear();
         self.window_limits.clear();
         self.window_limit = 0;
@@ -154,17 +177,51 @@ impl<P: Plan> OpState<P> {
         }
         self.eager.clear();
         self.eager.resize(world, 0);
-        self.done_missing = world as u32 - 1;
+        self.done_missing = self.contributors - 1;
+        self.absent.clear();
+        self.absent.extend(group.lost_ranks());
+        for &rank in &self.absent {
+            self.done_from[rank as usize] = true;
+        }
     }
 
-    /// Copies this peer's contribution for the log, before an op in place overwrites it.
-    pub(crate) fn keep_own_contribution(&mut self, pool: &mut super::slots::SlotPool) {
+    /// Copies what an op in place overwrites of its input, since it may have to start again. One that commits
+    /// by log holds its result as soon as it has overwritten anything.
+    pub(crate) fn back_up(&mut self, pool: &mut SlotPool) {
+        use crate::Collective::{AllToAll, AllToAllV};
         let Some(call) = &self.call else { return };
-        if self.keeps_contributions && !call.input.is_empty() {
-            let block = pool.take(call.input.len());
-            call.input.copy_to(&block.segment(0, call.input.len()));
-            self.kept[0] = Some(block);
+        let changes = call.collective.reduces() || matches!(call.collective, AllToAll | AllToAllV);
+        if changes && self.commit == Commit::Done && call.input.overlaps(&call.output) {
+            let block = pool.take(call.output.len());
+            call.output.copy_to(&block.segment(0, call.output.len()));
+            self.backup = Some(block);
         }
+    }
+
+    /// Ends the attempt: gives slots and views back.
+    pub(crate) fn freeze(&mut self, shared: &mut Shared) {
+        if matches!(self.phase, Phase::Running | Phase::Awaiting) {
+            self.phase = Phase::Frozen;
+        }
+        self.unload_windows(shared);
+        self.enter_to.clear();
+        // All accounts start anew.
+        self.eager.fill(0);
+    }
+
+    /// What the op had overwritten is as before.
+    pub(crate) fn restore_input(&mut self, pool: &mut SlotPool) {
+        if let (Some(backup), Some(call)) = (&self.backup, &self.call) {
+            backup.segment(0, call.output.len()).copy_to(&call.output);
+        }
+        if let Some(block) = self.backup.take() {
+            pool.give(block);
+        }
+    }
+
+    /// Whether the complete result is here.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.planned && self.finished_windows == self.windows
     }
 
     /// Opens windows up to the plan's number in flight.
@@ -176,6 +233,7 @@ impl<P: Plan> OpState<P> {
 
     /// Sets the plan of the op that starts.
     pub(crate) fn set_plan(&mut self, plan: P) {
+        self.planned = true;
         if self.plan.as_ref() != Some(&plan) {
             self.plan_number += 1;
             self.windows = plan.windows();
@@ -370,7 +428,7 @@ impl<P: Plan> OpState<P> {
         let spec = ReduceSpec {
             dtype: call.dtype,
             reduction: call.reduction.as_ref().unwrap_or(&builtin),
-            finish: finish.then_some(self.entered.len() as u64),
+            finish: finish.then_some(self.contributors.into()),
             streaming: dst.place == Place::Output
                 && call.output.len() >= shared.limits.streaming_bytes
                 && !call.input.overlaps(&call.output),
@@ -406,7 +464,7 @@ impl<P: Plan> OpState<P> {
         header.label = label;
         header.payload_len = payload.len() as u32;
         header.returned_through = shared.returned_through(self.group, self.id.tag);
-        let cookie = Cookie { op: at, life: self.life, window: header.window, step }.pack();
+        let cookie = Cookie { op: at, attempt: self.attempt, window: header.window, step }.pack();
         let answer = link.submit(&header, &payload, cookie);
         if answer != Submit::Full {
             self.sent_bytes += payload.len() as u64;
@@ -466,7 +524,7 @@ impl<P: Plan> OpState<P> {
 
     /// Tells those who send to this rank that they may go on, where ops have more windows than may be
     /// open at one time. Links do not deliver in order, so one lost for want of room would be lost for good.
-    fn move_window_limit(&mut self, limits: &Limits, me: usize) {
+    fn move_window_limit(&mut self, limits: &Limits, me: usize, lost: impl Fn(usize) -> bool) {
         let most = limits.open_windows as u32;
         if self.windows <= most {
             return;
@@ -478,7 +536,8 @@ impl<P: Plan> OpState<P> {
         self.window_limit = oldest + most;
         // Any of them may send in some window, also those that do not in others.
         self.enter_to.clear();
-        let ranks = (0..self.entered.len() as u32).filter(|&rank| rank as usize != me);
+        let ranks =
+            (0..self.entered.len() as u32).filter(|&rank| rank as usize != me && !lost(rank as usize));
         match &self.call {
             Some(call) if self.pair.is_some() => self.enter_to.push(call.peer),
             _ => self.enter_to.extend(ranks),
@@ -522,9 +581,6 @@ impl<P: Plan> OpState<P> {
 
     fn close_window(&mut self, i: usize, shared: &mut Shared) {
         let mut window = self.open.remove(i);
-        if self.keeps_contributions {
-            self.kept[1] = window.take_slots();
-        }
         window.unload(&mut shared.pool, |link, token, len| {
             shared.held_views[link] -= len;
             shared.releases.push((link, token));
@@ -532,7 +588,8 @@ impl<P: Plan> OpState<P> {
         self.spare.push(window);
         self.finished_windows += 1;
         self.open_windows();
-        self.move_window_limit(&shared.limits, shared.groups[self.group.0].me);
+        let group = &shared.groups[self.group.0];
+        self.move_window_limit(&shared.limits, group.me, |rank| group.is_lost(rank));
     }
 
     fn try_commit(&mut self, shared: &mut Shared, links: &mut Links) -> bool {
@@ -548,7 +605,8 @@ impl<P: Plan> OpState<P> {
         let mut moved = false;
         while (self.done_next as usize) < self.entered.len() {
             let rank = self.done_next as usize;
-            if rank != me && !self.control(FrameKind::Done, rank, shared, links) {
+            let wanted = rank != me && !shared.groups[self.group.0].is_lost(rank);
+            if wanted && !self.control(FrameKind::Done, rank, shared, links) {
                 return moved;
             }
             self.done_next += 1;
@@ -568,18 +626,24 @@ impl<P: Plan> OpState<P> {
             // Everybody has it already, and said so: nobody can need the log entry.
             return self.end_well(shared);
         }
-        let bytes = self.kept.iter().flatten().map(crate::memory::Arena::len).sum();
-        if !shared.log.has_room(bytes) {
+        if !shared.log.has_room(self.segments().1.len()) {
             return shared.ask_laggards(links);
         }
-        shared.log.push(self.group, self.id.tag, self.id.seq, std::mem::take(&mut self.kept));
+        self.log_result(shared);
         self.end_well(shared)
     }
 
-    fn end_well(&mut self, shared: &mut Shared) -> bool {
+    /// Puts the result into the log, for those who may lack it.
+    pub(crate) fn log_result(&self, shared: &mut Shared) {
+        let Shared { log, pool, .. } = shared;
+        log.push((self.group, self.id.tag, self.id.seq), self.segments().1, pool);
+    }
+
+    pub(crate) fn end_well(&mut self, shared: &mut Shared) -> bool {
         let outcome = Outcome {
             epoch: self.header.epoch,
-            contributors: self.entered.len() as u32,
+            contributors: self.contributors,
+            absent: self.absent.clone(),
             seq: self.id.seq,
             bytes_sent: self.sent_bytes,
             bytes_received: self.received_bytes,
@@ -589,8 +653,7 @@ impl<P: Plan> OpState<P> {
         true
     }
 
-    /// Ends the op: gives all memory back, so that the caller may have its buffers.
-    pub(crate) fn end(&mut self, result: Result<Outcome>, shared: &mut Shared) {
+    fn unload_windows(&mut self, shared: &mut Shared) {
         for mut window in self.open.drain(..) {
             window.unload(&mut shared.pool, |link, token, len| {
                 shared.held_views[link] -= len;
@@ -598,7 +661,12 @@ impl<P: Plan> OpState<P> {
             });
             self.spare.push(window);
         }
-        for block in self.kept.iter_mut().filter_map(Option::take) {
+    }
+
+    /// Ends the op: gives all memory back, so that the caller may have its buffers.
+    pub(crate) fn end(&mut self, result: Result<Outcome>, shared: &mut Shared) {
+        self.unload_windows(shared);
+        if let Some(block) = self.backup.take() {
             shared.pool.give(block);
         }
         self.call = None;
@@ -658,8 +726,18 @@ impl<P: Plan> OpState<P> {
         ranks
     }
 
+    /// Charge of frames whose receiver is not known to have entered.
+    pub(crate) fn unentered_bytes(&self) -> usize {
+        self.eager.iter().zip(&self.entered).filter(|(_, entered)| !**entered).map(|(bytes, _)| bytes).sum()
+    }
+
+    /// It was started and has not ended.
+    pub(crate) fn is_open(&self) -> bool {
+        !matches!(self.phase, Phase::Free | Phase::Ended(_))
+    }
+
     pub(crate) fn fail(&mut self, error: &Error, shared: &mut Shared) {
-        if matches!(self.phase, Phase::Running | Phase::Stalled) {
+        if self.is_open() {
             self.end(Err(error.clone()), shared);
         }
     }
@@ -673,10 +751,10 @@ pub(crate) struct Owed {
     pub(crate) bytes: usize,
 }
 
-/// What a link gives back when a payload has left: 16 bits op, 8 life, 20 window, 20 step.
+/// What a link gives back when a payload has left: 16 bits op, 8 attempt, 20 window, 20 step.
 pub(crate) struct Cookie {
     pub(crate) op: usize,
-    pub(crate) life: u8,
+    pub(crate) attempt: u8,
     pub(crate) window: u32,
     pub(crate) step: StepId,
 }
@@ -686,7 +764,7 @@ impl Cookie {
 
     pub(crate) fn pack(self) -> u64 {
         (self.op as u64) << 48
-            | (self.life as u64) << 40
+            | (self.attempt as u64) << 40
             | (self.window as u64 & Self::LOW20) << 20
             | (self.step as u64 & Self::LOW20)
     }
@@ -694,7 +772,7 @@ impl Cookie {
     pub(crate) fn unpack(cookie: u64) -> Cookie {
         Cookie {
             op: (cookie >> 48) as usize,
-            life: (cookie >> 40) as u8,
+            attempt: (cookie >> 40) as u8,
             window: (cookie >> 20 & Self::LOW20) as u32,
             step: (cookie & Self::LOW20) as u32,
         }

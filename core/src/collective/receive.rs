@@ -32,7 +32,11 @@ struct Target {
 
 impl<P: Plan> Receiver for Executor<P> {
     fn place(&mut self, link: usize, header: &Header) -> Placement {
+        if self.is_of_another_attempt(header) {
+            return Placement::Discard;
+        }
         match header.kind {
+            FrameKind::Result => self.place_result(link, header),
             FrameKind::Data => self.place_data(link, header),
             FrameKind::Mismatch => match header.payload_len as usize {
                 super::descriptor::DESCRIPTOR_BYTES => {
@@ -47,6 +51,13 @@ impl<P: Plan> Receiver for Executor<P> {
 
     fn arrived(&mut self, link: usize, header: &Header, payload: Payload) -> bool {
         self.note_returned(link, header);
+        if self.is_of_another_attempt(header) {
+            return false;
+        }
+        if header.kind == FrameKind::Result {
+            self.result_arrived(link, header, payload);
+            return false;
+        }
         if header.kind != FrameKind::Data {
             let bytes = match &payload {
                 Payload::Placed => self.scratch.segment(link * 64, header.payload_len.min(64) as usize),
@@ -82,7 +93,7 @@ impl<P: Plan> Receiver for Executor<P> {
         }
         let cookie = Cookie::unpack(cookie);
         let Some(op) = self.ops.get_mut(cookie.op) else { return };
-        if op.life != cookie.life || !matches!(op.phase, Phase::Running | Phase::Stalled) {
+        if op.attempt != cookie.attempt || !matches!(op.phase, Phase::Running | Phase::Stalled) {
             return;
         }
         let shared = &mut self.shared;
@@ -95,15 +106,23 @@ impl<P: Plan> Receiver for Executor<P> {
 }
 
 impl<P: Plan> Executor<P> {
-    fn group_of(&self, op: &OpId) -> Option<GroupIndex> {
+    pub(super) fn group_of(&self, op: &OpId) -> Option<GroupIndex> {
         self.shared.groups.iter().position(|g| g.id == op.group).map(GroupIndex)
     }
 
-    /// The open op that a frame belongs to.
-    fn find(&self, link: usize, header: &Header) -> Option<usize> {
+    /// A frame of an attempt that has ended, or of a view that this peer is not in yet.
+    fn is_of_another_attempt(&self, header: &Header) -> bool {
+        let current = |group: GroupIndex| self.shared.groups[group.0].epoch.0 as u32 as u64;
+        header.is_of_attempt()
+            && self.group_of(&header.op).is_some_and(|group| current(group) != header.epoch.0)
+    }
+
+    /// The open op that a frame belongs to. What comes for one that is frozen waits for it to start again.
+    pub(super) fn find(&self, link: usize, header: &Header) -> Option<usize> {
         self.active.iter().copied().find(|&at| {
             let op = &self.ops[at];
             op.id == header.op
+                && !matches!(op.phase, Phase::Frozen)
                 && match op.pair {
                     None => !header.point_to_point,
                     Some(peer) => header.point_to_point && peer == link && op.receives != for_sender(header),
@@ -143,7 +162,7 @@ impl<P: Plan> Executor<P> {
         }
     }
 
-    fn place_early(&mut self, link: usize, header: &Header) -> Placement {
+    pub(super) fn place_early(&mut self, link: usize, header: &Header) -> Placement {
         if self.is_stale(link, header) {
             self.settle(link, header);
             return Placement::Discard;
@@ -158,6 +177,9 @@ impl<P: Plan> Executor<P> {
     /// True for a frame of an op that was started here before and has ended.
     fn is_stale(&mut self, link: usize, header: &Header) -> bool {
         let Some(group) = self.group_of(&header.op) else { return false };
+        if self.is_frozen() && self.active.iter().any(|&at| self.ops[at].id == header.op) {
+            return false;
+        }
         let state = &mut self.shared.groups[group.0];
         match state.rank_of(link) {
             // Not a member: nothing of it can ever be wanted.
@@ -228,7 +250,6 @@ impl<P: Plan> Executor<P> {
         let len = segment.len();
         let keep = window.accepts_view(target.step)
             && window.expected_len(target.step) == len
-            && !op.keeps_contributions
             && self.shared.held_views[link] + len <= self.shared.limits.view_bytes;
         if !keep {
             self.copy_in(&target, link, header, &segment);
@@ -286,6 +307,7 @@ impl<P: Plan> Executor<P> {
                     self.copy_in(&target, frame.link, &frame.header, &payload);
                 }
             }
+            FrameKind::Result => self.take_result(at, &payload),
             _ => self.control_frame(frame.link, &frame.header, &payload),
         }
         if let Some(block) = frame.block {

@@ -300,11 +300,6 @@ impl Running {
         }
     }
 
-    /// Takes the slots with what they hold (for the log).
-    pub(crate) fn take_slots(&mut self) -> Option<Arena> {
-        self.slots.take()
-    }
-
     /// Gives memory and views back, whatever the state.
     pub(crate) fn unload(&mut self, pool: &mut SlotPool, mut release: impl FnMut(usize, ViewToken, usize)) {
         for view in self.views.drain(..) {

@@ -1,6 +1,7 @@
 //! The coordinator's half.
 
 use super::message::{FromMember, Hello, MemberInfo, ToMember, Verdict, View};
+use crate::error::PeerLost;
 use crate::{Epoch, Incarnation, Instant, Rank};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -337,7 +338,7 @@ impl Coordinator {
         let Some(member) = self.members.values().find(|m| m.rank == Some(rank)) else { return };
         let info = &member.hello.info;
         let address = info.addresses.first().map_or_else(String::new, ToString::to_string);
-        let verdict = Verdict::PeerLost {
+        let verdict = Verdict::PeerLost(PeerLost {
             peer: info.peer,
             rank,
             host: info.host.clone(),
@@ -345,7 +346,7 @@ impl Coordinator {
             reason: reason.to_owned(),
             silent_for: now.since(member.heard),
             epoch: Epoch(self.epoch.0 + 1),
-        };
+        });
         self.fail(verdict);
     }
 
@@ -469,7 +470,7 @@ mod tests {
         let told = verdicts(&coordinator.take_effects());
         assert_eq!(told.len(), 4, "the dead one's connection may still be tried");
         assert!(told.iter().all(|(_, v)| *v == told[0].1));
-        assert!(matches!(&told[0].1, Verdict::PeerLost { rank: Rank(2), epoch: Epoch(2), .. }));
+        assert!(matches!(&told[0].1, Verdict::PeerLost(PeerLost { rank: Rank(2), epoch: Epoch(2), .. })));
         // Later news change nothing.
         coordinator.handle_closed(13, Instant(6_000_000));
         assert!(verdicts(&coordinator.take_effects()).is_empty());
@@ -485,7 +486,7 @@ mod tests {
         // Rank 2 died and took its link to rank 1 with it; rank 1 is innocent.
         coordinator.handle_closed(12, Instant(20_000_000));
         let told = verdicts(&coordinator.take_effects());
-        assert!(matches!(&told[0].1, Verdict::PeerLost { rank: Rank(2), .. }));
+        assert!(matches!(&told[0].1, Verdict::PeerLost(PeerLost { rank: Rank(2), .. })));
     }
 
     #[test]
@@ -495,7 +496,9 @@ mod tests {
         coordinator.handle_message(10, accuse, Instant(0));
         coordinator.handle_tick(coordinator.next_deadline().unwrap());
         let told = verdicts(&coordinator.take_effects());
-        assert!(matches!(&told[0].1, Verdict::PeerLost { rank: Rank(1), reason, .. } if reason == "reset"));
+        assert!(
+            matches!(&told[0].1, Verdict::PeerLost(PeerLost { rank: Rank(1), reason, .. }) if reason == "reset")
+        );
     }
 
     #[test]
@@ -511,7 +514,7 @@ mod tests {
         }
         coordinator.handle_tick(Instant(1_000_000_000));
         let told = verdicts(&coordinator.take_effects());
-        assert!(matches!(&told[0].1, Verdict::PeerLost { rank: Rank(1), .. }));
+        assert!(matches!(&told[0].1, Verdict::PeerLost(PeerLost { rank: Rank(1), .. })));
     }
 
     #[test]

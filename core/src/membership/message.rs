@@ -147,41 +147,17 @@ pub enum ToMember {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum Verdict {
-    PeerLost {
-        peer: PeerId,
-        rank: Rank,
-        host: String,
-        address: String,
-        reason: String,
-        silent_for: Duration,
-        epoch: Epoch,
-    },
-    Mismatch {
-        op: OpId,
-        rank: Rank,
-        call: String,
-        other_rank: Rank,
-        other_call: String,
-    },
-    Timeout {
-        op: OpId,
-        collective: Collective,
-        waited: Duration,
-        culprits: String,
-    },
-    Requested {
-        rank: Rank,
-        reason: String,
-    },
+    PeerLost(PeerLost),
+    Mismatch { op: OpId, rank: Rank, call: String, other_rank: Rank, other_call: String },
+    Timeout { op: OpId, collective: Collective, waited: Duration, culprits: String },
+    Requested { rank: Rank, reason: String },
     Join(String),
 }
 
 impl From<Verdict> for Error {
     fn from(verdict: Verdict) -> Error {
         match verdict {
-            Verdict::PeerLost { peer, rank, host, address, reason, silent_for, epoch } => {
-                Error::PeerLost(Arc::new(PeerLost { peer, rank, host, address, reason, silent_for, epoch }))
-            }
+            Verdict::PeerLost(lost) => Error::PeerLost(Arc::new(lost)),
             Verdict::Mismatch { op, rank, call, other_rank, other_call } => {
                 Error::Aborted(Arc::new(Aborted::Mismatch { op, rank, call, other_rank, other_call }))
             }

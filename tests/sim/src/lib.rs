@@ -12,10 +12,11 @@ use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use ronde_algorithms::kernels::CpuKernels;
-use ronde_algorithms::{AnyPlan, Topology, Tuning};
+use ronde_algorithms::{Algorithm, AnyPlan, CostTable, Survivors, Topology, Tuning};
 use ronde_core::call::{Call, Shape};
 use ronde_core::collective::{Effect, Executor, GroupIndex, Limits, Links, NewGroup, NewOp, OpHandle};
 use ronde_core::error::{Error, Outcome, Result};
+use ronde_core::recovery;
 use ronde_core::reduce::Reduction;
 use ronde_core::transport::LinkFailure;
 use ronde_core::{Epoch, GroupId, Instant, Rank};
@@ -27,6 +28,41 @@ pub struct Peer {
     pub executor: Executor<AnyPlan>,
     links: Links,
     group: GroupIndex,
+    /// Ranks that it knows to be lost.
+    lost: Vec<usize>,
+}
+
+/// Plans the calls of one rank.
+struct Planner {
+    rank: u32,
+    world: u32,
+    topology: Arc<Topology>,
+    tuning: Tuning,
+    survivors: Option<Survivors>,
+}
+
+impl Planner {
+    fn plan(&self, call: &Call, in_place: bool) -> Result<AnyPlan> {
+        let shape = Shape {
+            collective: call.collective,
+            rank: self.rank,
+            world: self.world,
+            count: call.count,
+            element: call.dtype.size(),
+            peer: call.peer,
+            send: &call.send,
+            recv: &call.recv,
+            in_place,
+            ordered: matches!(call.reduction, Some(Reduction::User(_))),
+            narrow: call.dtype.is_narrow_float(),
+        };
+        let named = call.options.algorithm.and_then(Algorithm::from_name);
+        if let Some(survivors) = &self.survivors {
+            return Ok(survivors.plan(&shape, named)?);
+        }
+        let algorithm = named.unwrap_or_else(|| ronde_algorithms::choose(&shape, &self.topology));
+        Ok(ronde_algorithms::build(&shape, algorithm, &self.topology, &self.tuning)?)
+    }
 }
 
 /// A whole job.
@@ -34,8 +70,11 @@ pub struct Cluster {
     /// The processes by rank.
     pub peers: Vec<Peer>,
     rng: SmallRng,
+    nodes: Vec<u32>,
     topology: Arc<Topology>,
     tuning: Tuning,
+    epoch: Epoch,
+    dead: Vec<bool>,
     kernels: &'static CpuKernels,
     network: Network,
     now: u64,
@@ -50,8 +89,9 @@ fn end_link(peer: &mut Peer, at: usize, failure: LinkFailure) {
 }
 
 impl Cluster {
-    /// A job of `world` ranks; everything that happens follows from the seed.
-    pub fn new(world: usize, seed: u64, limits: &Limits, topology: Topology, tuning: Tuning) -> Cluster {
+    /// A job with a rank for each entry, which names its node; everything that happens follows from the seed.
+    pub fn new(nodes: &[u32], seed: u64, limits: &Limits, tuning: Tuning) -> Cluster {
+        let world = nodes.len();
         let mut rng = SmallRng::seed_from_u64(seed);
         let network = Network::new(world, Rates::draw(&mut rng), rng.random());
         let peers = (0..world)
@@ -62,45 +102,46 @@ impl Cluster {
                 let me = Rank(rank as u32);
                 let new = NewGroup { id: GroupId(0), epoch: Epoch(1), members, me, syscall_per_frame };
                 let group = executor.add_group(new);
-                Peer { executor, links: network.links(rank), group }
+                Peer { executor, links: network.links(rank), group, lost: Vec::new() }
             })
             .collect();
         let kernels = CpuKernels::detect();
-        Cluster { peers, rng, topology: Arc::new(topology), tuning, kernels, network, now: 0 }
+        let topology = Arc::new(Topology::new(nodes, &CostTable::default()));
+        let (nodes, dead, epoch) = (nodes.to_vec(), vec![false; world], Epoch(1));
+        Cluster { peers, rng, nodes, topology, tuning, epoch, dead, kernels, network, now: 0 }
     }
 
     /// Starts a call on one rank.
     pub fn start(&mut self, rank: usize, call: Call, in_place: bool) -> Result<OpHandle> {
-        let world = self.peers.len() as u32;
-        let plan = {
-            let shape = Shape {
-                collective: call.collective,
-                rank: rank as u32,
-                world,
-                count: call.count,
-                element: call.dtype.size(),
-                peer: call.peer,
-                send: &call.send,
-                recv: &call.recv,
-                in_place,
-                ordered: matches!(call.reduction, Some(Reduction::User(_))),
-                narrow: call.dtype.is_narrow_float(),
-            };
-            let algorithm = call
-                .options
-                .algorithm
-                .and_then(ronde_algorithms::Algorithm::from_name)
-                .unwrap_or_else(|| ronde_algorithms::choose(&shape, &self.topology));
-            ronde_algorithms::build(&shape, algorithm, &self.topology, &self.tuning)?
-        };
+        let plan = self.planner(rank).plan(&call, in_place)?;
         let peer = &mut self.peers[rank];
         let new =
             NewOp { group: peer.group, call, plan, now: Instant(self.now), deadline: Instant(u64::MAX) };
         peer.executor.start(new, &mut peer.links, self.kernels)
     }
 
+    /// What a rank plans calls with, among those that it knows to be there.
+    fn planner(&self, rank: usize) -> Planner {
+        let lost = &self.peers[rank].lost;
+        let left: Vec<u32> = (0..self.peers.len()).filter(|r| !lost.contains(r)).map(|r| r as u32).collect();
+        let nodes: Vec<u32> = left.iter().map(|&rank| self.nodes[rank as usize]).collect();
+        let survivors = (!lost.is_empty()).then(|| {
+            Survivors::new(&left, Topology::new(&nodes, &CostTable::default()), self.tuning.clone())
+        });
+        Planner {
+            rank: rank as u32,
+            world: self.peers.len() as u32,
+            topology: self.topology.clone(),
+            tuning: self.tuning.clone(),
+            survivors,
+        }
+    }
+
     /// Polls and advances one rank.
     pub fn step(&mut self, rank: usize) -> bool {
+        if self.dead[rank] {
+            return false;
+        }
         self.now += 1;
         let peer = &mut self.peers[rank];
         let mut moved = false;
@@ -151,9 +192,77 @@ impl Cluster {
         results.into_iter().flatten().collect()
     }
 
-    /// The process of a rank dies. Do not step it again.
+    /// The process of a rank dies: it makes no further step.
     pub fn kill(&mut self, rank: usize) {
+        self.dead[rank] = true;
         self.network.kill(rank);
+    }
+
+    /// Ranks that live.
+    pub fn alive(&self) -> Vec<usize> {
+        (0..self.peers.len()).filter(|&rank| !self.dead[rank]).collect()
+    }
+
+    /// The coordinator has noticed who is dead: the survivors freeze and report, one after another with steps
+    /// of all between, and go on by the plan in the same manner. Another death on the way (of `victims`, with
+    /// a chance of 1 in 8 at each turn) starts it all over.
+    pub fn recover(&mut self, victims: &mut Vec<usize>) {
+        loop {
+            self.epoch.0 += 1;
+            let epoch = self.epoch;
+            let Some(reports) = self.survivors_in_turn(victims, |cluster, rank| {
+                let dead: Vec<usize> = (0..cluster.peers.len()).filter(|&r| cluster.dead[r]).collect();
+                let loss = |&r: &usize| (r, Error::resource(format!("rank {r} is lost")));
+                let lost: Vec<(usize, Error)> = dead.iter().map(loss).collect();
+                let peer = &mut cluster.peers[rank];
+                peer.lost = dead;
+                let report = peer.executor.freeze(epoch, &lost, &mut peer.links);
+                (Rank(rank as u32), report)
+            }) else {
+                continue;
+            };
+            let plan = recovery::plan(&reports.into_iter().collect());
+            let resumed = self.survivors_in_turn(victims, |cluster, rank| {
+                let planner = cluster.planner(rank);
+                let mut replan =
+                    |_: GroupIndex, call: &Call| planner.plan(call, call.input.overlaps(&call.output));
+                let peer = &mut cluster.peers[rank];
+                peer.executor.resume(&plan, &mut replan, &mut peer.links, cluster.kernels);
+            });
+            if resumed.is_some() {
+                return;
+            }
+        }
+    }
+
+    /// Has every survivor do something, in any order; `None` if one died on the way. Everybody hears the
+    /// coordinator in order, so those that live do it all the same.
+    fn survivors_in_turn<T>(
+        &mut self,
+        victims: &mut Vec<usize>,
+        mut act: impl FnMut(&mut Cluster, usize) -> T,
+    ) -> Option<Vec<T>> {
+        let mut order = self.alive();
+        order.shuffle(&mut self.rng);
+        let mut done = Vec::new();
+        let mut died = false;
+        for rank in order {
+            if self.rng.random_ratio(1, 8)
+                && let Some(victim) = victims.pop()
+            {
+                self.kill(victim);
+                died = true;
+            }
+            if self.dead[rank] {
+                continue;
+            }
+            done.push(act(self, rank));
+            for _ in 0..self.rng.random_range(0..2 * self.peers.len()) {
+                let other = self.rng.random_range(0..self.peers.len());
+                self.step(other);
+            }
+        }
+        (!died).then_some(done)
     }
 
     /// The coordinator's verdict reaches a rank: everything ends with this error.

@@ -72,7 +72,7 @@ struct Wire {
     sent: Vec<Vec<u64>>,
     /// Bytes on the way and not given back, by (from, to).
     used: Vec<usize>,
-    /// By rank: it has taken back memory that it had lent.
+    /// By (from, to): memory that was lent has been taken back.
     revoked: Vec<bool>,
     /// By rank: its process has died.
     dead: Vec<bool>,
@@ -94,7 +94,7 @@ impl Network {
             frames: (0..pairs).map(|_| Vec::new()).collect(),
             sent: vec![Vec::new(); pairs],
             used: vec![0; pairs],
-            revoked: vec![false; world],
+            revoked: vec![false; pairs],
             dead: vec![false; world],
             rng: SmallRng::seed_from_u64(seed),
         };
@@ -117,6 +117,7 @@ impl Network {
             (peer != rank).then(|| {
                 Box::new(SimLink {
                     peer,
+                    me: rank,
                     out: rank * self.world + peer,
                     back: peer * self.world + rank,
                     rates: self.rates.clone(),
@@ -124,7 +125,6 @@ impl Network {
                     views: Vec::new(),
                     records: VecDeque::new(),
                     stuck: 0,
-                    me: rank,
                     lent: 0,
                     next_view: 0,
                     ended: false,
@@ -137,6 +137,7 @@ impl Network {
 
 struct SimLink {
     peer: usize,
+    me: usize,
     out: usize,
     back: usize,
     rates: Rates,
@@ -147,7 +148,6 @@ struct SimLink {
     /// Views in order, with their bytes in the ring, and whether they were given back.
     records: VecDeque<(u64, usize, bool)>,
     stuck: u32,
-    me: usize,
     /// Sends that have not left this rank's memory.
     lent: usize,
     ended: bool,
@@ -251,7 +251,7 @@ impl Link for SimLink {
             let message = {
                 let mut wire = self.wire();
                 let waiting = wire.frames[back].len();
-                if wire.revoked[self.peer] {
+                if wire.revoked[back] {
                     return Err(LinkFailure::Revoked);
                 }
                 if waiting == 0 && wire.dead[self.peer] {
@@ -294,23 +294,23 @@ impl Link for SimLink {
     }
 
     fn is_sound(&self) -> bool {
-        !self.wire().revoked[self.peer]
+        !self.wire().revoked[self.back]
     }
 
     fn close(&mut self) {
         self.ended = true;
         if self.lent > 0 {
-            let me = self.me;
-            self.wire().revoked[me] = true;
+            let out = self.out;
+            self.wire().revoked[out] = true;
         }
     }
 }
 
 impl Drop for SimLink {
-    /// A real link unmaps its memory here.
+    /// A real link unmaps its memory here. What a dead process held does not matter.
     fn drop(&mut self) {
         let held = self.views.len();
-        if held > 0 && self.ended && !std::thread::panicking() {
+        if held > 0 && self.ended && !self.wire().dead[self.me] && !std::thread::panicking() {
             panic!("the link to {} is dropped while {held} views of its memory are held", self.peer);
         }
     }

@@ -2,7 +2,7 @@
 
 use rand::Rng;
 use rand::rngs::SmallRng;
-use ronde_algorithms::{CostTable, Topology, Tuning};
+use ronde_algorithms::Tuning;
 use ronde_core::call::{Call, CallOptions};
 use ronde_core::collective::{Limits, OpHandle};
 use ronde_core::memory::Arena;
@@ -153,10 +153,6 @@ pub(crate) fn run(cluster: &mut Cluster, case: &Case, values: &[Vec<u64>], what:
     }
 }
 
-pub(crate) fn topology(nodes: &[u32]) -> Topology {
-    Topology::new(nodes, &CostTable::default())
-}
-
 /// One node, nodes of two, nodes of any sizes in any order, or a node for each rank.
 pub(crate) fn nodes(world: usize, rng: &mut SmallRng) -> Vec<u32> {
     let kind = rng.random_range(0..4);
@@ -209,8 +205,7 @@ impl Job {
     ) -> Job {
         let world = rng.random_range(2..5);
         let count = rng.random_range(1..most);
-        let topology = topology(&vec![0; world]);
-        let mut cluster = Cluster::new(world, seed, &Limits::default(), topology, Tuning::default());
+        let mut cluster = Cluster::new(&vec![0; world], seed, &Limits::default(), Tuning::default());
         let inputs: Vec<Vec<u64>> = (0..world).map(|_| (0..count).map(|_| rng.random()).collect()).collect();
         let sources: Vec<Memory> = inputs.iter().map(|values| Memory::new(values)).collect();
         let outputs: Vec<Memory> = (0..world).map(|_| Memory::new(&vec![POISON; count])).collect();

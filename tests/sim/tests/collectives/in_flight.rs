@@ -1,6 +1,6 @@
 //! Many ops at once, in orders that differ from rank to rank.
 
-use crate::case::{BUDGET, Memory, POISON, SMALL, all_reduce, finish_all, random_cases, topology};
+use crate::case::{BUDGET, Memory, POISON, SMALL, all_reduce, finish_all, random_cases};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use ronde_algorithms::Tuning;
@@ -17,7 +17,7 @@ fn many_ops_in_flight() {
         let mut rng = SmallRng::seed_from_u64(seed);
         let world = rng.random_range(2..6);
         let limits = Limits { eager_bytes: 512, log_entries: 4, ..Limits::default() };
-        let mut cluster = Cluster::new(world, seed, &limits, topology(&vec![0; world]), SMALL);
+        let mut cluster = Cluster::new(&vec![0; world], seed, &limits, SMALL);
         let kinds =
             [Collective::AllReduce, Collective::AllGather, Collective::Broadcast, Collective::Barrier];
         let options = (0..24).map(|i| CallOptions { tag: Tag(i % 3), ..Default::default() });
@@ -47,7 +47,7 @@ fn tags_in_another_order_on_every_rank() {
         let mut rng = SmallRng::seed_from_u64(seed);
         let world = rng.random_range(3..6);
         let limits = Limits::default();
-        let mut cluster = Cluster::new(world, seed, &limits, topology(&vec![0; world]), Tuning::default());
+        let mut cluster = Cluster::new(&vec![0; world], seed, &limits, Tuning::default());
         let ops: usize = rng.random_range(8..40);
         let kinds = [Collective::AllReduce, Collective::ReduceScatter, Collective::AllToAll];
         let options = (0..2 * ops).map(|i| CallOptions { tag: Tag((i / ops) as u32), ..Default::default() });
@@ -69,7 +69,7 @@ fn tags_in_another_order_on_every_rank() {
 fn mismatched_calls_are_named() {
     for seed in 0..20 {
         let tuning = Tuning::default();
-        let mut cluster = Cluster::new(2, seed, &Limits::default(), topology(&[0, 0]), tuning);
+        let mut cluster = Cluster::new(&[0, 0], seed, &Limits::default(), tuning);
         let memory: Vec<Memory> = [7, 9].iter().map(|&n| Memory::new(&vec![1; n])).collect();
         for (rank, memory) in memory.iter().enumerate() {
             let call = all_reduce(memory, memory, CallOptions::default());
@@ -96,7 +96,7 @@ fn messages() {
     for seed in 0..60u64 {
         let mut rng = SmallRng::seed_from_u64(seed);
         let limits = Limits { eager_bytes: 1024, ..Limits::default() };
-        let mut cluster = Cluster::new(3, seed, &limits, topology(&[0, 0, 0]), SMALL);
+        let mut cluster = Cluster::new(&[0, 0, 0], seed, &limits, SMALL);
         let message = |collective, peer: u32, tag, memory: &Memory| Call {
             collective,
             dtype: DType::U64,
@@ -144,7 +144,7 @@ fn uneven_all_to_all() {
     for seed in 0..60u64 {
         let mut rng = SmallRng::seed_from_u64(seed);
         let world = rng.random_range(1..7);
-        let mut cluster = Cluster::new(world, seed, &Limits::default(), topology(&vec![0; world]), SMALL);
+        let mut cluster = Cluster::new(&vec![0; world], seed, &Limits::default(), SMALL);
         let counts: Vec<Vec<usize>> = (0..world)
             .map(|_| (0..world).map(|_| if rng.random() { rng.random_range(0..200) } else { 0 }).collect())
             .collect();

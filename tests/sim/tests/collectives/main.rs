@@ -7,3 +7,4 @@ mod case;
 mod in_flight;
 mod losses;
 mod plans;
+mod recovery;

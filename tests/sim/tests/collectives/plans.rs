@@ -1,6 +1,6 @@
 //! Every plan over worlds of 1 to 33 ranks.
 
-use crate::case::{BUDGET, Memory, Spec, build, nodes, run, topology};
+use crate::case::{BUDGET, Memory, Spec, build, nodes, run};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use ronde_algorithms::{Tuning, algorithms_for};
@@ -24,7 +24,7 @@ fn check(spec: &Spec, seed: u64, what: &str) {
         open_windows: rng.random_range(3..20),
         ..Limits::default()
     };
-    let mut cluster = Cluster::new(spec.world, seed, &limits, topology(&nodes), tuning);
+    let mut cluster = Cluster::new(&nodes, seed, &limits, tuning);
     let case = build(spec, &mut rng);
     let values: Vec<_> = case.inputs.iter().map(Memory::values).collect();
     run(&mut cluster, &case, &values, what);
@@ -96,7 +96,7 @@ fn staging_is_at_most_one_vector() {
                 for seed in 0..3 {
                     let nodes: Vec<u32> = (0..world).map(|rank| (rank / ranks_per_node) as u32).collect();
                     let (limits, tuning) = (Limits::default(), Tuning::default());
-                    let mut cluster = Cluster::new(world, seed, &limits, topology(&nodes), tuning);
+                    let mut cluster = Cluster::new(&nodes, seed, &limits, tuning);
                     let blocks = if collective == Collective::ReduceScatter { world } else { 1 };
                     let (count, options) = ((bytes / 8 / blocks).max(1), CallOptions::default());
                     let spec = Spec { collective, world, count, root: 0, in_place: false, options };

@@ -1,0 +1,265 @@
+//! What happens to open ops when a peer is lost: they freeze, are reported, and go on by a plan.
+
+use super::executor::{Executor, Shared};
+use super::group::GroupIndex;
+use super::op::{Commit, Phase};
+use super::{Links, OpHandle};
+use crate::call::Call;
+use crate::error::{Error, Result};
+use crate::frame::{FrameKind, Header};
+use crate::memory::Segment;
+use crate::plan::Plan;
+use crate::recovery::{RecoveryPlan, Report};
+use crate::reduce::Kernels;
+use crate::transport::{Payload, Placement};
+use crate::{Epoch, OpId, Tolerance};
+
+impl<P: Plan> Executor<P> {
+    /// True between a report and its plan.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
+    /// A view of this epoch without the peers behind `lost` is to come: ends the attempts of all open ops,
+    /// closes the links to the lost, and says how far every op is. Nothing returns until [`Executor::resume`].
+    ///
+    /// Messages between two that are there go on: they do not depend on the view.
+    pub fn freeze(&mut self, epoch: Epoch, lost: &[(usize, Error)], links: &mut Links) -> Report {
+        self.frozen = true;
+        self.log_complete_ops();
+        for (link, error) in lost {
+            let link = *link;
+            self.losses[link].get_or_insert_with(|| error.clone());
+            self.close_link(links, link);
+            // Nothing of the log is kept for it.
+            self.peer_left(link);
+            self.shared.groups.iter_mut().for_each(|group| group.lose(link));
+        }
+        links.iter_mut().flatten().for_each(|link| link.fence());
+        for group in &mut self.shared.groups {
+            group.epoch = epoch;
+        }
+        let open: Vec<usize> =
+            self.active.iter().copied().filter(|&at| self.ops[at].pair.is_none()).collect();
+        for at in open {
+            self.ops[at].freeze(&mut self.shared);
+        }
+        self.forget_attempts();
+        self.shared.give_views_back(links);
+        self.report(epoch)
+    }
+
+    /// An op that waits for room in the log holds its result and counts as returned: now it does return,
+    /// before anything is reported.
+    fn log_complete_ops(&mut self) {
+        for at in self.active.clone() {
+            let op = &mut self.ops[at];
+            if matches!(op.phase, Phase::Running) && op.commit == Commit::Log && op.is_complete() {
+                op.log_result(&mut self.shared);
+                op.end_well(&mut self.shared);
+                self.active.retain(|&active| active != at);
+            }
+        }
+    }
+
+    /// Drops what belongs to attempts that have ended, on its way in or out, and from all accounts.
+    fn forget_attempts(&mut self) {
+        let losses = &self.losses;
+        let is_lost = |link: usize| losses[link].is_some();
+        let Shared { unsent, owed, unentered, asking, ack_requests, groups, pool, .. } = &mut self.shared;
+        unsent.retain(|(_, _, header, _)| !header.is_of_attempt());
+        ack_requests.retain(|(group, rank, _)| !groups[group.0].is_lost(*rank));
+        owed.retain(|owed| owed.pair.is_some() && !is_lost(owed.link));
+        unentered.fill(0);
+        asking.fill(false);
+        owed.iter().for_each(|owed| unentered[owed.link] += owed.bytes);
+        for op in self.active.iter().map(|&at| &self.ops[at]) {
+            if let Some(link) = op.pair {
+                unentered[link] += op.unentered_bytes();
+            }
+        }
+        self.early.drop_frames(pool, |link, header| header.is_of_attempt() || is_lost(link));
+    }
+
+    fn report(&self, epoch: Epoch) -> Report {
+        let groups = &self.shared.groups;
+        let mut tags: Vec<_> = groups.iter().flat_map(|group| group.tag_reports()).collect();
+        for op in self.active.iter().map(|&at| &self.ops[at]) {
+            if matches!(op.phase, Phase::Frozen)
+                && op.is_complete()
+                && let Some(tag) =
+                    tags.iter_mut().find(|tag| (tag.group, tag.tag) == (op.id.group, op.id.tag))
+            {
+                tag.complete.push(op.id.seq);
+            }
+        }
+        Report { epoch, groups: groups.iter().map(|group| group.id).collect(), tags }
+    }
+
+    /// Goes on by the plan of the epoch that was last reported: commits what it commits, sends results to
+    /// those who lack them, and starts all other ops again with what `replan` makes of their calls among
+    /// the members that are left. Ops that cannot go on without the lost end with the error of the loss.
+    pub fn resume(
+        &mut self,
+        plan: &RecoveryPlan,
+        replan: &mut dyn FnMut(GroupIndex, &Call) -> Result<P>,
+        links: &mut Links,
+        kernels: &dyn Kernels,
+    ) {
+        self.frozen = false;
+        for (group, tag, horizon) in &plan.horizons {
+            if let Some(group) = self.shared.groups.iter_mut().find(|state| state.id == *group) {
+                group.recover_below(*tag, *horizon);
+            }
+        }
+        self.provide_results(plan);
+        for at in self.active.clone() {
+            self.go_on(at, plan, replan, links, kernels);
+        }
+        let ops = &self.ops;
+        self.active.retain(|&at| ops[at].is_open());
+    }
+
+    fn go_on(
+        &mut self,
+        at: usize,
+        plan: &RecoveryPlan,
+        replan: &mut dyn FnMut(GroupIndex, &Call) -> Result<P>,
+        links: &mut Links,
+        kernels: &dyn Kernels,
+    ) {
+        let op = &self.ops[at];
+        let Some(call) = &op.call else { return };
+        let loss = self.loss_that_ends(op.group, call);
+        let op = &mut self.ops[at];
+        let (Phase::Frozen, None, Some(call)) = (&op.phase, op.pair, &op.call) else {
+            if let (Some(loss), Some(_)) = (loss, op.pair) {
+                op.end(Err(loss), &mut self.shared);
+            }
+            return;
+        };
+        let commit = plan.commit(op.id.group, op.id.tag, op.id.seq);
+        if commit.is_some() && call.options.tolerance == Tolerance::Recover {
+            if op.is_complete() {
+                op.end_well(&mut self.shared);
+            } else {
+                op.phase = Phase::Awaiting;
+                self.deliver_early(at);
+            }
+            return;
+        }
+        if let Some(loss) = loss {
+            op.end(Err(loss), &mut self.shared);
+            return;
+        }
+        let again = replan(op.group, call);
+        op.restore_input(&mut self.shared.pool);
+        match again {
+            Ok(again) => {
+                op.start_attempt(&self.shared.groups[op.group.0]);
+                self.begin(at, again, links, kernels);
+            }
+            Err(error) => op.end(Err(error), &mut self.shared),
+        }
+    }
+
+    /// The loss without whose victim a call cannot be carried out: the other side of a message, the root, or
+    /// any member where losses are not tolerated.
+    pub(super) fn loss_that_ends(&self, group: GroupIndex, call: &Call) -> Option<Error> {
+        let group = &self.shared.groups[group.0];
+        let strict = call.options.tolerance == Tolerance::None && !call.collective.is_point_to_point();
+        let names_one = call.collective.is_point_to_point() || call.collective.has_root();
+        let mut lost = group.lost_ranks();
+        let rank = lost.find(|&rank| strict || names_one && rank == call.peer)?;
+        self.losses[group.members[rank as usize]].clone()
+    }
+
+    /// Sends the results that the plan wants from this peer.
+    fn provide_results(&mut self, plan: &RecoveryPlan) {
+        let Shared { groups, log, unsent, .. } = &mut self.shared;
+        for commit in &plan.commits {
+            let Some(index) = groups.iter().position(|state| state.id == commit.group) else { continue };
+            let group = &groups[index];
+            if commit.provider.map(|rank| rank.index()) != Some(group.members[group.me]) {
+                continue;
+            }
+            let index = GroupIndex(index);
+            // An op that needs nobody's result has none in the log.
+            let Some(result) = log.result(index, commit.tag, commit.seq) else { continue };
+            let op = OpId { group: group.id, generation: group.generation, tag: commit.tag, seq: commit.seq };
+            let header = Header {
+                kind: FrameKind::Result,
+                op,
+                epoch: group.epoch,
+                returned_through: group.returned_through(commit.tag),
+                ..Header::EMPTY
+            };
+            for rank in commit.receivers.iter().filter_map(|rank| group.rank_of(rank.index())) {
+                unsent.push((index, rank, header, result.clone()));
+            }
+        }
+    }
+
+    /// Where the result of an op goes that waits for one.
+    pub(super) fn place_result(&mut self, link: usize, header: &Header) -> Placement {
+        let Some(at) = self.find(link, header) else { return self.place_early(link, header) };
+        let op = &self.ops[at];
+        match &op.call {
+            Some(call) if matches!(op.phase, Phase::Awaiting) && fits(call, header) => {
+                Placement::Into(call.output.clone())
+            }
+            _ => Placement::Discard,
+        }
+    }
+
+    pub(super) fn result_arrived(&mut self, link: usize, header: &Header, payload: Payload) {
+        match payload {
+            Payload::Placed => {
+                if !self.early.is_empty() && self.early.completed(link, header) {
+                    if let Some(at) = self.find(link, header) {
+                        self.deliver_early(at);
+                    }
+                } else if let Some(at) = self.find(link, header) {
+                    self.result_is_here(at);
+                }
+            }
+            Payload::View(bytes, _) => match self.place_result(link, header) {
+                Placement::Into(memory) => {
+                    bytes.copy_to(&memory);
+                    self.result_arrived(link, header, Payload::Placed);
+                }
+                Placement::Refuse(why) => self.shared.violations.push((link, why)),
+                Placement::Discard => {}
+            },
+        }
+    }
+
+    /// A result that came before its op went on.
+    pub(super) fn take_result(&mut self, at: usize, bytes: &Segment) {
+        let op = &self.ops[at];
+        if let (Some(call), Phase::Awaiting) = (&op.call, &op.phase)
+            && call.output.len() == bytes.len()
+        {
+            bytes.copy_to(&call.output);
+            self.result_is_here(at);
+        }
+    }
+
+    fn result_is_here(&mut self, at: usize) {
+        let op = &mut self.ops[at];
+        if matches!(op.phase, Phase::Awaiting) {
+            op.log_result(&mut self.shared);
+            op.end_well(&mut self.shared);
+            self.active.retain(|&active| active != at);
+        }
+    }
+
+    /// Whether an op that waits for what nobody may bring any more exists, for tests.
+    pub fn is_awaiting(&self, handle: OpHandle) -> bool {
+        matches!(self.ops[handle.at as usize].phase, Phase::Awaiting)
+    }
+}
+
+fn fits(call: &Call, header: &Header) -> bool {
+    call.output.len() == header.payload_len as usize
+}

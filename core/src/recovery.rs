@@ -1,0 +1,191 @@
+//! Recovery: what survivors report of their ops after a loss, and the plan that follows from the reports.
+//!
+//! The plan is a pure function of the reports (PROTOCOL, Plan), so whoever makes it makes the same one:
+//!
+//! 1. An op from which a survivor has returned keeps the contributors that it had. Survivors that lack the
+//!    result get it from one that returned.
+//! 2. An op whose complete result every survivor holds is committed as it stands.
+//! 3. Every other op starts again among the survivors.
+//!
+//! Ops that start again commit by Done, on every rank and also where they had not been started yet: the plan
+//! says up to which op of each tag.
+
+use crate::{Epoch, GroupId, Rank, Seq, Tag};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a survivor says of one tag of one group.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct TagReport {
+    /// The group.
+    pub group: GroupId,
+    /// The tag.
+    pub tag: Tag,
+    /// Ops below this one have been started.
+    pub started: Seq,
+    /// Ops below this one have returned.
+    pub returned: Seq,
+    /// Ops that returned although an earlier one has not.
+    pub returned_ahead: Vec<Seq>,
+    /// Ops that have not returned, but whose complete result is here.
+    pub complete: Vec<Seq>,
+}
+
+impl TagReport {
+    fn has_returned(&self, op: Seq) -> bool {
+        op < self.returned || self.returned_ahead.contains(&op)
+    }
+}
+
+/// What a survivor says of all its ops. It is frozen from then on until the plan of that epoch or a later one.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// The epoch that is to be.
+    pub epoch: Epoch,
+    /// Groups that this peer is a member of.
+    pub groups: Vec<GroupId>,
+    /// Tags that were used.
+    pub tags: Vec<TagReport>,
+}
+
+/// An op that is committed with the contributors that it had.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Commit {
+    /// The group of the op.
+    pub group: GroupId,
+    /// Its tag.
+    pub tag: Tag,
+    /// Its number.
+    pub seq: Seq,
+    /// The member that sends the result to those who lack it, by its rank in the job.
+    pub provider: Option<Rank>,
+    /// Who lacks it.
+    pub receivers: Vec<Rank>,
+}
+
+/// What becomes of every op that was open when a peer was lost.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct RecoveryPlan {
+    /// Ops that are committed; all others start again.
+    pub commits: Vec<Commit>,
+    /// By group and tag: ops below this one commit by Done.
+    pub horizons: Vec<(GroupId, Tag, Seq)>,
+}
+
+impl RecoveryPlan {
+    /// The commit of an op, if it is not to start again.
+    pub fn commit(&self, group: GroupId, tag: Tag, seq: Seq) -> Option<&Commit> {
+        self.commits.iter().find(|commit| (commit.group, commit.tag, commit.seq) == (group, tag, seq))
+    }
+}
+
+/// Ops of one tag that a plan may speak of: more than a peer may have open and in its log.
+const MOST_OPS: u64 = 1 << 18;
+
+/// The plan that follows from the reports of all survivors, by their rank in the job.
+pub fn plan(reports: &BTreeMap<Rank, Report>) -> RecoveryPlan {
+    let mut by_tag: BTreeMap<(GroupId, Tag), BTreeMap<Rank, &TagReport>> = BTreeMap::new();
+    for (&rank, report) in reports {
+        for tag in &report.tags {
+            by_tag.entry((tag.group, tag.tag)).or_default().insert(rank, tag);
+        }
+    }
+    let nothing = TagReport::default();
+    let mut plan = RecoveryPlan::default();
+    for ((group, tag), said) in by_tag {
+        let members: Vec<(Rank, &TagReport)> = reports
+            .iter()
+            .filter(|(_, report)| report.groups.contains(&group))
+            .map(|(rank, _)| (*rank, said.get(rank).copied().unwrap_or(&nothing)))
+            .collect();
+        let started = members.iter().map(|(_, tag)| tag.started).max().unwrap_or_default();
+        plan.horizons.push((group, tag, started));
+        plan.commits.extend(
+            open_ops(&members)
+                .into_iter()
+                .filter_map(|seq| settle(&members, seq))
+                .map(|(seq, provider, receivers)| Commit { group, tag, seq, provider, receivers }),
+        );
+    }
+    plan
+}
+
+/// Ops that are not over for everybody and of which somebody holds the result.
+fn open_ops(members: &[(Rank, &TagReport)]) -> BTreeSet<Seq> {
+    let over = members.iter().map(|(_, tag)| tag.returned).min().unwrap_or_default();
+    let mut ops = BTreeSet::new();
+    for (_, tag) in members {
+        let returned = over.0..tag.returned.0.min(over.0 + MOST_OPS);
+        let held = tag.returned_ahead.iter().chain(&tag.complete).copied();
+        ops.extend(returned.map(Seq).chain(held.filter(|&seq| seq >= over)));
+    }
+    ops
+}
+
+/// How an op is committed, if it is: who provides the result, and to whom.
+fn settle(members: &[(Rank, &TagReport)], seq: Seq) -> Option<(Seq, Option<Rank>, Vec<Rank>)> {
+    let lacks = |tag: &TagReport| !tag.has_returned(seq) && !tag.complete.contains(&seq);
+    let receivers: Vec<Rank> = members.iter().filter(|(_, tag)| lacks(tag)).map(|(rank, _)| *rank).collect();
+    let provider = members.iter().find(|(_, tag)| tag.has_returned(seq)).map(|(rank, _)| *rank);
+    (provider.is_some() || receivers.is_empty()).then_some((seq, provider, receivers))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GROUP: GroupId = GroupId(0);
+
+    fn report(started: u64, returned: u64, ahead: &[u64], complete: &[u64]) -> Report {
+        let seqs = |list: &[u64]| list.iter().copied().map(Seq).collect();
+        let tag = TagReport {
+            group: GROUP,
+            tag: Tag(0),
+            started: Seq(started),
+            returned: Seq(returned),
+            returned_ahead: seqs(ahead),
+            complete: seqs(complete),
+        };
+        Report { epoch: Epoch(2), groups: vec![GROUP], tags: vec![tag] }
+    }
+
+    fn plan_of(reports: Vec<Report>) -> RecoveryPlan {
+        plan(&reports.into_iter().zip(0..).map(|(report, rank)| (Rank(rank), report)).collect())
+    }
+
+    fn commits(plan: &RecoveryPlan) -> Vec<(u64, Option<u32>, Vec<u32>)> {
+        let ranks = |ranks: &[Rank]| ranks.iter().map(|rank| rank.0).collect();
+        plan.commits.iter().map(|c| (c.seq.0, c.provider.map(|r| r.0), ranks(&c.receivers))).collect()
+    }
+
+    #[test]
+    fn what_a_survivor_returned_is_provided_to_those_who_lack_it() {
+        let plan = plan_of(vec![report(6, 4, &[], &[]), report(7, 5, &[6], &[]), report(5, 4, &[], &[4])]);
+        assert_eq!(commits(&plan), [(4, Some(1), vec![0]), (6, Some(1), vec![0, 2])]);
+        assert_eq!(plan.horizons, [(GROUP, Tag(0), Seq(7))]);
+    }
+
+    #[test]
+    fn what_everybody_holds_is_committed_and_the_rest_starts_again() {
+        let plan = plan_of(vec![report(3, 0, &[], &[0, 2]), report(3, 0, &[], &[0, 1])]);
+        assert_eq!(commits(&plan), [(0, None, vec![])]);
+    }
+
+    #[test]
+    fn a_member_that_never_used_the_tag_counts() {
+        let mut silent = report(0, 0, &[], &[]);
+        silent.tags.clear();
+        let plan = plan_of(vec![report(1, 0, &[], &[0]), silent.clone()]);
+        assert_eq!(commits(&plan), []);
+        let stranger = Report { groups: vec![], ..silent };
+        let plan = plan_of(vec![report(1, 0, &[], &[0]), stranger]);
+        assert_eq!(commits(&plan), [(0, None, vec![])]);
+    }
+
+    /// A report with absurd numbers costs no more than a bounded time.
+    #[test]
+    fn absurd_numbers_are_bounded() {
+        let plan = plan_of(vec![report(u64::MAX, u64::MAX, &[], &[]), report(0, 0, &[], &[])]);
+        assert_eq!(plan.commits.len() as u64, MOST_OPS);
+    }
+}

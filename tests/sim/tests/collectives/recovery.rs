@@ -1,0 +1,265 @@
+//! Peers die in the middle of ops, and the others go on: every outcome against an oracle that knows who
+//! contributed.
+
+use crate::case::{BUDGET, Memory, POISON, SMALL};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use ronde_core::call::{Call, CallOptions};
+use ronde_core::collective::{Limits, OpHandle};
+use ronde_core::error::Outcome;
+use ronde_core::reduce::Reduction;
+use ronde_core::{Collective, DType, ReduceOp, Result, Segment, Tag};
+use ronde_sim::Cluster;
+
+/// One call on all ranks.
+struct Op {
+    collective: Collective,
+    count: usize,
+    root: usize,
+    in_place: bool,
+    tag: u32,
+    inputs: Vec<Vec<u64>>,
+    sources: Vec<Memory>,
+    outputs: Vec<Memory>,
+}
+
+const KINDS: [Collective; 9] = [
+    Collective::AllReduce,
+    Collective::ReduceScatter,
+    Collective::AllGather,
+    Collective::AllToAll,
+    Collective::Broadcast,
+    Collective::Reduce,
+    Collective::Gather,
+    Collective::Scatter,
+    Collective::Barrier,
+];
+
+impl Op {
+    fn draw(rng: &mut SmallRng, world: usize) -> Op {
+        use Collective::*;
+        let collective = if rng.random() { AllReduce } else { KINDS[rng.random_range(0..KINDS.len())] };
+        let count = match rng.random_range(0..3) {
+            0 => rng.random_range(0..3),
+            1 => rng.random_range(0..200),
+            _ => rng.random_range(0..2000),
+        };
+        let root = rng.random_range(0..world);
+        let in_place = rng.random() && matches!(collective, AllReduce | AllToAll);
+        let (input, output) = match collective {
+            AllReduce | Reduce | Broadcast => (count, count),
+            ReduceScatter | Scatter => (world * count, count),
+            AllGather | Gather => (count, world * count),
+            AllToAll => (world * count, world * count),
+            _ => (0, 0),
+        };
+        let inputs: Vec<Vec<u64>> = (0..world).map(|_| (0..input).map(|_| rng.random()).collect()).collect();
+        let sources: Vec<Memory> = inputs.iter().map(|values| Memory::new(values)).collect();
+        let outputs: Vec<Memory> = (0..world).map(|_| Memory::new(&vec![POISON; output])).collect();
+        Op { collective, count, root, in_place, tag: rng.random_range(0..2), inputs, sources, outputs }
+    }
+
+    fn call(&self, rank: usize) -> Call {
+        let input = self.sources[rank].segment();
+        let at_root = rank == self.root;
+        let rooted = self.collective.has_root();
+        let sends = !rooted || at_root || matches!(self.collective, Collective::Reduce | Collective::Gather);
+        let receives =
+            !rooted || at_root || matches!(self.collective, Collective::Broadcast | Collective::Scatter);
+        let output = if self.in_place { input.clone() } else { self.outputs[rank].segment() };
+        Call {
+            collective: self.collective,
+            dtype: DType::U64,
+            count: self.count,
+            peer: if rooted { self.root as u32 } else { 0 },
+            reduction: self.collective.reduces().then_some(Reduction::Builtin(ReduceOp::Sum)),
+            input: if sends { input } else { Segment::EMPTY },
+            output: if receives { output } else { Segment::EMPTY },
+            options: CallOptions { tag: Tag(self.tag), ..CallOptions::default() },
+            ..Call::EMPTY
+        }
+    }
+
+    /// Checks what a rank got against the inputs of those who are said to have contributed.
+    fn check(&self, rank: usize, outcome: &Outcome, what: &str) {
+        use Collective::*;
+        let world = self.inputs.len();
+        let here: Vec<usize> = (0..world).filter(|&r| !outcome.absent.contains(&(r as u32))).collect();
+        assert_eq!(here.len(), outcome.contributors as usize, "{what}");
+        let c = self.count;
+        let got = if self.in_place { self.sources[rank].values() } else { self.outputs[rank].values() };
+        let sum = |i: usize| here.iter().fold(0u64, |sum, &r| sum.wrapping_add(self.inputs[r][i]));
+        let at_root = rank == self.root;
+        let blocks = |expected: &dyn Fn(usize) -> Vec<u64>| {
+            for &r in &here {
+                assert_eq!(got[r * c..(r + 1) * c], expected(r), "{what}: block of {r}");
+            }
+        };
+        match self.collective {
+            AllReduce => assert_eq!(got, (0..c).map(sum).collect::<Vec<_>>(), "{what}"),
+            Reduce if at_root => assert_eq!(got, (0..c).map(sum).collect::<Vec<_>>(), "{what}"),
+            ReduceScatter => {
+                assert_eq!(got, (rank * c..(rank + 1) * c).map(sum).collect::<Vec<_>>(), "{what}")
+            }
+            Broadcast => assert_eq!(got, self.inputs[self.root], "{what}"),
+            Scatter => assert_eq!(got, self.inputs[self.root][rank * c..(rank + 1) * c], "{what}"),
+            AllGather => blocks(&|r| self.inputs[r].clone()),
+            Gather if at_root => blocks(&|r| self.inputs[r].clone()),
+            AllToAll => blocks(&|r| self.inputs[r][rank * c..(rank + 1) * c].to_vec()),
+            _ => {}
+        }
+        if !self.in_place {
+            assert_eq!(self.sources[rank].values(), self.inputs[rank], "{what}: the input changed");
+        }
+    }
+}
+
+/// A job that makes random ops while some of its peers die.
+struct Job {
+    cluster: Cluster,
+    rng: SmallRng,
+    ops: Vec<Op>,
+    /// By rank: the next op to start.
+    next: Vec<usize>,
+    handles: Vec<Vec<Option<OpHandle>>>,
+    results: Vec<Vec<Option<Result<Outcome>>>>,
+    what: String,
+}
+
+impl Job {
+    fn new(seed: u64) -> Job {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let world = rng.random_range(2..7);
+        let nodes: Vec<u32> = (0..world).map(|_| rng.random_range(0..2)).collect();
+        let limits = Limits {
+            eager_bytes: 1 << rng.random_range(9..14),
+            log_entries: rng.random_range(1..8),
+            log_op_bytes_memory: 1 << rng.random_range(3..12),
+            ..Limits::default()
+        };
+        let cluster = Cluster::new(&nodes, seed, &limits, SMALL);
+        let ops: Vec<Op> = (0..rng.random_range(4..20)).map(|_| Op::draw(&mut rng, world)).collect();
+        Job {
+            next: vec![0; world],
+            handles: vec![vec![None; ops.len()]; world],
+            results: (0..world).map(|_| (0..ops.len()).map(|_| None).collect()).collect(),
+            cluster,
+            rng,
+            ops,
+            what: format!("seed {seed}"),
+        }
+    }
+
+    /// A random rank that lives starts its next op, takes results, or makes a step.
+    fn turn(&mut self) {
+        let alive = self.cluster.alive();
+        let rank = alive[self.rng.random_range(0..alive.len())];
+        if self.rng.random_ratio(1, 4) && self.next[rank] < self.ops.len() {
+            let at = self.next[rank];
+            self.next[rank] += 1;
+            let op = &self.ops[at];
+            match self.cluster.start(rank, op.call(rank), op.in_place) {
+                Ok(handle) => self.handles[rank][at] = Some(handle),
+                Err(error) => self.results[rank][at] = Some(Err(error)),
+            }
+        }
+        self.cluster.step(rank);
+        self.take(rank);
+    }
+
+    fn take(&mut self, rank: usize) {
+        for at in 0..self.next[rank] {
+            if let Some(handle) = self.handles[rank][at]
+                && let Some(result) = self.cluster.peers[rank].executor.take(handle)
+            {
+                self.handles[rank][at] = None;
+                let what = format!("{}: op {at} {} rank {rank}", self.what, self.ops[at].collective);
+                if let Ok(outcome) = &result {
+                    self.ops[at].check(rank, outcome, &what);
+                }
+                self.results[rank][at] = Some(result);
+            }
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.cluster.alive().into_iter().all(|rank| self.results[rank].iter().all(Option::is_some))
+    }
+
+    /// Survivors agree on every op: contributors, absent ranks, and whether it worked.
+    fn check_agreement(&self) -> (usize, usize) {
+        let (mut reduced, mut failed) = (0, 0);
+        for (at, op) in self.ops.iter().enumerate() {
+            let alive = self.cluster.alive();
+            let said: Vec<Option<(u32, &[u32])>> = alive
+                .iter()
+                .map(|&rank| match self.results[rank][at].as_ref().expect("done") {
+                    Ok(outcome) => Some((outcome.contributors, &outcome.absent[..])),
+                    Err(_) => None,
+                })
+                .collect();
+            assert!(
+                said.iter().all(|s| *s == said[0]),
+                "{} op {at} {} in place {}: {said:?}",
+                self.what,
+                op.collective,
+                op.in_place
+            );
+            let root_is_dead = op.collective.has_root() && !alive.contains(&op.root);
+            match said[0] {
+                None => {
+                    assert!(root_is_dead, "{} op {at} {} failed", self.what, op.collective);
+                    failed += 1;
+                }
+                Some((contributors, _)) if (contributors as usize) < self.next.len() => reduced += 1,
+                Some(_) => {}
+            }
+        }
+        (reduced, failed)
+    }
+}
+
+#[test]
+fn survivors_go_on() {
+    let (mut reduced, mut failed, mut whole) = (0, 0, 0);
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let (from, count) = (number("RONDE_SEED"), number("RONDE_SEEDS").unwrap_or(5000));
+    for seed in from.map_or(0..count, |seed| seed..seed + 1) {
+        let mut job = Job::new(seed);
+        let world = job.next.len();
+        let deaths = job.rng.random_range(1..world);
+        let mut victims: Vec<usize> = (0..world).collect();
+        for _ in 0..world - deaths {
+            let spared = job.rng.random_range(0..victims.len());
+            victims.swap_remove(spared);
+        }
+        while let Some(victim) = victims.pop() {
+            for _ in 0..job.rng.random_range(0..400) {
+                job.turn();
+            }
+            job.cluster.kill(victim);
+            // The others may notice only by what does not come, and go on for a while.
+            for _ in 0..job.rng.random_range(0..100) {
+                job.turn();
+            }
+            job.cluster.recover(&mut victims);
+        }
+        let mut turns = 0;
+        while !job.is_done() {
+            job.turn();
+            turns += 1;
+            if turns > BUDGET {
+                let open: Vec<String> =
+                    job.cluster.alive().iter().map(|&r| job.cluster.peers[r].executor.describe()).collect();
+                panic!("seed {seed}: no end within {BUDGET} turns: {open:#?}");
+            }
+        }
+        let (some, none) = job.check_agreement();
+        reduced += some;
+        failed += none;
+        whole += job.ops.len() - some - none;
+    }
+    if from.is_none() {
+        assert!(reduced > 1000 && failed > 100 && whole > 1000, "{reduced} {failed} {whole}");
+    }
+}
