@@ -620,21 +620,25 @@ impl<P: Plan> OpState<P> {
 
     fn commit_by_log(&mut self, shared: &mut Shared, links: &mut Links) -> bool {
         self.count_as_returned(shared);
-        let group = &mut shared.groups[self.group.0];
-        let me = group.me;
-        if group.tag(self.id.tag).returned_by_all(me) > self.id.seq {
-            // Everybody has it already, and said so: nobody can need the log entry.
-            return self.end_well(shared);
-        }
-        if !shared.log.has_room(self.segments().1.len()) {
+        if !self.is_over_for_others(shared) && !shared.log.has_room(self.segments().1.len()) {
             return shared.ask_laggards(links);
         }
         self.log_result(shared);
         self.end_well(shared)
     }
 
+    /// Everybody else has returned, and said so: nobody can need the log entry.
+    fn is_over_for_others(&self, shared: &mut Shared) -> bool {
+        let group = &mut shared.groups[self.group.0];
+        let me = group.me;
+        group.tag(self.id.tag).returned_by_all(me) > self.id.seq
+    }
+
     /// Puts the result into the log, for those who may lack it.
     pub(crate) fn log_result(&self, shared: &mut Shared) {
+        if self.is_over_for_others(shared) {
+            return;
+        }
         let Shared { log, pool, .. } = shared;
         log.push((self.group, self.id.tag, self.id.seq), self.segments().1, pool);
     }
