@@ -2,6 +2,7 @@
 
 use super::message::{FromMember, Hello, MemberInfo, ToMember, Verdict, View};
 use crate::error::PeerLost;
+use crate::recovery::{self, Report};
 use crate::{Epoch, Incarnation, Instant, Rank};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -58,6 +59,11 @@ enum State {
     Gathering,
     Linking,
     Active,
+    /// Members were lost since the others last went on; these have reported for the current epoch.
+    Recovering {
+        lost: Vec<PeerLost>,
+        reports: BTreeMap<Rank, Report>,
+    },
     Failed(Verdict),
 }
 
@@ -104,7 +110,7 @@ impl Coordinator {
     /// When [`Coordinator::handle_tick`] wants to be called next.
     pub fn next_deadline(&self) -> Option<Instant> {
         let accusation = self.accusation.as_ref().map(|a| a.since.after(self.options.grace));
-        let watched = matches!(self.state, State::Linking | State::Active);
+        let watched = self.is_watching();
         let silent = self.members.values().filter(|m| watched && !m.left).map(|m| m.heard).min();
         let silent = silent.map(|heard| heard.after(self.options.suspect_after));
         let beat = watched.then(|| self.beaten.after(self.options.heartbeat));
@@ -134,6 +140,7 @@ impl Coordinator {
             FromMember::Heartbeat => {}
             FromMember::Linked(epoch) if epoch == self.epoch => self.linked(connection),
             FromMember::Linked(_) => {}
+            FromMember::Report(report) => self.reported(connection, report),
             FromMember::Leave => self.leave(connection),
             FromMember::LinkFailed { rank, reason } => self.accuse(rank, reason, now),
             FromMember::Mismatch { op, rank, call, other_rank, other_call } => {
@@ -157,7 +164,7 @@ impl Coordinator {
             return;
         }
         match (&self.state, member.rank) {
-            (State::Linking | State::Active, Some(rank)) => {
+            (State::Linking | State::Active | State::Recovering { .. }, Some(rank)) => {
                 self.lose(rank, "its process ended or its control connection broke", now);
                 self.members.remove(&connection);
             }
@@ -174,7 +181,7 @@ impl Coordinator {
         if let Some(accusation) = self.accusation.take_if(|a| now.since(a.since) >= self.options.grace) {
             self.lose(accusation.rank, &accusation.reason, now);
         }
-        if !matches!(self.state, State::Linking | State::Active) {
+        if !self.is_watching() {
             return;
         }
         if now.since(self.beaten) >= self.options.heartbeat {
@@ -186,6 +193,11 @@ impl Coordinator {
         if let Some(rank) = silent.filter_map(|m| m.rank).min() {
             self.lose(rank, "it sent no heartbeat (stopped, overloaded, or cut off)", now);
         }
+    }
+
+    /// Members are expected to be there and to say so.
+    fn is_watching(&self) -> bool {
+        matches!(self.state, State::Linking | State::Active | State::Recovering { .. })
     }
 
     /// A coordinator that was itself stopped for long has heard nobody: that is no member's fault.
@@ -320,6 +332,8 @@ impl Coordinator {
         if self.accusation.as_ref().is_some_and(|a| a.rank == rank) {
             self.accusation = None;
         }
+        // It may have been the last whose report was missing.
+        self.go_on();
     }
 
     /// A member says that its link to another ended. The dead one's own connection is better proof, so
@@ -338,7 +352,7 @@ impl Coordinator {
         let Some(member) = self.members.values().find(|m| m.rank == Some(rank)) else { return };
         let info = &member.hello.info;
         let address = info.addresses.first().map_or_else(String::new, ToString::to_string);
-        let verdict = Verdict::PeerLost(PeerLost {
+        let lost = PeerLost {
             peer: info.peer,
             rank,
             host: info.host.clone(),
@@ -346,8 +360,53 @@ impl Coordinator {
             reason: reason.to_owned(),
             silent_for: now.since(member.heard),
             epoch: Epoch(self.epoch.0 + 1),
-        });
-        self.fail(verdict);
+        };
+        match self.state {
+            State::Active | State::Recovering { .. } => self.go_on_without(lost),
+            _ => self.fail(Verdict::PeerLost(lost)),
+        }
+    }
+
+    /// The others freeze and report. Another loss before they go on starts that over.
+    fn go_on_without(&mut self, peer: PeerLost) {
+        self.epoch.0 += 1;
+        self.accusation.take_if(|accusation| accusation.rank == peer.rank);
+        let connection = self.members.iter().find(|(_, m)| m.rank == Some(peer.rank)).map(|(c, _)| *c);
+        if let Some(connection) = connection {
+            // If it lives it is told, and may join again.
+            self.effects.push(Effect::Send(connection, ToMember::Verdict(Verdict::PeerLost(peer.clone()))));
+            self.effects.push(Effect::Close(connection));
+            self.members.remove(&connection);
+        }
+        let mut all = match std::mem::replace(&mut self.state, State::Active) {
+            State::Recovering { lost, .. } => lost,
+            _ => Vec::new(),
+        };
+        all.push(peer);
+        self.broadcast(&ToMember::Prepare { epoch: self.epoch, lost: all.clone() });
+        self.state = State::Recovering { lost: all, reports: BTreeMap::new() };
+    }
+
+    fn reported(&mut self, connection: u64, report: Report) {
+        let Some(rank) = self.members.get(&connection).and_then(|member| member.rank) else { return };
+        if let State::Recovering { reports, .. } = &mut self.state
+            && report.epoch == self.epoch
+        {
+            reports.insert(rank, report);
+        }
+        self.go_on();
+    }
+
+    /// Goes on by the plan once everybody who is there has reported.
+    fn go_on(&mut self) {
+        let State::Recovering { reports, .. } = &mut self.state else { return };
+        let waits = |m: &Member| !m.left && m.rank.is_some_and(|rank| !reports.contains_key(&rank));
+        if self.members.values().any(waits) {
+            return;
+        }
+        let plan = recovery::plan(reports);
+        self.state = State::Active;
+        self.broadcast(&ToMember::Resume { epoch: self.epoch, plan });
     }
 
     /// The first verdict stands; everybody gets it.
@@ -463,17 +522,70 @@ mod tests {
         assert_eq!(ranks, [(1, 1), (2, 0), (3, 2)]);
     }
 
+    /// Who was told to go on without whom, and in which epoch.
+    fn prepared(effects: &[Effect]) -> Vec<(u64, Epoch, Vec<u32>)> {
+        let prepare = |effect: &Effect| match effect {
+            Effect::Send(to, ToMember::Prepare { epoch, lost }) => {
+                Some((*to, *epoch, lost.iter().map(|peer| peer.rank.0).collect()))
+            }
+            _ => None,
+        };
+        effects.iter().filter_map(prepare).collect()
+    }
+
+    fn resumed(effects: &[Effect]) -> Vec<u64> {
+        let resume = |effect: &Effect| match effect {
+            Effect::Send(to, ToMember::Resume { .. }) => Some(*to),
+            _ => None,
+        };
+        effects.iter().filter_map(resume).collect()
+    }
+
+    fn report(epoch: u64) -> FromMember {
+        FromMember::Report(Report { epoch: Epoch(epoch), ..Report::default() })
+    }
+
     #[test]
-    fn a_broken_connection_is_one_verdict_for_all() {
+    fn the_others_go_on_when_all_have_reported() {
         let mut coordinator = active(4);
         coordinator.handle_closed(12, Instant(5_000_000));
-        let told = verdicts(&coordinator.take_effects());
-        assert_eq!(told.len(), 4, "the dead one's connection may still be tried");
-        assert!(told.iter().all(|(_, v)| *v == told[0].1));
-        assert!(matches!(&told[0].1, Verdict::PeerLost(PeerLost { rank: Rank(2), epoch: Epoch(2), .. })));
-        // Later news change nothing.
-        coordinator.handle_closed(13, Instant(6_000_000));
-        assert!(verdicts(&coordinator.take_effects()).is_empty());
+        let effects = coordinator.take_effects();
+        let all = [10, 11, 13].map(|to| (to, Epoch(2), vec![2]));
+        assert_eq!(prepared(&effects), all);
+        for connection in [13, 10] {
+            coordinator.handle_message(connection, report(2), Instant(6_000_000));
+        }
+        assert!(resumed(&coordinator.take_effects()).is_empty(), "one has not reported");
+        coordinator.handle_message(11, report(2), Instant(6_000_000));
+        assert_eq!(resumed(&coordinator.take_effects()), [10, 11, 13]);
+    }
+
+    #[test]
+    fn a_loss_on_the_way_starts_over() {
+        let mut coordinator = active(4);
+        coordinator.handle_closed(12, Instant(5_000_000));
+        coordinator.handle_message(10, report(2), Instant(6_000_000));
+        coordinator.handle_message(11, report(2), Instant(6_000_000));
+        drop(coordinator.take_effects());
+        coordinator.handle_closed(13, Instant(7_000_000));
+        let effects = coordinator.take_effects();
+        assert_eq!(prepared(&effects), [10, 11].map(|to| (to, Epoch(3), vec![2, 3])));
+        assert!(resumed(&effects).is_empty(), "reports count for their epoch only");
+        coordinator.handle_message(10, report(2), Instant(8_000_000));
+        coordinator.handle_message(10, report(3), Instant(8_000_000));
+        assert!(resumed(&coordinator.take_effects()).is_empty());
+        coordinator.handle_message(11, report(3), Instant(8_000_000));
+        assert_eq!(resumed(&coordinator.take_effects()), [10, 11]);
+    }
+
+    #[test]
+    fn who_leaves_instead_of_reporting_is_not_waited_for() {
+        let mut coordinator = active(3);
+        coordinator.handle_closed(12, Instant(5_000_000));
+        coordinator.handle_message(10, report(2), Instant(6_000_000));
+        drop(coordinator.take_effects());
+        coordinator.handle_message(11, FromMember::Leave, Instant(7_000_000));
+        assert_eq!(resumed(&coordinator.take_effects()), [10]);
     }
 
     #[test]
@@ -485,8 +597,7 @@ mod tests {
         assert!(verdicts(&coordinator.take_effects()).is_empty(), "the grace has not passed");
         // Rank 2 died and took its link to rank 1 with it; rank 1 is innocent.
         coordinator.handle_closed(12, Instant(20_000_000));
-        let told = verdicts(&coordinator.take_effects());
-        assert!(matches!(&told[0].1, Verdict::PeerLost(PeerLost { rank: Rank(2), .. })));
+        assert_eq!(prepared(&coordinator.take_effects())[0].2, [2]);
     }
 
     #[test]
@@ -495,10 +606,12 @@ mod tests {
         let accuse = FromMember::LinkFailed { rank: Rank(1), reason: "reset".into() };
         coordinator.handle_message(10, accuse, Instant(0));
         coordinator.handle_tick(coordinator.next_deadline().unwrap());
-        let told = verdicts(&coordinator.take_effects());
-        assert!(
-            matches!(&told[0].1, Verdict::PeerLost(PeerLost { rank: Rank(1), reason, .. }) if reason == "reset")
-        );
+        let effects = coordinator.take_effects();
+        assert_eq!(prepared(&effects), [10, 12].map(|to| (to, Epoch(2), vec![1])));
+        // The accused lives, and hears that it is out.
+        let told = verdicts(&effects);
+        assert!(matches!(&told[..], [(11, Verdict::PeerLost(lost))] if lost.reason == "reset"), "{told:?}");
+        assert!(effects.contains(&Effect::Close(11)));
     }
 
     #[test]
@@ -513,8 +626,9 @@ mod tests {
             assert!(verdicts(&coordinator.take_effects()).is_empty());
         }
         coordinator.handle_tick(Instant(1_000_000_000));
-        let told = verdicts(&coordinator.take_effects());
-        assert!(matches!(&told[0].1, Verdict::PeerLost(PeerLost { rank: Rank(1), .. })));
+        let effects = coordinator.take_effects();
+        assert_eq!(prepared(&effects)[0].2, [1]);
+        assert!(matches!(&verdicts(&effects)[..], [(11, Verdict::PeerLost(_))]));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Control messages; the direction is in the type. On the wire: length (u32, little endian), postcard.
 
 use crate::error::{Aborted, Error, PeerLost};
+use crate::recovery::{RecoveryPlan, Report};
 use crate::{Collective, Epoch, Incarnation, OpId, PeerId, Rank};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -109,6 +110,8 @@ pub enum FromMember {
         /// The caller's words.
         reason: String,
     },
+    /// How far its ops are: the answer to [`ToMember::Prepare`].
+    Report(Report),
     /// It leaves in order.
     Leave,
 }
@@ -137,6 +140,20 @@ pub enum ToMember {
     Left(Rank),
     /// Nothing to say but that the coordinator lives.
     Heartbeat,
+    /// Members were lost: end all attempts, and report. Everything waits for the plan.
+    Prepare {
+        /// The epoch that is to be.
+        epoch: Epoch,
+        /// Who was lost since the members last went on.
+        lost: Vec<PeerLost>,
+    },
+    /// Everybody has reported: go on by the plan.
+    Resume {
+        /// The epoch that begins.
+        epoch: Epoch,
+        /// What becomes of the open ops.
+        plan: RecoveryPlan,
+    },
     /// The answer to Leave.
     Released,
     /// The job has failed.

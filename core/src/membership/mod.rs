@@ -5,9 +5,9 @@
 //! machine of its own yet: it says hello, links, and obeys the first verdict).
 //!
 //! What is here: rendezvous to one view, activation once all links are up, orderly leave, heartbeats,
-//! and one verdict per job that every survivor gets in the same words. The views that follow a loss,
-//! arming and succession (PROTOCOL, Views) build on the same messages: each carries its epoch and the
-//! coordinator's incarnation.
+//! what follows a loss (`Prepare`, reports, `Resume` with the plan), and one verdict that ends a job, which
+//! every survivor gets in the same words. Joins, arming and succession (PROTOCOL, Views) build on the same
+//! messages: each carries its epoch and the coordinator's incarnation.
 
 mod coordinator;
 mod message;

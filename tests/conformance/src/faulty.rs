@@ -206,6 +206,13 @@ impl Link for FaultyLink {
         }
     }
 
+    fn fence(&mut self) {
+        self.held.retain(|held| !held.header.is_of_attempt());
+        if let Some(inner) = &mut self.inner {
+            inner.fence();
+        }
+    }
+
     fn prepare_sleep(&mut self) -> bool {
         let busy = !self.held.is_empty() || !self.late.is_empty() || self.is_dead();
         let refused = std::mem::take(&mut self.refused);

@@ -89,6 +89,13 @@ impl Incoming {
         self.frame = None;
     }
 
+    /// The rest of a payload that belongs to an attempt is thrown away.
+    pub(crate) fn fence(&mut self) {
+        if let Some(frame) = self.frame.take_if(|frame| frame.header.is_of_attempt()) {
+            self.skip = frame.header.padded_payload() - frame.done;
+        }
+    }
+
     fn ended(&self) -> Result<Received, LinkFailure> {
         let between_frames = self.frame.is_none() && self.skip == 0 && self.start == self.end;
         if between_frames { Ok(Received::End) } else { Err(LinkFailure::PeerDied) }

@@ -182,6 +182,11 @@ impl Link for TcpLink {
         // No views are handed out.
     }
 
+    fn fence(&mut self) {
+        self.outbox.fence();
+        self.streams.iter_mut().for_each(|stream| stream.incoming.fence());
+    }
+
     fn prepare_sleep(&mut self) -> bool {
         let Some(watch) = &mut self.watch else { return true };
         let mut ready = true;

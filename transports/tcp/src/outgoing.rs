@@ -5,6 +5,7 @@
 
 use ronde_core::Segment;
 use ronde_core::frame::{HEADER_BYTES, Header, pad};
+use ronde_core::memory::Arena;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 use std::collections::VecDeque;
@@ -33,6 +34,8 @@ pub(crate) struct Outgoing {
     payload: Segment,
     /// To be reported when the payload has left; none for a payload that was copied.
     cookie: Option<u64>,
+    /// It means nothing after a fence.
+    of_attempt: bool,
 }
 
 impl Outgoing {
@@ -41,10 +44,12 @@ impl Outgoing {
         head_len: 0,
         payload: Segment::EMPTY,
         cookie: None,
+        of_attempt: false,
     };
 
     pub(crate) fn new(header: &Header, payload: &Segment, cookie: u64) -> Outgoing {
-        let mut frame = Outgoing { head_len: HEADER_BYTES, ..Outgoing::NONE };
+        let of_attempt = header.is_of_attempt();
+        let mut frame = Outgoing { head_len: HEADER_BYTES, of_attempt, ..Outgoing::NONE };
         frame.head[..HEADER_BYTES].copy_from_slice(&header.encode());
         if payload.len() <= INLINE_BYTES {
             frame.head[HEADER_BYTES..HEADER_BYTES + payload.len()].copy_from_slice(payload.bytes());
@@ -85,6 +90,8 @@ pub(crate) struct Outbox {
     slots: Box<[Outgoing]>,
     free: Vec<usize>,
     waiting: VecDeque<usize>,
+    /// Zeros instead of payloads that a fence has taken from frames which were begun.
+    fenced: Vec<Arena>,
 }
 
 impl Outbox {
@@ -93,6 +100,7 @@ impl Outbox {
             slots: (0..SLOTS).map(|_| Outgoing::NONE).collect(),
             free: (0..SLOTS).rev().collect(),
             waiting: VecDeque::with_capacity(SLOTS),
+            fenced: Vec::new(),
         }
     }
 
@@ -116,6 +124,26 @@ impl Outbox {
         self.waiting.push_back(slot);
     }
 
+    /// Drops the frames of attempts that no stream has begun, and takes the others' payloads from them: what
+    /// has been promised to a stream must be written, but may be anything.
+    pub(crate) fn fence(&mut self) {
+        let Outbox { slots, free, waiting, fenced } = self;
+        waiting.retain(|&slot| {
+            let keep = !slots[slot].of_attempt;
+            if !keep {
+                slots[slot].payload = Segment::EMPTY;
+                free.push(slot);
+            }
+            keep
+        });
+        for slot in slots.iter_mut().filter(|slot| slot.of_attempt && !slot.payload.is_empty()) {
+            let zeros = Arena::new(slot.payload.len());
+            slot.payload = zeros.segment(0, zeros.len());
+            slot.cookie = None;
+            fenced.push(zeros);
+        }
+    }
+
     /// Forgets every frame, so that nothing refers to the callers' memory any more.
     pub(crate) fn clear(&mut self) {
         for slot in 0..SLOTS {
@@ -136,6 +164,9 @@ impl Outbox {
         // A lent payload must not outlive its frame: its lender waits for the last clone.
         self.slots[slot].payload = Segment::EMPTY;
         self.free.push(slot);
+        if self.free.len() == SLOTS {
+            self.fenced.clear();
+        }
         self.slots[slot].cookie
     }
 }
