@@ -288,6 +288,8 @@ impl Shared {
                 Ok(ToMember::Verdict(verdict)) => break self.failed(events, self.in_my_eyes(verdict)),
                 Ok(ToMember::Activate(epoch)) => self.note(|progress| progress.activated = Some(epoch)),
                 Ok(ToMember::Left(rank)) => events.left(rank),
+                Ok(ToMember::Prepare { epoch, lost }) => events.prepare(epoch, lost),
+                Ok(ToMember::Resume { epoch, plan }) => events.resume(epoch, plan),
                 Ok(ToMember::Released) => self.note(|progress| progress.released = true),
                 Ok(_) => {}
                 Err(_) => {

@@ -1,16 +1,16 @@
 //! The group handle: what users call.
 
 use crate::config::Config;
-use crate::engine::{Engine, links};
+use crate::engine::{Engine, Prepared};
 use crate::op::Op;
+use crate::planner::Planner;
 use crate::validate;
-use ronde_algorithms::{Algorithm, AnyPlan, Topology, Tuning};
-use ronde_core::call::{Call, CallOptions, Shape};
-use ronde_core::collective::{GroupIndex, NewOp, OpHandle};
+use ronde_core::call::{Call, CallOptions};
+use ronde_core::collective::{GroupIndex, OpHandle};
 use ronde_core::error::{Error, Misuse, Outcome, Result};
 use ronde_core::memory::{Arena, Pod, lend};
 use ronde_core::reduce::{Kernels, Reduction};
-use ronde_core::{Collective, DType, GroupId, Instant, Rank, ReduceOp, Tag};
+use ronde_core::{Collective, DType, GroupId, Rank, ReduceOp, Tag};
 use ronde_shm::SharedBuffer;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -45,10 +45,7 @@ struct Inner {
     id: GroupId,
     index: GroupIndex,
     rank: Rank,
-    /// World rank of each rank.
-    members: Vec<usize>,
-    topology: Arc<Topology>,
-    tuning: Tuning,
+    planner: Arc<Planner>,
     splits: AtomicU32,
     closed: AtomicBool,
     /// The group that `join` made: closing it ends the job here.
@@ -66,22 +63,6 @@ pub struct LinkInfo {
     pub host: String,
 }
 
-/// A call that was checked, but for the call itself, which is large to move about.
-struct Prepared {
-    group: GroupIndex,
-    plan: AnyPlan,
-    now: Instant,
-    deadline: Instant,
-    scratch: Option<Arena>,
-}
-
-impl Prepared {
-    fn of(self, call: Call) -> (NewOp<AnyPlan>, Option<Arena>) {
-        let Prepared { group, plan, now, deadline, scratch } = self;
-        (NewOp { group, call, plan, now, deadline }, scratch)
-    }
-}
-
 impl Config {
     /// Joins the job this configuration describes and returns its group of all peers.
     pub fn join(&self) -> Result<Group> {
@@ -93,23 +74,10 @@ impl Config {
 
 impl Group {
     fn new(engine: Arc<Engine>, id: GroupId, members: Vec<usize>, rank: Rank, is_world: bool) -> Group {
-        let topology = engine.topology(&members);
-        let tuning = links::tuning(&topology);
-        let index = engine.add_group(id, members.clone(), rank, &topology);
-        Group {
-            inner: Arc::new(Inner {
-                id,
-                index,
-                rank,
-                members,
-                topology,
-                tuning,
-                splits: AtomicU32::new(0),
-                closed: AtomicBool::new(false),
-                is_world,
-                engine,
-            }),
-        }
+        let planner = Arc::new(Planner::new(&engine.view, rank, members));
+        let index = engine.add_group(id, &planner, rank);
+        let (splits, closed) = (AtomicU32::new(0), AtomicBool::new(false));
+        Group { inner: Arc::new(Inner { id, index, rank, planner, splits, closed, is_world, engine }) }
     }
 
     /// This process's rank.
@@ -119,7 +87,7 @@ impl Group {
 
     /// Number of ranks.
     pub fn size(&self) -> u32 {
-        self.inner.members.len() as u32
+        self.inner.planner.members().len() as u32
     }
 
     /// The default deadline of a call.
@@ -136,7 +104,7 @@ impl Group {
     pub fn links(&self) -> Vec<LinkInfo> {
         let engine = &self.inner.engine;
         let transports = engine.transports();
-        let members = self.inner.members.iter().enumerate();
+        let members = self.inner.planner.members().iter().enumerate();
         members
             .filter(|(rank, _)| *rank != self.inner.rank.index())
             .map(|(rank, &member)| LinkInfo {
@@ -156,20 +124,20 @@ impl Group {
     /// Starts a call. The buffers named in it must stay valid until the op ends, which the makers of
     /// its segments vouch for.
     pub fn start(&self, mut call: Call) -> Result<Op> {
-        let handle = self.inner.engine.start(self.prepare(&mut call)?.of(call))?;
+        let handle = self.inner.engine.start(self.prepare(&mut call)?, call)?;
         self.inner.engine.hand_to_background();
         Ok(Op::new(self.inner.engine.clone(), handle))
     }
 
     /// Makes a call and waits for its end on this thread.
     pub fn run(&self, mut call: Call) -> Result<Outcome> {
-        self.inner.engine.run(self.prepare(&mut call)?.of(call))
+        self.inner.engine.run(self.prepare(&mut call)?, call)
     }
 
     /// Starts several calls, then waits for all; the first error wins. Sends and receives in a batch
     /// cannot deadlock by their order.
     pub fn run_all(&self, calls: impl IntoIterator<Item = Call>) -> Result<Vec<Outcome>> {
-        let start = |mut call| self.inner.engine.start(self.prepare(&mut call)?.of(call));
+        let start = |mut call| self.inner.engine.start(self.prepare(&mut call)?, call);
         let started: Vec<Result<OpHandle>> = calls.into_iter().map(start).collect();
         let ended = started.into_iter().map(|handle| self.inner.engine.wait(handle?));
         ended.collect::<Vec<_>>().into_iter().collect()
@@ -181,40 +149,17 @@ impl Group {
     }
 
     /// Checks a call and plans it.
-    fn prepare(&self, call: &mut Call) -> Result<Prepared> {
+    fn prepare(&self, call: &mut Call) -> Result<Prepared<'_>> {
         let group = &*self.inner;
         if group.closed.load(Ordering::Relaxed) {
             return Err(Misuse::Closed.into());
         }
-        let in_place = validate::check(call, group.rank, self.size())?;
+        validate::check(call, group.rank, self.size())?;
         let scratch = self.pre_multiply(call);
-        let plan = {
-            let shape = Shape {
-                collective: call.collective,
-                rank: group.rank.0,
-                world: self.size(),
-                count: call.count,
-                element: call.dtype.size(),
-                peer: call.peer,
-                send: &call.send,
-                recv: &call.recv,
-                in_place: in_place && scratch.is_none(),
-                ordered: matches!(call.reduction, Some(Reduction::User(_))),
-                narrow: call.dtype.is_narrow_float(),
-            };
-            let algorithm = match call.options.algorithm {
-                Some(name) => validate::algorithm(name)?,
-                None => self.choose(&shape),
-            };
-            ronde_algorithms::build(&shape, algorithm, &group.topology, &group.tuning)?
-        };
+        let planned = group.planner.plan(call)?;
         let now = group.engine.now();
         let deadline = now.after(call.options.timeout.unwrap_or(group.engine.timeout));
-        Ok(Prepared { group: group.index, plan, now, deadline, scratch })
-    }
-
-    fn choose(&self, shape: &Shape<'_>) -> Algorithm {
-        ronde_algorithms::choose(shape, &self.inner.topology)
+        Ok(Prepared { group: group.index, planner: &group.planner, planned, now, deadline, scratch })
     }
 
     /// The input of a pre-multiplied sum is scaled into memory of the library first.
@@ -232,20 +177,20 @@ impl Group {
     pub fn split(&self, color: Option<u32>, key: i32) -> Result<Option<Group>> {
         let number = self.inner.splits.fetch_add(1, Ordering::Relaxed);
         let mine = [color.map_or(-1, i64::from), i64::from(key)];
-        let mut all = vec![0i64; 2 * self.inner.members.len()];
+        let mut all = vec![0i64; 2 * self.inner.planner.members().len()];
         let options = CallOptions { tag: INTERNAL_TAG, ..CallOptions::default() };
-        let _ = self.all_gather_with(&mine, &mut all, &options)?;
+        let outcome = self.all_gather_with(&mine, &mut all, &options)?;
         let Some(color) = color else { return Ok(None) };
         let mut chosen: Vec<(i64, usize)> = all
             .chunks_exact(2)
             .enumerate()
-            .filter(|(_, pair)| pair[0] == i64::from(color))
+            .filter(|(rank, pair)| pair[0] == i64::from(color) && !outcome.absent.contains(&(*rank as u32)))
             .map(|(rank, pair)| (pair[1], rank))
             .collect();
         chosen.sort_unstable();
         let me = chosen.iter().position(|(_, rank)| *rank == self.inner.rank.index());
         let Some(me) = me else { return Err(Error::internal("a split lost its own caller")) };
-        let members = chosen.iter().map(|(_, rank)| self.inner.members[*rank]).collect();
+        let members = chosen.iter().map(|(_, rank)| self.inner.planner.members()[*rank]).collect();
         let id = child_id(self.inner.id, number, color);
         Ok(Some(Group::new(self.inner.engine.clone(), id, members, Rank(me as u32), false)))
     }
@@ -325,7 +270,7 @@ impl Group {
     /// Exchanges equal blocks: block i of `input` goes to rank i. Both slices have the same length, a
     /// multiple of the size.
     pub fn all_to_all<T: Element>(&self, input: &[T], output: &mut [T]) -> Result<Outcome> {
-        let block = input.len() / self.inner.members.len();
+        let block = input.len() / self.inner.planner.members().len();
         self.moving(Collective::AllToAll, block, input, output, 0, &CallOptions::default())
     }
 

@@ -19,6 +19,7 @@ mod engine;
 mod environment;
 mod group;
 mod op;
+mod planner;
 mod validate;
 
 pub use bootstrap::{RondeId, Store};

@@ -6,12 +6,12 @@ use ronde_core::error::{Misuse, Result};
 use ronde_core::reduce::Reduction;
 use ronde_core::{Collective, Rank, Segment};
 
-/// Checks a call; returns whether it is in place.
-pub(crate) fn check(call: &Call, rank: Rank, size: u32) -> Result<bool, Misuse> {
+/// Checks a call.
+pub(crate) fn check(call: &Call, rank: Rank, size: u32) -> Result<(), Misuse> {
     let (input, output) = buffer_bytes(call, rank, size)?;
     check_len("input", &call.input, input)?;
     check_len("output", &call.output, output)?;
-    in_place(call, rank)
+    check_overlap(call, rank)
 }
 
 /// Bytes that a call needs in its input and output.
@@ -151,11 +151,11 @@ fn check_len(what: &'static str, segment: &Segment, need: usize) -> Result<(), M
     Ok(())
 }
 
-/// Whether the buffers share memory in the way that the collective allows; any other overlap is an error.
-fn in_place(call: &Call, rank: Rank) -> Result<bool, Misuse> {
+/// The buffers share memory in the way that the collective allows, or not at all.
+fn check_overlap(call: &Call, rank: Rank) -> Result<(), Misuse> {
     use Collective::*;
     if !call.input.overlaps(&call.output) {
-        return Ok(false);
+        return Ok(());
     }
     let element = call.dtype.size();
     let block_of = |whole: &Segment, part: &Segment, offset: Option<usize>| {
@@ -175,5 +175,5 @@ fn in_place(call: &Call, rank: Rank) -> Result<bool, Misuse> {
         ReduceScatterV | ScatterV => block_of(input, output, own(&call.send)),
         Barrier | Send | Recv => true,
     };
-    if fits { Ok(true) } else { Err(Misuse::Overlap) }
+    if fits { Ok(()) } else { Err(Misuse::Overlap) }
 }

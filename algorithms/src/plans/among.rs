@@ -63,6 +63,11 @@ impl Survivors {
         Survivors { ranks: ranks.into(), topology, tuning }
     }
 
+    /// How many are left.
+    pub fn count(&self) -> usize {
+        self.ranks.len()
+    }
+
     /// The plan of a call whose shape is that of the whole group. A call that needs a rank which is lost gets
     /// one without steps: the executor ends it with the reason.
     pub fn plan(&self, shape: &Shape<'_>, algorithm: Option<Algorithm>) -> Result<AnyPlan, Misuse> {

@@ -235,6 +235,10 @@ pub struct Executor<P> {
     pub(super) frozen: bool,
     /// By link: why the peer behind it is lost.
     pub(super) losses: Vec<Option<Error>>,
+    /// Of the last view that ops froze for.
+    pub(super) epoch: crate::Epoch,
+    /// What plans said of groups that other members had already made.
+    pub(super) horizons: Vec<(crate::GroupId, Tag, crate::Seq)>,
     /// Bytes of Mismatch descriptors that came, by link.
     pub(crate) scratch: crate::memory::Arena,
     /// Descriptors sent, kept until the executor ends.
@@ -254,6 +258,8 @@ impl<P: Plan> Executor<P> {
             early: EarlyFrames::new(links),
             frozen: false,
             losses: vec![None; links],
+            epoch: crate::Epoch(0),
+            horizons: Vec::new(),
             scratch: crate::memory::Arena::new(links * 64),
             told: Vec::new(),
             shared: Shared {
@@ -278,8 +284,18 @@ impl<P: Plan> Executor<P> {
     }
 
     /// Adds a group.
-    pub fn add_group(&mut self, new: NewGroup) -> GroupIndex {
-        self.shared.groups.push(GroupState::new(new));
+    pub fn add_group(&mut self, mut new: NewGroup) -> GroupIndex {
+        new.epoch = new.epoch.max(self.epoch);
+        let mut group = GroupState::new(new);
+        for link in (0..self.losses.len()).filter(|&link| self.losses[link].is_some()) {
+            group.lose(link);
+        }
+        for (id, tag, horizon) in &self.horizons {
+            if *id == group.id {
+                group.recover_below(*tag, *horizon);
+            }
+        }
+        self.shared.groups.push(group);
         GroupIndex(self.shared.groups.len() - 1)
     }
 

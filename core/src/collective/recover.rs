@@ -20,12 +20,18 @@ impl<P: Plan> Executor<P> {
         self.frozen
     }
 
+    /// Whether the peer behind a link is lost.
+    pub fn is_lost(&self, link: usize) -> bool {
+        self.losses[link].is_some()
+    }
+
     /// A view of this epoch without the peers behind `lost` is to come: ends the attempts of all open ops,
     /// closes the links to the lost, and says how far every op is. Nothing returns until [`Executor::resume`].
     ///
     /// Messages between two that are there go on: they do not depend on the view.
     pub fn freeze(&mut self, epoch: Epoch, lost: &[(usize, Error)], links: &mut Links) -> Report {
         self.frozen = true;
+        self.epoch = epoch;
         self.log_complete_ops();
         for (link, error) in lost {
             let link = *link;
@@ -108,8 +114,9 @@ impl<P: Plan> Executor<P> {
     ) {
         self.frozen = false;
         for (group, tag, horizon) in &plan.horizons {
-            if let Some(group) = self.shared.groups.iter_mut().find(|state| state.id == *group) {
-                group.recover_below(*tag, *horizon);
+            match self.shared.groups.iter_mut().find(|state| state.id == *group) {
+                Some(group) => group.recover_below(*tag, *horizon),
+                None => self.horizons.push((*group, *tag, *horizon)),
             }
         }
         self.provide_results(plan);

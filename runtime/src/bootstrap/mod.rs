@@ -18,9 +18,10 @@ pub use id::RondeId;
 pub(crate) use interface::{Family, InterfaceFilter};
 pub(crate) use listener::{Inbox, Listener};
 pub(crate) use mesh::share_memory;
-use ronde_core::error::{Error, Result};
+use ronde_core::error::{Error, PeerLost, Result};
 use ronde_core::membership::{Hello, MemberInfo, View};
-use ronde_core::{PeerId, Rank};
+use ronde_core::recovery::RecoveryPlan;
+use ronde_core::{Epoch, PeerId, Rank};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -50,6 +51,10 @@ pub(crate) trait ControlEvents: Send + Sync {
     fn failed(&self, error: Error);
     /// A member left in order.
     fn left(&self, rank: Rank);
+    /// Members were lost: stop, and report.
+    fn prepare(&self, epoch: Epoch, lost: Vec<PeerLost>);
+    /// Go on by the plan.
+    fn resume(&self, epoch: Epoch, plan: RecoveryPlan);
 }
 
 /// What a member has once there is a view.

@@ -7,24 +7,29 @@
 //! while nobody waits and asynchronous ops are open, and looks in every 20 ms otherwise.
 
 pub(crate) mod links;
+mod recover;
 mod sleep;
 mod wait;
 
 use crate::bootstrap::{ControlEvents, Joined};
 use crate::config::Config;
 use crate::control::{Control, Report};
+use crate::planner::{Planned, Planner};
 use links::LinkState;
+use ronde_algorithms::AnyPlan;
 use ronde_algorithms::kernels::CpuKernels;
-use ronde_algorithms::{AnyPlan, Topology};
+use ronde_core::call::Call;
 use ronde_core::collective::{
     Effect, Executor, GroupIndex, Limits, Links, NewGroup, NewOp, OpHandle, Overdue,
 };
-use ronde_core::error::{Aborted, Error, Misuse, Outcome, Result};
+use ronde_core::error::{Aborted, Error, Misuse, Outcome, PeerLost, Result};
 use ronde_core::membership::View;
 use ronde_core::memory::Arena;
+use ronde_core::recovery::RecoveryPlan;
 use ronde_core::transport::Link;
-use ronde_core::{GroupId, Instant, Rank};
+use ronde_core::{Epoch, GroupId, Instant, Rank};
 use sleep::Waker;
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -42,6 +47,8 @@ pub(crate) struct Inner {
     pub(crate) executor: Executor<AnyPlan>,
     pub(crate) links: Links,
     pub(crate) link_states: Vec<LinkState>,
+    /// What the calls of each group are planned with.
+    planners: Vec<(GroupIndex, Arc<Planner>)>,
     callbacks: Vec<(OpHandle, Callback)>,
     /// Memory that belongs to an op until its result is taken.
     scratch: Vec<(OpHandle, Arena)>,
@@ -60,8 +67,6 @@ pub(crate) struct Engine {
     inner: Mutex<Inner>,
     /// Woken when an op ends or the sleeper returns.
     ended: Condvar,
-    /// Woken when the background thread should look.
-    background: Condvar,
     waiters: AtomicUsize,
     /// Waits so far, and how long they spin.
     waits: AtomicU32,
@@ -84,17 +89,32 @@ pub(crate) struct Engine {
 pub(crate) struct Announced {
     failed: AtomicBool,
     error: Mutex<Option<Error>>,
-    left: Mutex<Vec<Rank>>,
+    queue: Mutex<VecDeque<News>>,
     news: AtomicBool,
     waker: Mutex<Option<Arc<Waker>>>,
+    /// Woken when the background thread should look.
+    background: Condvar,
+}
+
+/// What the coordinator says to an engine, in order.
+enum News {
+    Left(Rank),
+    Prepare(Epoch, Vec<PeerLost>),
+    Resume(Epoch, RecoveryPlan),
 }
 
 impl Announced {
+    fn tell(&self, news: News) {
+        lock(&self.queue).push_back(news);
+        self.wake();
+    }
+
     fn wake(&self) {
         self.news.store(true, Ordering::Release);
         if let Some(waker) = &*lock(&self.waker) {
             waker.wake();
         }
+        self.background.notify_all();
     }
 }
 
@@ -106,9 +126,26 @@ impl ControlEvents for Announced {
     }
 
     fn left(&self, rank: Rank) {
-        lock(&self.left).push(rank);
-        self.wake();
+        self.tell(News::Left(rank));
     }
+
+    fn prepare(&self, epoch: Epoch, lost: Vec<PeerLost>) {
+        self.tell(News::Prepare(epoch, lost));
+    }
+
+    fn resume(&self, epoch: Epoch, plan: RecoveryPlan) {
+        self.tell(News::Resume(epoch, plan));
+    }
+}
+
+/// A call that was checked, but for the call itself, which is large to move about.
+pub(crate) struct Prepared<'a> {
+    pub(crate) group: GroupIndex,
+    pub(crate) planner: &'a Planner,
+    pub(crate) planned: Planned,
+    pub(crate) now: Instant,
+    pub(crate) deadline: Instant,
+    pub(crate) scratch: Option<Arena>,
 }
 
 /// A lock whose poison means nothing: every critical section leaves the state consistent or fails
@@ -135,6 +172,7 @@ impl Engine {
                 executor: Executor::new(world, Limits { early_bytes, ..limits }),
                 links,
                 link_states,
+                planners: Vec::new(),
                 callbacks: Vec::new(),
                 scratch: Vec::new(),
                 spare_scratch: Vec::new(),
@@ -144,7 +182,6 @@ impl Engine {
                 failed: false,
             }),
             ended: Condvar::new(),
-            background: Condvar::new(),
             waiters: AtomicUsize::new(0),
             waits: AtomicU32::new(0),
             spins: AtomicU32::new(wait::SPINS),
@@ -170,16 +207,15 @@ impl Engine {
     }
 
     /// Adds a group over links (world ranks).
-    pub(crate) fn add_group(
-        &self,
-        id: GroupId,
-        members: Vec<usize>,
-        me: Rank,
-        topology: &Topology,
-    ) -> GroupIndex {
-        let syscall_per_frame = topology.nodes().count() > 1;
+    pub(crate) fn add_group(&self, id: GroupId, planner: &Arc<Planner>, me: Rank) -> GroupIndex {
+        let syscall_per_frame = planner.topology().nodes().count() > 1;
+        let members = planner.members().to_vec();
         let new = NewGroup { id, epoch: self.view.epoch, members, me, syscall_per_frame };
-        lock(&self.inner).executor.add_group(new)
+        let mut inner = lock(&self.inner);
+        planner.lose(&self.view, |member| inner.executor.is_lost(member));
+        let index = inner.executor.add_group(new);
+        inner.planners.push((index, planner.clone()));
+        index
     }
 
     /// The error that ended the job here, if any.
@@ -191,19 +227,17 @@ impl Engine {
     }
 
     /// Starts an op; `scratch` stays with it until it ends.
-    pub(crate) fn start(&self, (new, scratch): (NewOp<AnyPlan>, Option<Arena>)) -> Result<OpHandle> {
-        self.start_locked(&mut lock(&self.inner), new, scratch)
+    pub(crate) fn start(&self, prepared: Prepared<'_>, call: Call) -> Result<OpHandle> {
+        self.start_locked(&mut lock(&self.inner), prepared, call)
     }
 
-    fn start_locked(
-        &self,
-        inner: &mut Inner,
-        new: NewOp<AnyPlan>,
-        scratch: Option<Arena>,
-    ) -> Result<OpHandle> {
+    fn start_locked(&self, inner: &mut Inner, prepared: Prepared<'_>, call: Call) -> Result<OpHandle> {
         if let Some(error) = self.failure() {
             return Err(error);
         }
+        let Prepared { group, planner, planned, now, deadline, scratch } = prepared;
+        let plan = planner.renew(planned, &call)?;
+        let new = NewOp { group, call, plan, now, deadline };
         let executor = &mut inner.executor;
         let handle = self.contain(|| executor.start(new, &mut inner.links, self.kernels));
         let handle = handle.unwrap_or_else(|panic| {
@@ -235,7 +269,7 @@ impl Engine {
     /// Lets the background thread take an asynchronous op over.
     pub(crate) fn hand_to_background(&self) {
         if self.waiters.load(Ordering::Relaxed) == 0 {
-            self.background.notify_one();
+            self.announced.background.notify_one();
         }
     }
 
@@ -245,11 +279,6 @@ impl Engine {
         inner.callbacks.push((handle, f));
         drop(self.run_callbacks(inner));
         self.hand_to_background();
-    }
-
-    /// Where the members of a group run.
-    pub(crate) fn topology(&self, members: &[usize]) -> Arc<Topology> {
-        links::topology(&self.view, members)
     }
 
     /// Name of the transport to each world rank; empty for one's own.
@@ -264,7 +293,7 @@ impl Engine {
             return;
         }
         self.stop.store(true, Ordering::Release);
-        self.background.notify_all();
+        self.announced.background.notify_all();
         let mut inner = lock(&self.inner);
         let closed = Error::Misuse(Misuse::Closed);
         lock(&self.announced.error).get_or_insert(closed.clone());
@@ -353,7 +382,7 @@ impl Engine {
     fn background_round(&self) {
         let mut inner = lock(&self.inner);
         if self.waiters.load(Ordering::Relaxed) > 0 || inner.executor.open_ops() == 0 {
-            let waited = self.background.wait_timeout(inner, IDLE_TICK);
+            let waited = self.announced.background.wait_timeout(inner, IDLE_TICK);
             inner = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         if self.waiters.load(Ordering::Relaxed) > 0 {
@@ -438,13 +467,12 @@ impl Engine {
     fn hear(&self, inner: &mut Inner) {
         let announced = &self.announced;
         announced.news.store(false, Ordering::Release);
-        for rank in lock(&announced.left).drain(..) {
-            inner.link_states[rank.index()].left = true;
-            inner.gone.push(rank.index());
-            inner.executor.peer_left(rank.index());
-            // A link that ended because its peer left in order needs no verdict.
-            inner.pending_verdict.take_if(|(.., about)| *about == Some(rank.index()));
-            self.check_left(inner, rank.index());
+        while let Some(news) = { lock(&announced.queue).pop_front() } {
+            match news {
+                News::Left(rank) => self.left(inner, rank),
+                News::Prepare(epoch, lost) => self.freeze(inner, epoch, lost),
+                News::Resume(epoch, plan) => self.resume(inner, epoch, &plan),
+            }
         }
         if let Some(error) = self.failure()
             && !inner.failed
@@ -452,6 +480,15 @@ impl Engine {
             inner.fail(&error);
             self.ended.notify_all();
         }
+    }
+
+    fn left(&self, inner: &mut Inner, rank: Rank) {
+        inner.link_states[rank.index()].left = true;
+        inner.gone.push(rank.index());
+        inner.executor.peer_left(rank.index());
+        // A link that ended because its peer left in order needs no verdict.
+        inner.pending_verdict.take_if(|(.., about)| *about == Some(rank.index()));
+        self.check_left(inner, rank.index());
     }
 
     /// Fails the job here if the coordinator did not answer a report in time; reports overdue ops.

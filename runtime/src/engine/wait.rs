@@ -1,10 +1,9 @@
 //! Waiting for an op on the caller's thread.
 
-use super::{Engine, Inner, lock};
-use ronde_algorithms::AnyPlan;
-use ronde_core::collective::{NewOp, OpHandle};
+use super::{Engine, Inner, Prepared, lock};
+use ronde_core::call::Call;
+use ronde_core::collective::OpHandle;
 use ronde_core::error::{Outcome, Result};
-use ronde_core::memory::Arena;
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -58,9 +57,9 @@ impl Engine {
     }
 
     /// Starts an op and waits for its end, as one: a small op often ends before the lock is given back.
-    pub(crate) fn run(&self, (new, scratch): (NewOp<AnyPlan>, Option<Arena>)) -> Result<Outcome> {
+    pub(crate) fn run(&self, prepared: Prepared<'_>, call: Call) -> Result<Outcome> {
         let mut inner = lock(&self.inner);
-        let handle = self.start_locked(&mut inner, new, scratch)?;
+        let handle = self.start_locked(&mut inner, prepared, call)?;
         self.drive(inner, |inner| inner.take(handle))
     }
 
@@ -159,7 +158,7 @@ impl Engine {
         if self.waiters.load(Ordering::Relaxed) > 0 {
             self.ended.notify_all();
         } else if open {
-            self.background.notify_one();
+            self.announced.background.notify_one();
         }
     }
 }

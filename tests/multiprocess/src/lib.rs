@@ -71,7 +71,16 @@ impl RankProcess {
 
     /// SIGSTOP.
     pub fn stop(&self) {
-        let status = Command::new("kill").args(["-STOP", &self.child.id().to_string()]).status();
+        self.signal("-STOP");
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
         assert!(status.is_ok_and(|s| s.success()), "the child was running");
     }
 

@@ -1,7 +1,7 @@
-//! A peer that dies or stops is the same prompt, named error on every survivor, whoever it is: also the
-//! host of the coordinator.
+//! Without tolerance a peer that dies or stops is the same prompt, named error on every survivor, whoever it
+//! is: also the host of the coordinator.
 
-use ronde::{Error, ReduceOp};
+use ronde::{CallOptions, Error, ReduceOp, Tolerance};
 use ronde_multiprocess::{RankProcess, is_child, launch, wait_all};
 use std::io::{BufRead, BufReader};
 use std::time::{Duration, Instant};
@@ -18,7 +18,8 @@ fn survivor_rank() {
     let mut round = 0u64;
     let error = loop {
         let mut data = vec![1f32; length];
-        match group.all_reduce(&mut data, ReduceOp::Sum) {
+        let options = CallOptions { tolerance: Tolerance::None, ..CallOptions::default() };
+        match group.all_reduce_with(&mut data, ReduceOp::Sum, &options) {
             Ok(_) => assert!(data.iter().all(|x| *x == group.size() as f32), "round {round}"),
             Err(error) => break error,
         }

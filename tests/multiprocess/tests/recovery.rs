@@ -1,0 +1,184 @@
+//! Peers are killed or stopped in the middle of operations, and the others go on: every result is the
+//! reduction of exactly those who are said to have contributed, and the same on all survivors.
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use ronde::{Error, Group, Outcome, ReduceOp};
+use ronde_multiprocess::{RankProcess, is_child, launch, wait_all};
+use std::io::{BufRead, BufReader, Read};
+use std::time::{Duration, Instant};
+
+/// Numbers that differ by rank, round and place; sums of a few are exact in any order.
+fn value(rank: u32, round: u64, i: usize) -> u64 {
+    (u64::from(rank) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ round << 32 ^ i as u64
+}
+
+fn present(group: &Group, outcome: &Outcome) -> Vec<u32> {
+    (0..group.size()).filter(|rank| !outcome.absent.contains(rank)).collect()
+}
+
+/// One round of operations; returns who contributed to each.
+fn round(group: &Group, round: u64, length: usize) -> Result<Vec<Vec<u32>>, Error> {
+    let (me, size) = (group.rank(), group.size());
+    let mut said = Vec::new();
+    let input: Vec<u64> = (0..length).map(|i| value(me, round, i)).collect();
+    let sum = |here: &[u32], i: usize| here.iter().fold(0u64, |s, &r| s.wrapping_add(value(r, round, i)));
+
+    let mut output = vec![0xaaaa_aaaa_aaaa_aaaa; length];
+    let here = present(group, &group.all_reduce_into(&input, &mut output, ReduceOp::Sum)?);
+    assert!((0..length).all(|i| output[i] == sum(&here, i)), "all_reduce of round {round}, {here:?}");
+    assert!((0..length).all(|i| input[i] == value(me, round, i)), "the input of round {round} changed");
+    said.push(here);
+
+    let mut data = input.clone();
+    let here = present(group, &group.all_reduce(&mut data, ReduceOp::Sum)?);
+    assert!((0..length).all(|i| data[i] == sum(&here, i)), "all_reduce in place of round {round}, {here:?}");
+    said.push(here);
+
+    let mut all = vec![0u64; length * size as usize];
+    let here = present(group, &group.all_gather(&input, &mut all)?);
+    for &rank in &here {
+        let block = &all[rank as usize * length..][..length];
+        assert!((0..length).all(|i| block[i] == value(rank, round, i)), "all_gather of round {round}");
+    }
+    said.push(here);
+
+    let block = length / size as usize;
+    let mut mine = vec![0u64; block];
+    let here =
+        present(group, &group.reduce_scatter(&input[..block * size as usize], &mut mine, ReduceOp::Sum)?);
+    let first = block * me as usize;
+    assert!((0..block).all(|i| mine[i] == sum(&here, first + i)), "reduce_scatter of round {round}");
+    said.push(here);
+    said.push(present(group, &group.barrier()?));
+    Ok(said)
+}
+
+/// Works through all rounds, and says after each who contributed.
+#[test]
+fn survivor_rank() {
+    if !is_child() {
+        return;
+    }
+    let number = |name| std::env::var(name).expect("set by the parent").parse::<usize>().expect("a number");
+    let (length, rounds) = (number("RONDE_TEST_LENGTH"), number("RONDE_TEST_ROUNDS"));
+    let group = ronde::Config::from_env().and_then(|config| config.join()).expect("join");
+    for at in 0..rounds as u64 {
+        match round(&group, at, length) {
+            Ok(said) => println!("\nROUND {at} {said:?}"),
+            Err(Error::Expelled { .. }) => return println!("\nEXPELLED"),
+            Err(error) => panic!("round {at}: {error}"),
+        }
+    }
+    group.close().expect("close");
+    println!("\nDONE");
+}
+
+/// Reads the output of a rank until it has finished so many rounds.
+fn read_rounds(
+    process: &mut RankProcess,
+    rounds: usize,
+) -> (Vec<String>, BufReader<std::process::ChildStdout>) {
+    let mut lines = BufReader::new(process.take_stdout());
+    let mut said = Vec::new();
+    let mut line = String::new();
+    while said.len() < rounds {
+        line.clear();
+        assert!(lines.read_line(&mut line).expect("its output") > 0, "rank {} ended early", process.rank);
+        if line.starts_with("ROUND") {
+            said.push(line.clone());
+        }
+    }
+    (said, lines)
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Fate {
+    Killed,
+    Stopped,
+}
+
+/// Ends some ranks of a job, each after a random number of rounds and a random time, while it runs.
+fn lose(victims: &[usize], ranks: usize, transport: &str, length: usize, fate: Fate, rng: &mut SmallRng) {
+    let rounds = (1_500_000 / length).clamp(12, 3000);
+    let what = format!("{victims:?} of {ranks} {transport} {length}");
+    let (length_text, rounds_text) = (length.to_string(), rounds.to_string());
+    let variables = [
+        ("RONDE_TRANSPORTS", transport),
+        ("RONDE_TEST_LENGTH", &length_text),
+        ("RONDE_TEST_ROUNDS", &rounds_text),
+        ("RONDE_TIMEOUT", "30s"),
+    ];
+    let mut processes = launch("survivor_rank", ranks, &variables);
+    let first = rng.random_range(1..4);
+    let outputs: Vec<_> = processes.iter_mut().map(|process| read_rounds(process, first)).collect();
+    for &victim in victims {
+        let pause = Instant::now() + Duration::from_micros(rng.random_range(0..20_000));
+        while Instant::now() < pause {
+            std::hint::spin_loop();
+        }
+        match fate {
+            Fate::Killed => processes[victim].kill(),
+            Fate::Stopped => processes[victim].stop(),
+        }
+    }
+    // All at once: a rank whose output nobody reads stops when the pipe is full.
+    let read = |(mut before, mut rest): (Vec<String>, _)| {
+        std::thread::spawn(move || {
+            let mut text = String::new();
+            Read::read_to_string(&mut rest, &mut text).expect("its output");
+            before.extend(
+                text.lines().filter(|line| line.starts_with("ROUND")).map(|line| format!("{line}\n")),
+            );
+            (before, text)
+        })
+    };
+    let readers: Vec<_> = outputs.into_iter().map(read).collect();
+    let mut said = Vec::new();
+    for (rank, reader) in readers.into_iter().enumerate() {
+        if victims.contains(&rank) {
+            continue;
+        }
+        let (rounds, text) = reader.join().expect("its output");
+        assert!(text.contains("DONE"), "{what}: rank {rank} did not finish: {text}");
+        said.push(rounds);
+    }
+    if fate == Fate::Stopped {
+        victims.iter().for_each(|&victim| processes[victim].resume());
+    }
+    for ended in wait_all(processes, Duration::from_secs(10)) {
+        let expected = !victims.contains(&ended.rank) || fate == Fate::Stopped;
+        assert!(ended.ok || !expected, "{what}: rank {}: {}", ended.rank, ended.output);
+    }
+    assert!(said.iter().all(|rounds| *rounds == said[0]), "{what}: survivors disagree: {said:#?}");
+    let last = said[0].last().expect("rounds");
+    let left: Vec<usize> = (0..ranks).filter(|rank| !victims.contains(rank)).collect();
+    assert!(last.contains(&format!("{left:?}")), "{what}: {last}");
+}
+
+#[test]
+fn killed_in_the_middle() {
+    if is_child() {
+        return;
+    }
+    let mut rng = SmallRng::seed_from_u64(1);
+    for transport in ["tcp", "shm", "shm,tcp"] {
+        for length in [8, 1000, 50_000, 500_000] {
+            for (victims, ranks) in [(&[1][..], 2), (&[2], 4), (&[1, 3], 4), (&[4, 1, 2], 5)] {
+                lose(victims, ranks, transport, length, Fate::Killed, &mut rng);
+            }
+        }
+    }
+}
+
+/// A rank that is stopped is given up after a second; when it wakes it hears that it was expelled.
+#[test]
+fn stopped_and_woken() {
+    if is_child() {
+        return;
+    }
+    let mut rng = SmallRng::seed_from_u64(2);
+    for transport in ["tcp", "shm"] {
+        lose(&[2], 4, transport, 20_000, Fate::Stopped, &mut rng);
+    }
+}
