@@ -21,8 +21,15 @@
  *
  * Errors. Every call that can fail returns a ronde_status, RONDE_OK (0) for success. ronde_last_error() has the
  * full text of the last failure on the calling thread: what, which peer, since when, what to do. Nothing here
- * aborts the process or unwinds into it. When a peer is lost, an op misses its deadline, calls do not match or
- * somebody aborts, every rank's ops end with the same error, and every later call on the group gives it again.
+ * aborts the process or unwinds into it. When an op misses its deadline, calls do not match, somebody aborts or
+ * the process that hosts the coordinator is lost, every rank's ops end with the same error, and every later call
+ * on the group gives it again.
+ *
+ * Loss. When another peer is lost, the others go on: their ops succeed, and the outcome, which is the same on all
+ * of them, says how many contributed. Ranks and sizes keep their meaning. A contribution is in a result as a whole
+ * or not at all; averages divide by the contributors. Blocks of the lost in what is gathered or exchanged hold
+ * anything. RONDE_PEER_LOST is the end only of ops that need the lost peer (its messages, an op with it as root)
+ * and of those with RONDE_NONE.
  *
  * Threads. Any function may be called from any thread at any time, except that a handle must not be freed
  * (ronde_group_free, ronde_op_free, ronde_op_on_complete) while another call uses it. Calls of one tag must be
@@ -31,8 +38,8 @@
  * Signals: no handler is installed, none is blocked; waits go on after EINTR. After fork() only the parent may
  * use its groups; in the child ronde_close is an error and ronde_group_free only frees.
  *
- * Parts of a group (ronde_split) share its fate: a lost peer, an abort or a mismatch in one part ends the whole
- * job. Errors name ranks of the job.
+ * Parts of a group (ronde_split) share its fate: an abort or a mismatch in one part ends the whole job. Errors name
+ * ranks of the job.
  *
  * Memory. Buffers belong to the caller and need no alignment. A buffer of a started op must stay valid, what is
  * sent unchanged and what is received untouched, until the op has ended; a call that waits has ended when it
@@ -265,7 +272,7 @@ typedef struct ronde_options {
  * hierarchical. reduce_scatter and all_gather with their -v forms: direct, ring. broadcast and reduce: direct,
  * tree, chain. The others have one each. A reduction of one's own takes one-shot, two-shot or direct. */
 
-/* The op commits before it returns, and its data is kept until then. */
+/* The op commits before it returns, so that it can go on without a peer that is lost meanwhile. */
 #define RONDE_RECOVER 0
 /* No backup, log or commit: fastest; a lost peer is an error on all. */
 #define RONDE_NONE 1

@@ -14,6 +14,8 @@ pub mod frame;
 pub mod membership;
 pub mod memory;
 pub mod plan;
+#[doc(hidden)]
+pub mod planted;
 pub mod recovery;
 pub mod reduce;
 pub mod transport;

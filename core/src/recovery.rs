@@ -10,6 +10,7 @@
 //! Ops that start again commit by Done, on every rank and also where they had not been started yet: the plan
 //! says up to which op of each tag.
 
+use crate::planted::{self, Bug};
 use crate::{Epoch, GroupId, Rank, Seq, Tag};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -127,7 +128,11 @@ fn settle(members: &[(Rank, &TagReport)], seq: Seq) -> Option<(Seq, Option<Rank>
     let lacks = |tag: &TagReport| !tag.has_returned(seq) && !tag.complete.contains(&seq);
     let receivers: Vec<Rank> = members.iter().filter(|(_, tag)| lacks(tag)).map(|(rank, _)| *rank).collect();
     let provider = members.iter().find(|(_, tag)| tag.has_returned(seq)).map(|(rank, _)| *rank);
-    (provider.is_some() || receivers.is_empty()).then_some((seq, provider, receivers))
+    if planted::has(Bug::WhatSomebodyReturnedStartsAgain) {
+        return None;
+    }
+    let held = receivers.is_empty() || planted::has(Bug::CommitWhatOnlySomeHold);
+    (provider.is_some() || held).then_some((seq, provider, receivers))
 }
 
 #[cfg(test)]

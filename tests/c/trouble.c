@@ -1,4 +1,4 @@
-/* usage: trouble mismatch|abort|late|left|killed
+/* usage: trouble mismatch|abort|late|left|killed|survived
  *
  * What goes wrong between ranks: every rank gets the same named error within its deadline, later calls give it
  * again, and nobody hangs. Run with three ranks. Rank 2 is the one in trouble.
@@ -32,7 +32,7 @@ static void abort_it(void) {
     /* Nobody sends this. */
     OK(ronde_recv_start(group, &x, 1, RONDE_F32, (rank + 1) % 3, NULL, &op));
     /* The others may hear of it inside the barrier. */
-    ronde_status status = ronde_barrier(group, NULL, NULL);
+    ronde_status status = ronde_barrier(group, &none, NULL);
     CHECK(status == RONDE_OK || (rank != 2 && status == RONDE_ABORTED));
     if (rank == 2) OK(ronde_abort(group, "the data set is corrupt"));
     FAILS(ronde_op_wait(op, NULL), RONDE_ABORTED, "the data set is corrupt");
@@ -86,21 +86,53 @@ static void on_loss(void *context, ronde_status status, const ronde_outcome *out
 static void killed(void) {
     static float x[1 << 20], y[1 << 20], z;
     ronde_op *op, *lost = NULL;
+    ronde_options none = RONDE_OPTIONS_INIT;
+    none.tolerance = RONDE_NONE;
     if (rank != 2) OK(ronde_recv_start(group, &z, 1, RONDE_F32, 2, NULL, &lost));
     /* The others may hear of the death before they have heard that this one came. */
     ronde_status status = ronde_barrier(group, NULL, NULL);
     CHECK(status == RONDE_OK || (rank != 2 && status == RONDE_PEER_LOST));
     if (rank == 2) {
-        OK(ronde_all_reduce_start(group, x, y, 1 << 20, RONDE_F32, RONDE_SUM, NULL, &op));
+        OK(ronde_all_reduce_start(group, x, y, 1 << 20, RONDE_F32, RONDE_SUM, &none, &op));
         kill(getpid(), SIGKILL);
     }
     double start = seconds();
     OK(ronde_op_on_complete(lost, on_loss, &heard));
-    while (status == RONDE_OK) status = ronde_all_reduce(group, x, y, 1 << 20, RONDE_F32, RONDE_SUM, NULL, NULL);
+    while (status == RONDE_OK) status = ronde_all_reduce(group, x, y, 1 << 20, RONDE_F32, RONDE_SUM, &none, NULL);
     CHECK(status == RONDE_PEER_LOST && strstr(ronde_last_error(), "peer 2") != NULL);
     while (!__atomic_load_n(&heard, __ATOMIC_ACQUIRE)) CHECK(seconds() - start < 20);
     CHECK(seconds() - start < 20);
-    FAILS(ronde_barrier(group, NULL, NULL), RONDE_PEER_LOST, "peer 2");
+    FAILS(ronde_barrier(group, &none, NULL), RONDE_PEER_LOST, "peer 2");
+}
+
+/* With tolerance, rank 2 dies in the middle and the others go on; they agree on when it was there for the last time. */
+static void survived(void) {
+    enum { N = 1 << 20 };
+    static float x[N], y[N];
+    int more = 20, rounds = 0, in_place;
+    ronde_outcome outcome = RONDE_OUTCOME_INIT;
+    double start = seconds();
+    while (more > 0) {
+        in_place = rounds % 2;
+        for (int i = 0; i < N; i++) x[i] = (float)(rank + 1), y[i] = -1;
+        ronde_op *op;
+        OK(ronde_all_reduce_start(group, x, in_place ? x : y, N, RONDE_F32, RONDE_SUM, NULL, &op));
+        if (rank == 2 && rounds == 7) kill(getpid(), SIGKILL);
+        OK(ronde_op_wait(op, &outcome));
+        ronde_op_free(op);
+        CHECK(outcome.contributors == 3 || outcome.contributors == 2);
+        for (int i = 0; i < N; i++) CHECK((in_place ? x : y)[i] == (outcome.contributors == 3 ? 6 : 3));
+        for (int i = 0; i < N && !in_place; i++) CHECK(x[i] == (float)(rank + 1));
+        more -= outcome.contributors == 2;
+        rounds++;
+        CHECK(seconds() - start < 60);
+    }
+    CHECK(rounds >= 27 && ronde_size(group) == 3);
+    OK(ronde_barrier(group, NULL, &outcome));
+    CHECK(outcome.contributors == 2 && outcome.epoch == 2);
+    FAILS(ronde_broadcast(group, x, x, 1, RONDE_F32, 2, NULL, NULL), RONDE_PEER_LOST, "peer 2");
+    FAILS(ronde_send(group, x, 1, RONDE_F32, 2, NULL, NULL), RONDE_PEER_LOST, "peer 2");
+    OK(ronde_barrier(group, NULL, NULL));
 }
 
 int main(int argc, char **argv) {
@@ -113,6 +145,7 @@ int main(int argc, char **argv) {
     else if (strcmp(argv[1], "late") == 0) late();
     else if (strcmp(argv[1], "left") == 0) left();
     else if (strcmp(argv[1], "killed") == 0) killed();
+    else if (strcmp(argv[1], "survived") == 0) survived();
     else CHECK(!"a known kind of trouble");
     ronde_close(group);
     ronde_group_free(group);

@@ -12,6 +12,7 @@ use crate::error::{Error, Outcome};
 use crate::frame::{FrameKind, Header};
 use crate::memory::Segment;
 use crate::plan::Plan;
+use crate::planted::{self, Bug};
 use crate::reduce::Kernels;
 use crate::transport::{Link, LinkFailure, Submit, ViewToken};
 use crate::{Collective, Instant, OpId, Rank, Result, Tag, Tolerance};
@@ -319,6 +320,13 @@ impl<P: Plan> Executor<P> {
         op.deadline = deadline;
         op.call = Some(call);
         let handle = OpHandle { at: at as u32, life: op.life };
+        if self.is_frozen() && self.ops[at].pair.is_none() {
+            // What becomes of it, even that it cannot be carried out, is for the plan to say: others may hold
+            // its result, and all have to end it alike.
+            self.active.push(at);
+            self.ops[at].phase = Phase::Frozen;
+            return Ok(handle);
+        }
         if let Some(call) = &self.ops[at].call
             && let Some(loss) = self.loss_that_ends(group, call)
         {
@@ -327,10 +335,6 @@ impl<P: Plan> Executor<P> {
             return Ok(handle);
         }
         self.active.push(at);
-        if self.is_frozen() && self.ops[at].pair.is_none() {
-            self.ops[at].phase = Phase::Frozen;
-            return Ok(handle);
-        }
         self.begin(at, plan, links, kernels);
         Ok(handle)
     }
@@ -554,14 +558,17 @@ fn commit_of<P: Plan>(group: &GroupState, seq: crate::Seq, call: &Call, plan: &P
     let by_log = match call.collective {
         Collective::Barrier => true,
         Collective::AllReduce => plan.name() == "one-shot" && plan.windows() == 1,
+        Collective::AllGather => plan.name() == "direct" && plan.windows() == 1,
         _ => false,
     };
-    if !by_log || group.is_recovered(call.options.tag, seq) {
+    let recovered = group.is_recovered(call.options.tag, seq) && !planted::has(Bug::RecoveredOpsCommitByLog);
+    if !by_log || recovered {
         return Commit::Done;
     }
     let slow = group.syscall_per_frame;
     let limit = if slow { limits.log_op_bytes_syscall } else { limits.log_op_bytes_memory };
-    if call.count * call.dtype.size() <= limit { Commit::Log } else { Commit::Done }
+    let blocks = if call.collective == Collective::AllGather { group.members.len() } else { 1 };
+    if blocks * call.count * call.dtype.size() <= limit { Commit::Log } else { Commit::Done }
 }
 
 /// An op that missed its deadline.

@@ -73,11 +73,9 @@ impl CommitLog {
         let mut freed = 0;
         self.entries.retain_mut(|entry| {
             let keep = entry.group != group || entry.tag != tag || entry.seq >= below;
-            if !keep {
-                if let Some((block, _)) = entry.result.take() {
-                    freed += block.len();
-                    pool.give(block);
-                }
+            if !keep && let Some((block, _)) = entry.result.take() {
+                freed += block.len();
+                pool.give(block);
             }
             keep
         });

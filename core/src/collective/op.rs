@@ -11,6 +11,7 @@ use crate::error::{Error, Outcome};
 use crate::frame::{FrameKind, Header};
 use crate::memory::{Arena, Segment};
 use crate::plan::{Action, Place, Plan, StepId};
+use crate::planted::{self, Bug};
 use crate::reduce::{Kernels, ReduceSpec, Reduction};
 use crate::transport::Submit;
 use crate::{Instant, OpId, Result};
@@ -163,7 +164,10 @@ impl<P: Plan> OpState<P> {
     pub(crate) fn start_attempt(&mut self, group: &GroupState) {
         let world = group.members.len();
         self.attempt = self.attempt.wrapping_add(1);
-        self.contributors = group.present() as u32;
+        self.contributors = match planted::has(Bug::TheLostStillCount) {
+            true => world as u32,
+            false => group.present() as u32,
+        };
         self.phase = Phase::Running;
         self.next_window = 0;
         self.finished_windows = 0;
@@ -177,7 +181,7 @@ impl<P: Plan> OpState<P> {
         }
         self.eager.clear();
         self.eager.resize(world, 0);
-        self.done_missing = self.contributors - 1;
+        self.done_missing = group.present() as u32 - 1;
         self.absent.clear();
         self.absent.extend(group.lost_ranks());
         for &rank in &self.absent {
@@ -211,7 +215,9 @@ impl<P: Plan> OpState<P> {
 
     /// What the op had overwritten is as before.
     pub(crate) fn restore_input(&mut self, pool: &mut SlotPool) {
-        if let (Some(backup), Some(call)) = (&self.backup, &self.call) {
+        if let (Some(backup), Some(call)) = (&self.backup, &self.call)
+            && !planted::has(Bug::InputInPlaceIsNotRestored)
+        {
             backup.segment(0, call.output.len()).copy_to(&call.output);
         }
         if let Some(block) = self.backup.take() {
@@ -612,7 +618,7 @@ impl<P: Plan> OpState<P> {
             self.done_next += 1;
             moved = true;
         }
-        if self.done_missing == 0 {
+        if self.done_missing == 0 || planted::has(Bug::CommitBeforeAllAreDone) {
             return self.end_well(shared);
         }
         moved
@@ -728,6 +734,11 @@ impl<P: Plan> OpState<P> {
         ranks.sort_unstable();
         ranks.dedup();
         ranks
+    }
+
+    /// Who returns from it leaves the result in the log.
+    pub(crate) fn commits_by_log(&self) -> bool {
+        self.planned && self.commit == Commit::Log
     }
 
     /// Charge of frames whose receiver is not known to have entered.

@@ -9,6 +9,7 @@ use super::window::Landing;
 use crate::frame::{FrameKind, Header};
 use crate::memory::Segment;
 use crate::plan::{Plan, StepId};
+use crate::planted::{self, Bug};
 use crate::transport::{Payload, Placement, Receiver, ViewToken};
 use crate::{OpId, Rank};
 
@@ -112,9 +113,15 @@ impl<P: Plan> Executor<P> {
 
     /// A frame of an attempt that has ended, or of a view that this peer is not in yet.
     fn is_of_another_attempt(&self, header: &Header) -> bool {
-        let current = |group: GroupIndex| self.shared.groups[group.0].epoch.0 as u32 as u64;
-        header.is_of_attempt()
-            && self.group_of(&header.op).is_some_and(|group| current(group) != header.epoch.0)
+        if !header.is_of_attempt() || planted::has(Bug::FramesOfOldAttemptsAreTaken) {
+            return false;
+        }
+        // Of a group that only others have made so far, the epoch of the last loss says as much.
+        let current = match self.group_of(&header.op) {
+            Some(group) => self.shared.groups[group.0].epoch,
+            None => self.epoch,
+        };
+        current != crate::Epoch(0) && current.0 as u32 as u64 != header.epoch.0
     }
 
     /// The open op that a frame belongs to. What comes for one that is frozen waits for it to start again.
@@ -122,7 +129,7 @@ impl<P: Plan> Executor<P> {
         self.active.iter().copied().find(|&at| {
             let op = &self.ops[at];
             op.id == header.op
-                && !matches!(op.phase, Phase::Frozen)
+                && (!matches!(op.phase, Phase::Frozen) || planted::has(Bug::FrozenOpsTakeFrames))
                 && match op.pair {
                     None => !header.point_to_point,
                     Some(peer) => header.point_to_point && peer == link && op.receives != for_sender(header),
@@ -133,7 +140,8 @@ impl<P: Plan> Executor<P> {
     /// The sender's rank in the op's group, if it is a member and the frame is of this attempt.
     fn sender(&self, at: usize, link: usize, header: &Header) -> Option<usize> {
         let group = &self.shared.groups[self.ops[at].group.0];
-        (group.epoch.0 as u32 as u64 == header.epoch.0).then(|| group.rank_of(link)).flatten()
+        let current = group.epoch.0 as u32 as u64 == header.epoch.0;
+        (current || planted::has(Bug::FramesOfOldAttemptsAreTaken)).then(|| group.rank_of(link)).flatten()
     }
 
     fn place_data(&mut self, link: usize, header: &Header) -> Placement {

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::frame::{FrameKind, Header};
 use crate::memory::Segment;
 use crate::plan::Plan;
+use crate::planted::{self, Bug};
 use crate::recovery::{RecoveryPlan, Report};
 use crate::reduce::Kernels;
 use crate::transport::{Payload, Placement};
@@ -49,6 +50,9 @@ impl<P: Plan> Executor<P> {
             self.active.iter().copied().filter(|&at| self.ops[at].pair.is_none()).collect();
         for at in open {
             self.ops[at].freeze(&mut self.shared);
+            if planted::has(Bug::OpsReturnWhileFrozen) && self.ops[at].is_complete() {
+                self.ops[at].end_well(&mut self.shared);
+            }
         }
         self.forget_attempts();
         self.shared.give_views_back(links);
@@ -146,13 +150,16 @@ impl<P: Plan> Executor<P> {
             return;
         };
         let commit = plan.commit(op.id.group, op.id.tag, op.id.seq);
-        if commit.is_some() && call.options.tolerance == Tolerance::Recover {
-            if op.is_complete() {
-                op.end_well(&mut self.shared);
-            } else {
-                op.phase = Phase::Awaiting;
-                self.deliver_early(at);
-            }
+        let committed = commit.is_some() && call.options.tolerance == Tolerance::Recover;
+        if committed && op.is_complete() {
+            op.end_well(&mut self.shared);
+            return;
+        }
+        // Others count as returned also where they ended with an error, for want of somebody who was lost:
+        // what does not commit by log has no result to wait for, and ends alike here.
+        if committed && op.commits_by_log() {
+            op.phase = Phase::Awaiting;
+            self.deliver_early(at);
             return;
         }
         if let Some(loss) = loss {
@@ -193,6 +200,9 @@ impl<P: Plan> Executor<P> {
             let index = GroupIndex(index);
             // An op that needs nobody's result has none in the log.
             let Some(result) = log.result(index, commit.tag, commit.seq) else { continue };
+            if planted::has(Bug::LateResultsAreNotForwarded) {
+                continue;
+            }
             let op = OpId { group: group.id, generation: group.generation, tag: commit.tag, seq: commit.seq };
             let header = Header {
                 kind: FrameKind::Result,

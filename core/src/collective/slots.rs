@@ -26,7 +26,7 @@ fn block_size(bytes: usize) -> usize {
 /// The class of the blocks of one size.
 fn class(size: usize) -> usize {
     let power = size.ilog2() as usize;
-    power * STEPS + ((size - (1 << power)) * STEPS >> power)
+    power * STEPS + (((size - (1 << power)) * STEPS) >> power)
 }
 
 impl SlotPool {

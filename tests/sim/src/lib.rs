@@ -15,11 +15,16 @@ use ronde_algorithms::kernels::CpuKernels;
 use ronde_algorithms::{Algorithm, AnyPlan, CostTable, Survivors, Topology, Tuning};
 use ronde_core::call::{Call, Shape};
 use ronde_core::collective::{Effect, Executor, GroupIndex, Limits, Links, NewGroup, NewOp, OpHandle};
-use ronde_core::error::{Error, Outcome, Result};
-use ronde_core::recovery;
+use ronde_core::error::{Error, Outcome, PeerLost, Result};
+use ronde_core::membership::{
+    self, Coordinator, CoordinatorOptions, Effect as CoordinatorEffect, FromMember, Hello, MachineId,
+    MemberInfo, ToMember,
+};
+use ronde_core::recovery::RecoveryPlan;
 use ronde_core::reduce::Reduction;
 use ronde_core::transport::LinkFailure;
-use ronde_core::{Epoch, GroupId, Instant, Rank};
+use ronde_core::{Epoch, GroupId, Instant, PeerId, Rank};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// One simulated process.
@@ -73,11 +78,44 @@ pub struct Cluster {
     nodes: Vec<u32>,
     topology: Arc<Topology>,
     tuning: Tuning,
-    epoch: Epoch,
     dead: Vec<bool>,
+    coordinator: Coordinator,
+    /// On the way to each rank, and to the coordinator.
+    to_members: Vec<VecDeque<ToMember>>,
+    to_coordinator: VecDeque<(usize, FromMember)>,
     kernels: &'static CpuKernels,
     network: Network,
     now: u64,
+}
+
+/// The production coordinator with a member behind each connection, which has the number of its rank.
+fn active_coordinator(world: usize) -> Coordinator {
+    let mut coordinator = Coordinator::new(CoordinatorOptions::default());
+    for rank in 0..world {
+        let info = MemberInfo {
+            peer: PeerId([rank as u8; 16]),
+            rank: Rank(rank as u32),
+            host: format!("host-{rank}"),
+            addresses: Vec::new(),
+            machine: MachineId::default(),
+            pid: rank as u32,
+            transports: Vec::new(),
+            costs: String::new(),
+        };
+        let hello = Hello {
+            version: membership::VERSION,
+            rank: Some(rank as u32),
+            size: Some(world as u32),
+            hosts_coordinator: false,
+            info,
+        };
+        coordinator.handle_message(rank as u64, FromMember::Hello(hello), Instant(0));
+    }
+    for rank in 0..world {
+        coordinator.handle_message(rank as u64, FromMember::Linked(Epoch(1)), Instant(0));
+    }
+    drop(coordinator.take_effects());
+    coordinator
 }
 
 /// As the engine does it.
@@ -107,8 +145,20 @@ impl Cluster {
             .collect();
         let kernels = CpuKernels::detect();
         let topology = Arc::new(Topology::new(nodes, &CostTable::default()));
-        let (nodes, dead, epoch) = (nodes.to_vec(), vec![false; world], Epoch(1));
-        Cluster { peers, rng, nodes, topology, tuning, epoch, dead, kernels, network, now: 0 }
+        Cluster {
+            peers,
+            rng,
+            nodes: nodes.to_vec(),
+            topology,
+            tuning,
+            dead: vec![false; world],
+            coordinator: active_coordinator(world),
+            to_members: vec![VecDeque::new(); world],
+            to_coordinator: VecDeque::new(),
+            kernels,
+            network,
+            now: 0,
+        }
     }
 
     /// Starts a call on one rank.
@@ -203,66 +253,66 @@ impl Cluster {
         (0..self.peers.len()).filter(|&rank| !self.dead[rank]).collect()
     }
 
-    /// The coordinator has noticed who is dead: the survivors freeze and report, one after another with steps
-    /// of all between, and go on by the plan in the same manner. Another death on the way (of `victims`, with
-    /// a chance of 1 in 8 at each turn) starts it all over.
-    pub fn recover(&mut self, victims: &mut Vec<usize>) {
-        loop {
-            self.epoch.0 += 1;
-            let epoch = self.epoch;
-            let Some(reports) = self.survivors_in_turn(victims, |cluster, rank| {
-                let dead: Vec<usize> = (0..cluster.peers.len()).filter(|&r| cluster.dead[r]).collect();
-                let loss = |&r: &usize| (r, Error::resource(format!("rank {r} is lost")));
-                let lost: Vec<(usize, Error)> = dead.iter().map(loss).collect();
-                let peer = &mut cluster.peers[rank];
-                peer.lost = dead;
-                let report = peer.executor.freeze(epoch, &lost, &mut peer.links);
-                (Rank(rank as u32), report)
-            }) else {
-                continue;
-            };
-            let plan = recovery::plan(&reports.into_iter().collect());
-            let resumed = self.survivors_in_turn(victims, |cluster, rank| {
-                let planner = cluster.planner(rank);
-                let mut replan =
-                    |_: GroupIndex, call: &Call| planner.plan(call, call.input.overlaps(&call.output));
-                let peer = &mut cluster.peers[rank];
-                peer.executor.resume(&plan, &mut replan, &mut peer.links, cluster.kernels);
-            });
-            if resumed.is_some() {
-                return;
+    /// The coordinator notices that the process of a rank has ended.
+    pub fn notice_death(&mut self, rank: usize) {
+        self.coordinator.handle_closed(rank as u64, Instant(self.now));
+        self.route();
+    }
+
+    /// Puts what the coordinator sends on its way.
+    fn route(&mut self) {
+        for effect in self.coordinator.take_effects() {
+            if let CoordinatorEffect::Send(to, message) = effect {
+                self.to_members[to as usize].push_back(message);
             }
         }
     }
 
-    /// Has every survivor do something, in any order; `None` if one died on the way. Everybody hears the
-    /// coordinator in order, so those that live do it all the same.
-    fn survivors_in_turn<T>(
-        &mut self,
-        victims: &mut Vec<usize>,
-        mut act: impl FnMut(&mut Cluster, usize) -> T,
-    ) -> Option<Vec<T>> {
-        let mut order = self.alive();
-        order.shuffle(&mut self.rng);
-        let mut done = Vec::new();
-        let mut died = false;
-        for rank in order {
-            if self.rng.random_ratio(1, 8)
-                && let Some(victim) = victims.pop()
-            {
-                self.kill(victim);
-                died = true;
-            }
-            if self.dead[rank] {
-                continue;
-            }
-            done.push(act(self, rank));
-            for _ in 0..self.rng.random_range(0..2 * self.peers.len()) {
-                let other = self.rng.random_range(0..self.peers.len());
-                self.step(other);
+    /// Delivers a control message, if there is one: to the coordinator or to any member that lives. Messages of
+    /// one connection stay in order.
+    pub fn step_control(&mut self) {
+        if self.rng.random()
+            && let Some((from, message)) = self.to_coordinator.pop_front()
+        {
+            self.coordinator.handle_message(from as u64, message, Instant(self.now));
+            return self.route();
+        }
+        let rank = self.rng.random_range(0..self.peers.len());
+        if self.dead[rank] {
+            return;
+        }
+        match self.to_members[rank].pop_front() {
+            Some(ToMember::Prepare { epoch, lost }) => self.freeze(rank, epoch, lost),
+            Some(ToMember::Resume { plan, .. }) => self.resume(rank, &plan),
+            Some(ToMember::Verdict(verdict)) => panic!("nothing ends this job: {verdict:?}"),
+            _ => {}
+        }
+    }
+
+    /// True if no message is on its way between the coordinator and those that live.
+    pub fn is_quiet(&self) -> bool {
+        let waits = self.to_members.iter().zip(&self.dead).any(|(queue, dead)| !dead && !queue.is_empty());
+        self.to_coordinator.is_empty() && !waits
+    }
+
+    fn freeze(&mut self, rank: usize, epoch: Epoch, lost: Vec<PeerLost>) {
+        let peer = &mut self.peers[rank];
+        let lost: Vec<(usize, Error)> =
+            lost.into_iter().map(|lost| (lost.rank.index(), Error::PeerLost(Arc::new(lost)))).collect();
+        for (dead, _) in &lost {
+            if !peer.lost.contains(dead) {
+                peer.lost.push(*dead);
             }
         }
-        (!died).then_some(done)
+        let report = peer.executor.freeze(epoch, &lost, &mut peer.links);
+        self.to_coordinator.push_back((rank, FromMember::Report(report)));
+    }
+
+    fn resume(&mut self, rank: usize, plan: &RecoveryPlan) {
+        let planner = self.planner(rank);
+        let mut replan = |_: GroupIndex, call: &Call| planner.plan(call, call.input.overlaps(&call.output));
+        let peer = &mut self.peers[rank];
+        peer.executor.resume(plan, &mut replan, &mut peer.links, self.kernels);
     }
 
     /// The coordinator's verdict reaches a rank: everything ends with this error.

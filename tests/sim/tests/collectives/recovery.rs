@@ -164,6 +164,9 @@ impl Job {
             }
         }
         self.cluster.step(rank);
+        if self.rng.random_ratio(1, 3) {
+            self.cluster.step_control();
+        }
         self.take(rank);
     }
 
@@ -219,47 +222,88 @@ impl Job {
     }
 }
 
+/// What became of the ops of one schedule: done without somebody, failed, done with everybody.
+#[derive(Default)]
+struct Tally {
+    reduced: usize,
+    failed: usize,
+    whole: usize,
+}
+
+/// One schedule; panics where a survivor is told something wrong, or nothing.
+fn schedule(seed: u64, tally: &mut Tally) {
+    let mut job = Job::new(seed);
+    let world = job.next.len();
+    let deaths = job.rng.random_range(1..world);
+    let mut victims: Vec<usize> = (0..world).collect();
+    for _ in 0..world - deaths {
+        let spared = job.rng.random_range(0..victims.len());
+        victims.swap_remove(spared);
+    }
+    while let Some(victim) = victims.pop() {
+        for _ in 0..job.rng.random_range(0..400) {
+            job.turn();
+        }
+        job.cluster.kill(victim);
+        // The others may notice only by what does not come, and go on for a while. The next may die before
+        // they have gone on without this one, at any point of it.
+        for _ in 0..job.rng.random_range(0..100) {
+            job.turn();
+        }
+        job.cluster.notice_death(victim);
+        if job.rng.random() {
+            while !job.cluster.is_quiet() {
+                job.turn();
+            }
+        }
+    }
+    let mut turns = 0;
+    while !job.is_done() {
+        job.turn();
+        turns += 1;
+        if turns > BUDGET {
+            let open: Vec<String> =
+                job.cluster.alive().iter().map(|&r| job.cluster.peers[r].executor.describe()).collect();
+            panic!("seed {seed}: no end within {BUDGET} turns: {open:#?}");
+        }
+    }
+    let (reduced, failed) = job.check_agreement();
+    tally.reduced += reduced;
+    tally.failed += failed;
+    tally.whole += job.ops.len() - reduced - failed;
+}
+
+/// `RONDE_SEED=N` replays one schedule, `RONDE_SEEDS=N` runs so many.
+#[cfg(not(feature = "planted-bugs"))]
 #[test]
 fn survivors_go_on() {
-    let (mut reduced, mut failed, mut whole) = (0, 0, 0);
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let (from, count) = (number("RONDE_SEED"), number("RONDE_SEEDS").unwrap_or(5000));
+    let mut tally = Tally::default();
     for seed in from.map_or(0..count, |seed| seed..seed + 1) {
-        let mut job = Job::new(seed);
-        let world = job.next.len();
-        let deaths = job.rng.random_range(1..world);
-        let mut victims: Vec<usize> = (0..world).collect();
-        for _ in 0..world - deaths {
-            let spared = job.rng.random_range(0..victims.len());
-            victims.swap_remove(spared);
-        }
-        while let Some(victim) = victims.pop() {
-            for _ in 0..job.rng.random_range(0..400) {
-                job.turn();
-            }
-            job.cluster.kill(victim);
-            // The others may notice only by what does not come, and go on for a while.
-            for _ in 0..job.rng.random_range(0..100) {
-                job.turn();
-            }
-            job.cluster.recover(&mut victims);
-        }
-        let mut turns = 0;
-        while !job.is_done() {
-            job.turn();
-            turns += 1;
-            if turns > BUDGET {
-                let open: Vec<String> =
-                    job.cluster.alive().iter().map(|&r| job.cluster.peers[r].executor.describe()).collect();
-                panic!("seed {seed}: no end within {BUDGET} turns: {open:#?}");
-            }
-        }
-        let (some, none) = job.check_agreement();
-        reduced += some;
-        failed += none;
-        whole += job.ops.len() - some - none;
+        schedule(seed, &mut tally);
     }
-    if from.is_none() {
-        assert!(reduced > 1000 && failed > 100 && whole > 1000, "{reduced} {failed} {whole}");
-    }
+    let Tally { reduced, failed, whole } = tally;
+    assert!(from.is_some() || reduced > 1000 && failed > 100 && whole > 1000, "{reduced} {failed} {whole}");
+}
+
+/// Every mistake is noticed within so many schedules.
+#[cfg(feature = "planted-bugs")]
+#[test]
+fn planted_bugs_are_caught() {
+    use ronde_core::planted::{Bug, plant};
+    const WITHIN: u64 = 2000;
+    // Panics are what is looked for here.
+    std::panic::set_hook(Box::new(|_| ()));
+    let caught = |bug: Bug| {
+        plant(Some(bug));
+        let found = (0..WITHIN)
+            .find(|&seed| std::panic::catch_unwind(|| schedule(seed, &mut Tally::default())).is_err());
+        plant(None);
+        (bug, found)
+    };
+    let all: Vec<(Bug, Option<u64>)> = Bug::ALL.into_iter().map(caught).collect();
+    let _ = std::panic::take_hook();
+    println!("{all:?}");
+    assert!(all.iter().all(|(_, found)| found.is_some()), "not caught within {WITHIN} schedules: {all:?}");
 }
