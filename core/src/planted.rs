@@ -13,7 +13,7 @@ pub enum Bug {
     WhatSomebodyReturnedStartsAgain,
     FrozenOpsTakeFrames,
     TheLostStillCount,
-    RecoveredOpsCommitByLog,
+    ReportsOfAnotherEpochCount,
     LateResultsAreNotForwarded,
     OpsReturnWhileFrozen,
 }
@@ -30,7 +30,7 @@ impl Bug {
             WhatSomebodyReturnedStartsAgain,
             FrozenOpsTakeFrames,
             TheLostStillCount,
-            RecoveredOpsCommitByLog,
+            ReportsOfAnotherEpochCount,
             LateResultsAreNotForwarded,
             OpsReturnWhileFrozen,
         ]

@@ -12,7 +12,6 @@ use crate::error::{Error, Outcome};
 use crate::frame::{FrameKind, Header};
 use crate::memory::Segment;
 use crate::plan::Plan;
-use crate::planted::{self, Bug};
 use crate::reduce::Kernels;
 use crate::transport::{Link, LinkFailure, Submit, ViewToken};
 use crate::{Collective, Instant, OpId, Rank, Result, Tag, Tolerance};
@@ -561,8 +560,7 @@ fn commit_of<P: Plan>(group: &GroupState, seq: crate::Seq, call: &Call, plan: &P
         Collective::AllGather => plan.name() == "direct" && plan.windows() == 1,
         _ => false,
     };
-    let recovered = group.is_recovered(call.options.tag, seq) && !planted::has(Bug::RecoveredOpsCommitByLog);
-    if !by_log || recovered {
+    if !by_log || group.is_recovered(call.options.tag, seq) {
         return Commit::Done;
     }
     let slow = group.syscall_per_frame;
