@@ -108,7 +108,7 @@ impl std::fmt::Display for PeerLost {
         write!(
             f,
             "peer {} ({}, host {}, {}) was lost: {}; silent for {:.1} s; epoch {}. \
-             Start it again or go on with the others in a new group",
+             What does not need it goes on with the others, where losses are tolerated",
             self.rank,
             self.peer,
             self.host,
