@@ -288,11 +288,12 @@ typedef struct ronde_outcome {
     uint64_t bytes_received;
     const char *algorithm;   /* its name, for ever valid */
     uint32_t contributors;   /* number of peers whose input is in the result */
-    uint32_t reserved;
+    uint32_t interruptions;  /* how often losses interrupted it */
+    uint64_t interrupted_ns; /* how long it stood still for them, from when this peer heard of one */
 } ronde_outcome;
 
 #define RONDE_OUTCOME_INIT \
-    { sizeof(ronde_outcome), 0, 0, 0, 0, NULL, 0, 0 }
+    { sizeof(ronde_outcome), 0, 0, 0, 0, NULL, 0, 0, 0 }
 
 /* --------------------------------------------------------------------------------------------- Collectives
  *

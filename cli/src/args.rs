@@ -58,6 +58,8 @@ pub(crate) enum Target {
     Pairs,
     /// What messages and bytes cost, as a line for the environment (RONDE_COSTS) by which algorithms are chosen
     Costs,
+    /// What the death of a rank in the middle of an all-reduce costs the others: time to detect it and to go on
+    Recover,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
@@ -203,6 +205,15 @@ pub(crate) struct BenchArgs {
     pub(crate) heatmap: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) join: JoinArgs,
+    /// recover: the vector of this one trial, in bytes
+    #[arg(long, hide = true, default_value_t = 0)]
+    pub(crate) trial_bytes: u64,
+    /// recover: when the last rank dies, in parts of the time that the operation takes without
+    #[arg(long, hide = true, default_value_t = 0.0)]
+    pub(crate) trial_moment: f64,
+    /// recover: where the trial's figures go
+    #[arg(long, hide = true)]
+    pub(crate) trial_file: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

@@ -75,6 +75,7 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         ranks: args.ranks,
         prefix: !args.no_prefix,
         keep_going: args.keep_going,
+        quiet: false,
         grace: Duration::from_secs(u64::from(args.grace)),
     };
     launch::run(&job).map(ExitCode::from)

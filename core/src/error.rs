@@ -193,6 +193,12 @@ pub struct Outcome {
     /// Ranks whose input is not in the result, ascending: they were lost before. In what is gathered from all
     /// ranks or exchanged with them, their blocks hold anything.
     pub absent: Vec<u32>,
+    /// How often losses interrupted it.
+    pub interruptions: u32,
+    /// Time from its start until this peer heard of the first of them; zero if there was none.
+    pub interrupted_after: Duration,
+    /// Time that it stood still for losses, from when this peer heard of one until it went on.
+    pub interrupted_for: Duration,
     /// Its number within the tag.
     pub seq: Seq,
     /// Payload bytes sent.

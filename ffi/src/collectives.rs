@@ -38,7 +38,8 @@ pub struct ronde_outcome {
     pub(crate) bytes_received: u64,
     pub(crate) algorithm: *const c_char,
     pub(crate) contributors: u32,
-    pub(crate) reserved: u32,
+    pub(crate) interruptions: u32,
+    pub(crate) interrupted_ns: u64,
 }
 // SAFETY: as above.
 unsafe impl Sized for ronde_outcome {
@@ -101,7 +102,8 @@ impl ronde_outcome {
             bytes_received: outcome.bytes_received,
             algorithm: algorithm_name(outcome.algorithm),
             contributors: outcome.contributors,
-            reserved: 0,
+            interruptions: outcome.interruptions,
+            interrupted_ns: u64::try_from(outcome.interrupted_for.as_nanos()).unwrap_or(u64::MAX),
         }
     }
 }

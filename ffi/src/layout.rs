@@ -61,7 +61,17 @@ fn structs(facts: &mut Facts) {
     layout!(facts, ronde_options { size, timeout_ms, algorithm, tag, tolerance });
     layout!(
         facts,
-        ronde_outcome { size, epoch, seq, bytes_sent, bytes_received, algorithm, contributors, reserved }
+        ronde_outcome {
+            size,
+            epoch,
+            seq,
+            bytes_sent,
+            bytes_received,
+            algorithm,
+            contributors,
+            interruptions,
+            interrupted_ns
+        }
     );
     layout!(
         facts,

@@ -244,7 +244,25 @@ impl Group {
         output: &mut [T],
         op: ReduceOp,
     ) -> Result<Outcome> {
-        self.reducing(Collective::AllReduce, input.len(), input, output, op, 0)
+        self.all_reduce_into_with(input, output, op, &CallOptions::default())
+    }
+
+    /// As [`Group::all_reduce_into`], with options.
+    pub fn all_reduce_into_with<T: Element>(
+        &self,
+        input: &[T],
+        output: &mut [T],
+        op: ReduceOp,
+        options: &CallOptions,
+    ) -> Result<Outcome> {
+        lend(|lender| {
+            self.run(Call {
+                input: lender.shared(input),
+                output: lender.unique(output),
+                reduction: Some(Reduction::Builtin(op)),
+                ..call::<T>(Collective::AllReduce, input.len(), options)
+            })
+        })
     }
 
     /// Gathers every rank's `input` into `output`, which is size × as long.

@@ -70,6 +70,7 @@ impl Target {
             Target::Barrier => "barrier",
             Target::Pairs => "pairs",
             Target::Costs => "costs",
+            Target::Recover => "recover",
         }
     }
 
@@ -86,6 +87,7 @@ impl Target {
             Target::Gather => Collective::Gather,
             Target::Scatter => Collective::Scatter,
             Target::SendRecv | Target::Pairs | Target::Costs => Collective::Send,
+            Target::Recover => Collective::AllReduce,
             Target::Barrier => Collective::Barrier,
         }
     }
@@ -104,7 +106,7 @@ impl Target {
 
     /// Whether input and output may be one vector. A rank that sends and receives at once needs two.
     pub(crate) fn has_in_place(self) -> bool {
-        !matches!(self, Target::SendRecv | Target::Barrier | Target::Pairs | Target::Costs)
+        !matches!(self, Target::SendRecv | Target::Barrier | Target::Pairs | Target::Costs | Target::Recover)
     }
 
     /// Whether the size of a row is what all ranks hold together, so that each has an n-th of it.
@@ -192,7 +194,7 @@ impl Target {
                     ..Layout::same_vector(count, count)
                 }
             }
-            Target::Barrier | Target::Pairs | Target::Costs => Layout::default(),
+            Target::Barrier | Target::Pairs | Target::Costs | Target::Recover => Layout::default(),
         }
     }
 }

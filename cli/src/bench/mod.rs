@@ -12,6 +12,7 @@ pub(crate) mod names;
 mod number;
 mod oracle;
 mod pairs;
+mod recover;
 mod stats;
 mod sweep;
 mod table;
@@ -43,6 +44,9 @@ const BANDWIDTH_MARGIN: f64 = 0.9;
 pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
     let (min, max) = sweep::bounds(args)?;
     let sizes = sweep::sizes(args, min, max)?;
+    if args.target == Target::Recover && !args.join.spawned {
+        return recover::run(args, &sizes).map(ExitCode::from);
+    }
     if let Some(code) = session::spawn_if_asked(&args.join)? {
         return Ok(ExitCode::from(code));
     }
@@ -50,6 +54,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
     let backend = GroupBackend::new(&group);
     let code = match args.target {
         Target::Costs => costs::run(&group),
+        Target::Recover => recover::trial(args, &group),
         Target::Pairs => pairs::run(args, &backend, (min, max)),
         _ => measure_all(args, &backend, &sizes, (min, max)),
     };

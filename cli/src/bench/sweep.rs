@@ -18,6 +18,7 @@ pub(crate) fn bounds(args: &BenchArgs) -> Result<(u64, u64), Failure> {
     }
     let (low, high) = match args.target {
         Target::Pairs => (8, 1 << 20),
+        Target::Recover => (8, 64 << 20),
         _ => (DEFAULT_BYTES, DEFAULT_BYTES),
     };
     let min = args.min_bytes.unwrap_or(low.min(args.max_bytes.unwrap_or(low)));

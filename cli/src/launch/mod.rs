@@ -34,6 +34,15 @@ pub(crate) struct Job {
     pub(crate) prefix: bool,
     pub(crate) keep_going: bool,
     pub(crate) grace: Duration,
+    /// Says nothing of how processes end.
+    pub(crate) quiet: bool,
+}
+
+impl Default for Job {
+    fn default() -> Job {
+        let grace = Duration::from_secs(5);
+        Job { command: Vec::new(), ranks: 1, prefix: false, keep_going: false, grace, quiet: false }
+    }
 }
 
 enum Event {
@@ -56,6 +65,7 @@ struct Launcher {
     open_pipes: usize,
     keep_going: bool,
     grace: Duration,
+    quiet: bool,
     /// The launcher was asked to end.
     interrupted: bool,
     /// Code of the first process that failed.
@@ -78,6 +88,7 @@ pub(crate) fn run(job: &Job) -> Result<u8> {
         open_pipes: 0,
         keep_going: job.keep_going,
         grace: job.grace,
+        quiet: job.quiet,
         interrupted: false,
         first_failure: None,
         kill_at: None,
@@ -177,7 +188,7 @@ impl Launcher {
             return;
         }
         // After a signal to the launcher their end is no news.
-        if !self.interrupted {
+        if !self.interrupted && !self.quiet {
             let others = if self.keep_going { "" } else { "; ending the others" };
             eprintln!("ronde: rank {rank} {}{others}", child::describe(status));
         }
@@ -233,10 +244,16 @@ fn forward(
 
 /// Starts this program again as `ranks` processes with the same arguments, and returns their code.
 pub(crate) fn spawn_self(ranks: u32) -> Result<u8> {
+    let job = Job { command: own_command()?, ranks, ..Job::default() };
+    run(&job)
+}
+
+/// This program as it was started, as one process of a job.
+pub(crate) fn own_command() -> Result<Vec<OsString>> {
     let mut command = vec![own_path()?];
     command.extend(std::env::args_os().skip(1));
     command.push("--spawned".into());
-    run(&Job { command, ranks, prefix: false, keep_going: false, grace: Duration::from_secs(5) })
+    Ok(command)
 }
 
 /// The running executable.

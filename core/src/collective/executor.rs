@@ -232,7 +232,7 @@ pub struct Executor<P> {
     pub(crate) shared: Shared,
     pub(crate) early: EarlyFrames,
     /// A peer was lost: nothing moves until the plan of recovery.
-    pub(super) frozen: bool,
+    pub(super) frozen_since: Option<Instant>,
     /// By link: why the peer behind it is lost.
     pub(super) losses: Vec<Option<Error>>,
     /// Of the last view that ops froze for.
@@ -256,7 +256,7 @@ impl<P: Plan> Executor<P> {
             active: Vec::with_capacity(64),
             free: Vec::with_capacity(64),
             early: EarlyFrames::new(links),
-            frozen: false,
+            frozen_since: None,
             losses: vec![None; links],
             epoch: crate::Epoch(0),
             horizons: Vec::new(),

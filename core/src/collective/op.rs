@@ -15,6 +15,7 @@ use crate::planted::{self, Bug};
 use crate::reduce::{Kernels, ReduceSpec, Reduction};
 use crate::transport::Submit;
 use crate::{Instant, OpId, Result};
+use std::time::Duration;
 
 static NOTHING: Segment = Segment::EMPTY;
 
@@ -74,6 +75,9 @@ pub(crate) struct OpState<P> {
     contributors: u32,
     /// Ranks that were lost before this attempt began.
     absent: Vec<u32>,
+    pub(crate) interruptions: u32,
+    pub(crate) interrupted_after: Duration,
+    pub(crate) interrupted_for: Duration,
     /// What an op in place overwrites of its input.
     backup: Option<Arena>,
     next_window: u32,
@@ -127,6 +131,9 @@ impl<P: Plan> OpState<P> {
             attempt: 0,
             contributors: 0,
             absent: Vec::new(),
+            interruptions: 0,
+            interrupted_after: Duration::ZERO,
+            interrupted_for: Duration::ZERO,
             backup: None,
             next_window: 0,
             finished_windows: 0,
@@ -155,6 +162,9 @@ impl<P: Plan> OpState<P> {
         self.mismatch_told = false;
         self.counted = false;
         self.planned = false;
+        self.interruptions = 0;
+        self.interrupted_after = Duration::ZERO;
+        self.interrupted_for = Duration::ZERO;
         self.sent_bytes = 0;
         self.received_bytes = 0;
         self.start_attempt(group);
@@ -654,6 +664,9 @@ impl<P: Plan> OpState<P> {
             epoch: self.header.epoch,
             contributors: self.contributors,
             absent: self.absent.clone(),
+            interruptions: self.interruptions,
+            interrupted_after: self.interrupted_after,
+            interrupted_for: self.interrupted_for,
             seq: self.id.seq,
             bytes_sent: self.sent_bytes,
             bytes_received: self.received_bytes,

@@ -4,7 +4,7 @@ use super::Descriptor;
 use super::early::Early;
 use super::executor::{Effect, Executor, Shared};
 use super::group::GroupIndex;
-use super::op::{Cookie, Phase};
+use super::op::{Cookie, OpState, Phase};
 use super::window::Landing;
 use crate::frame::{FrameKind, Header};
 use crate::memory::Segment;
@@ -137,10 +137,11 @@ impl<P: Plan> Executor<P> {
         })
     }
 
-    /// The sender's rank in the op's group, if it is a member and the frame is of this attempt.
+    /// The sender's rank in the op's group, if it is a member and the frame is of this attempt or of a message.
     fn sender(&self, at: usize, link: usize, header: &Header) -> Option<usize> {
         let group = &self.shared.groups[self.ops[at].group.0];
-        let current = group.epoch.0 as u32 as u64 == header.epoch.0;
+        // Messages go on from view to view.
+        let current = header.point_to_point || group.epoch.0 as u32 as u64 == header.epoch.0;
         (current || planted::has(Bug::FramesOfOldAttemptsAreTaken)).then(|| group.rank_of(link)).flatten()
     }
 
@@ -185,7 +186,8 @@ impl<P: Plan> Executor<P> {
     /// True for a frame of an op that was started here before and has ended.
     fn is_stale(&mut self, link: usize, header: &Header) -> bool {
         let Some(group) = self.group_of(&header.op) else { return false };
-        if self.is_frozen() && self.active.iter().any(|&at| self.ops[at].id == header.op) {
+        let waits = |op: &OpState<P>| op.pair.is_none() && op.id == header.op;
+        if self.is_frozen() && !header.point_to_point && self.active.iter().any(|&at| waits(&self.ops[at])) {
             return false;
         }
         let state = &mut self.shared.groups[group.0];

@@ -13,12 +13,12 @@ use crate::planted::{self, Bug};
 use crate::recovery::{RecoveryPlan, Report};
 use crate::reduce::Kernels;
 use crate::transport::{Payload, Placement};
-use crate::{Epoch, OpId, Tolerance};
+use crate::{Epoch, Instant, OpId, Tolerance};
 
 impl<P: Plan> Executor<P> {
     /// True between a report and its plan.
     pub fn is_frozen(&self) -> bool {
-        self.frozen
+        self.frozen_since.is_some()
     }
 
     /// Whether the peer behind a link is lost.
@@ -30,8 +30,14 @@ impl<P: Plan> Executor<P> {
     /// closes the links to the lost, and says how far every op is. Nothing returns until [`Executor::resume`].
     ///
     /// Messages between two that are there go on: they do not depend on the view.
-    pub fn freeze(&mut self, epoch: Epoch, lost: &[(usize, Error)], links: &mut Links) -> Report {
-        self.frozen = true;
+    pub fn freeze(
+        &mut self,
+        epoch: Epoch,
+        lost: &[(usize, Error)],
+        now: Instant,
+        links: &mut Links,
+    ) -> Report {
+        self.frozen_since.get_or_insert(now);
         self.epoch = epoch;
         self.log_complete_ops();
         for (link, error) in lost {
@@ -112,11 +118,23 @@ impl<P: Plan> Executor<P> {
     pub fn resume(
         &mut self,
         plan: &RecoveryPlan,
+        now: Instant,
         replan: &mut dyn FnMut(GroupIndex, &Call) -> Result<P>,
         links: &mut Links,
         kernels: &dyn Kernels,
     ) {
-        self.frozen = false;
+        let Some(since) = self.frozen_since.take() else { return };
+        for &at in &self.active {
+            let op = &mut self.ops[at];
+            if matches!(op.phase, Phase::Frozen) {
+                let from = since.max(op.started);
+                if op.interruptions == 0 {
+                    op.interrupted_after = from.since(op.started);
+                }
+                op.interruptions += 1;
+                op.interrupted_for += now.since(from);
+            }
+        }
         for (group, tag, horizon) in &plan.horizons {
             match self.shared.groups.iter_mut().find(|state| state.id == *group) {
                 Some(group) => group.recover_below(*tag, *horizon),

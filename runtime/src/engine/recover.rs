@@ -22,7 +22,7 @@ impl Engine {
         for (_, error) in &lost {
             tracing::warn!("{error}");
         }
-        let report = inner.executor.freeze(epoch, &lost, &mut inner.links);
+        let report = inner.executor.freeze(epoch, &lost, self.now(), &mut inner.links);
         for (_, planner) in &inner.planners {
             planner.lose(&self.view, |member| inner.executor.is_lost(member));
         }
@@ -41,7 +41,7 @@ impl Engine {
             let (_, planner) = planner.ok_or_else(|| Error::internal("a group without a planner"))?;
             Ok(planner.plan(call)?.plan)
         };
-        let resumed = self.contain(|| executor.resume(plan, &mut replan, links, self.kernels));
+        let resumed = self.contain(|| executor.resume(plan, self.now(), &mut replan, links, self.kernels));
         if let Err(panic) = resumed {
             self.panicked(inner, &panic);
         }

@@ -304,7 +304,7 @@ impl Cluster {
                 peer.lost.push(*dead);
             }
         }
-        let report = peer.executor.freeze(epoch, &lost, &mut peer.links);
+        let report = peer.executor.freeze(epoch, &lost, Instant(self.now), &mut peer.links);
         self.to_coordinator.push_back((rank, FromMember::Report(report)));
     }
 
@@ -312,7 +312,7 @@ impl Cluster {
         let planner = self.planner(rank);
         let mut replan = |_: GroupIndex, call: &Call| planner.plan(call, call.input.overlaps(&call.output));
         let peer = &mut self.peers[rank];
-        peer.executor.resume(plan, &mut replan, &mut peer.links, self.kernels);
+        peer.executor.resume(plan, Instant(self.now), &mut replan, &mut peer.links, self.kernels);
     }
 
     /// The coordinator's verdict reaches a rank: everything ends with this error.
