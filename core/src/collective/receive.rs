@@ -381,7 +381,9 @@ impl<P: Plan> Executor<P> {
         let Some(group) = self.group_of(&header.op) else { return };
         let Some(rank) = self.shared.groups[group.0].rank_of(link) else { return };
         let requests = &mut self.shared.ack_requests;
-        if requests.len() >= self.shared.limits.log_entries * self.shared.unentered.len() {
+        let known =
+            requests.iter().any(|(g, r, request)| (*g, *r) == (group, rank) && request.op == header.op);
+        if known || requests.len() >= self.shared.limits.log_entries * self.shared.unentered.len() {
             return;
         }
         // Requests may overtake each other, so none replaces another; each log entry is asked about
