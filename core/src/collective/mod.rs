@@ -10,6 +10,7 @@
 //!   their commit costs no message (PROTOCOL, Commit).
 //! * `recover` stops everything when a peer is lost, and goes on by the plan of recovery.
 
+mod cookie;
 mod descriptor;
 mod early;
 mod executor;

@@ -1,10 +1,11 @@
 //! What links bring: frames find their op, window and step.
 
 use super::Descriptor;
+use super::cookie::Cookie;
 use super::early::Early;
 use super::executor::{Effect, Executor, Shared};
 use super::group::GroupIndex;
-use super::op::{Cookie, OpState, Phase};
+use super::op::{OpState, Phase};
 use super::window::Landing;
 use crate::frame::{FrameKind, Header};
 use crate::memory::Segment;
