@@ -85,6 +85,11 @@ fn run_trial(ranks: u32, size: u64, moment: f64) -> Result<Trial> {
     }
 }
 
+/// A figure, or a dash where no operation was interrupted.
+fn figure(value: f64) -> String {
+    if value.is_nan() { "-".into() } else { format!("{value:.3}") }
+}
+
 fn print_row(size: u64, trials: &[Trial]) {
     let detect = median(trials.iter().filter_map(|trial| trial.detect_ms));
     let recover = median(trials.iter().filter_map(|trial| trial.recover_ms));
@@ -92,7 +97,8 @@ fn print_row(size: u64, trials: &[Trial]) {
     let calm = median(trials.iter().map(|trial| trial.fault_free_ms));
     let extra = median(trials.iter().map(|trial| trial.extra_bytes as f64));
     let ratio = total / calm;
-    println!("{size:>12}{detect:>12.3}{recover:>12.3}{total:>12.3}{calm:>12.3}{ratio:>8.2}{extra:>14.0}");
+    let (detect, recover) = (figure(detect), figure(recover));
+    println!("{size:>12}{detect:>12}{recover:>12}{total:>12.3}{calm:>12.3}{ratio:>8.2}{extra:>14.0}");
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
