@@ -1,6 +1,6 @@
 //! Errors, sorted by who must act.
 
-use crate::{Collective, Epoch, OpId, PeerId, Rank, Seq};
+use crate::{Collective, Epoch, MemberId, OpId, PeerId, Rank, Seq};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,6 +89,8 @@ pub enum Misuse {
 pub struct PeerLost {
     /// Who.
     pub peer: PeerId,
+    /// Its number in the job.
+    pub member: MemberId,
     /// Its rank in the last view.
     pub rank: Rank,
     /// Its host name.

@@ -11,7 +11,7 @@
 //! says up to which op of each tag.
 
 use crate::planted::{self, Bug};
-use crate::{Epoch, GroupId, Rank, Seq, Tag};
+use crate::{Epoch, Formation, MemberId, Seq, Tag};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct TagReport {
     /// The group.
-    pub group: GroupId,
+    pub formation: Formation,
     /// The tag.
     pub tag: Tag,
     /// Ops below this one have been started.
@@ -44,7 +44,7 @@ pub struct Report {
     /// The epoch that is to be.
     pub epoch: Epoch,
     /// Groups that this peer is a member of.
-    pub groups: Vec<GroupId>,
+    pub groups: Vec<Formation>,
     /// Tags that were used.
     pub tags: Vec<TagReport>,
 }
@@ -53,15 +53,15 @@ pub struct Report {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Commit {
     /// The group of the op.
-    pub group: GroupId,
+    pub formation: Formation,
     /// Its tag.
     pub tag: Tag,
     /// Its number.
     pub seq: Seq,
-    /// The member that sends the result to those who lack it, by its rank in the job.
-    pub provider: Option<Rank>,
+    /// The member that sends the result to those who lack it.
+    pub provider: Option<MemberId>,
     /// Who lacks it.
-    pub receivers: Vec<Rank>,
+    pub receivers: Vec<MemberId>,
 }
 
 /// What becomes of every op that was open when a peer was lost.
@@ -70,49 +70,49 @@ pub struct RecoveryPlan {
     /// Ops that are committed; all others start again.
     pub commits: Vec<Commit>,
     /// By group and tag: ops below this one commit by Done.
-    pub horizons: Vec<(GroupId, Tag, Seq)>,
+    pub horizons: Vec<(Formation, Tag, Seq)>,
 }
 
 impl RecoveryPlan {
     /// The commit of an op, if it is not to start again.
-    pub fn commit(&self, group: GroupId, tag: Tag, seq: Seq) -> Option<&Commit> {
-        self.commits.iter().find(|commit| (commit.group, commit.tag, commit.seq) == (group, tag, seq))
+    pub fn commit(&self, formation: Formation, tag: Tag, seq: Seq) -> Option<&Commit> {
+        self.commits.iter().find(|commit| (commit.formation, commit.tag, commit.seq) == (formation, tag, seq))
     }
 }
 
 /// Ops of one tag that a plan may speak of: more than a peer may have open and in its log.
 const MOST_OPS: u64 = 1 << 18;
 
-/// The plan that follows from the reports of all survivors, by their rank in the job.
-pub fn plan(reports: &BTreeMap<Rank, Report>) -> RecoveryPlan {
-    let mut by_tag: BTreeMap<(GroupId, Tag), BTreeMap<Rank, &TagReport>> = BTreeMap::new();
-    for (&rank, report) in reports {
+/// The plan that follows from the reports of all survivors.
+pub fn plan(reports: &BTreeMap<MemberId, Report>) -> RecoveryPlan {
+    let mut by_tag: BTreeMap<(Formation, Tag), BTreeMap<MemberId, &TagReport>> = BTreeMap::new();
+    for (&member, report) in reports {
         for tag in &report.tags {
-            by_tag.entry((tag.group, tag.tag)).or_default().insert(rank, tag);
+            by_tag.entry((tag.formation, tag.tag)).or_default().insert(member, tag);
         }
     }
     let nothing = TagReport::default();
     let mut plan = RecoveryPlan::default();
-    for ((group, tag), said) in by_tag {
-        let members: Vec<(Rank, &TagReport)> = reports
+    for ((formation, tag), said) in by_tag {
+        let members: Vec<(MemberId, &TagReport)> = reports
             .iter()
-            .filter(|(_, report)| report.groups.contains(&group))
-            .map(|(rank, _)| (*rank, said.get(rank).copied().unwrap_or(&nothing)))
+            .filter(|(_, report)| report.groups.contains(&formation))
+            .map(|(member, _)| (*member, said.get(member).copied().unwrap_or(&nothing)))
             .collect();
         let started = members.iter().map(|(_, tag)| tag.started).max().unwrap_or_default();
-        plan.horizons.push((group, tag, started));
+        plan.horizons.push((formation, tag, started));
         plan.commits.extend(
             open_ops(&members)
                 .into_iter()
                 .filter_map(|seq| settle(&members, seq))
-                .map(|(seq, provider, receivers)| Commit { group, tag, seq, provider, receivers }),
+                .map(|(seq, provider, receivers)| Commit { formation, tag, seq, provider, receivers }),
         );
     }
     plan
 }
 
 /// Ops that are not over for everybody and of which somebody holds the result.
-fn open_ops(members: &[(Rank, &TagReport)]) -> BTreeSet<Seq> {
+fn open_ops(members: &[(MemberId, &TagReport)]) -> BTreeSet<Seq> {
     let over = members.iter().map(|(_, tag)| tag.returned).min().unwrap_or_default();
     let mut ops = BTreeSet::new();
     for (_, tag) in members {
@@ -124,10 +124,11 @@ fn open_ops(members: &[(Rank, &TagReport)]) -> BTreeSet<Seq> {
 }
 
 /// How an op is committed, if it is: who provides the result, and to whom.
-fn settle(members: &[(Rank, &TagReport)], seq: Seq) -> Option<(Seq, Option<Rank>, Vec<Rank>)> {
+fn settle(members: &[(MemberId, &TagReport)], seq: Seq) -> Option<(Seq, Option<MemberId>, Vec<MemberId>)> {
     let lacks = |tag: &TagReport| !tag.has_returned(seq) && !tag.complete.contains(&seq);
-    let receivers: Vec<Rank> = members.iter().filter(|(_, tag)| lacks(tag)).map(|(rank, _)| *rank).collect();
-    let provider = members.iter().find(|(_, tag)| tag.has_returned(seq)).map(|(rank, _)| *rank);
+    let receivers: Vec<MemberId> =
+        members.iter().filter(|(_, tag)| lacks(tag)).map(|(member, _)| *member).collect();
+    let provider = members.iter().find(|(_, tag)| tag.has_returned(seq)).map(|(member, _)| *member);
     if planted::has(Bug::WhatSomebodyReturnedStartsAgain) {
         return None;
     }
@@ -138,13 +139,14 @@ fn settle(members: &[(Rank, &TagReport)], seq: Seq) -> Option<(Seq, Option<Rank>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Generation, GroupId};
 
-    const GROUP: GroupId = GroupId(0);
+    const GROUP: Formation = Formation { group: GroupId(0), generation: Generation(0) };
 
     fn report(started: u64, returned: u64, ahead: &[u64], complete: &[u64]) -> Report {
         let seqs = |list: &[u64]| list.iter().copied().map(Seq).collect();
         let tag = TagReport {
-            group: GROUP,
+            formation: GROUP,
             tag: Tag(0),
             started: Seq(started),
             returned: Seq(returned),
@@ -155,12 +157,12 @@ mod tests {
     }
 
     fn plan_of(reports: Vec<Report>) -> RecoveryPlan {
-        plan(&reports.into_iter().zip(0..).map(|(report, rank)| (Rank(rank), report)).collect())
+        plan(&reports.into_iter().zip(0..).map(|(report, member)| (MemberId(member), report)).collect())
     }
 
     fn commits(plan: &RecoveryPlan) -> Vec<(u64, Option<u32>, Vec<u32>)> {
-        let ranks = |ranks: &[Rank]| ranks.iter().map(|rank| rank.0).collect();
-        plan.commits.iter().map(|c| (c.seq.0, c.provider.map(|r| r.0), ranks(&c.receivers))).collect()
+        let members = |members: &[MemberId]| members.iter().map(|member| member.0).collect();
+        plan.commits.iter().map(|c| (c.seq.0, c.provider.map(|m| m.0), members(&c.receivers))).collect()
     }
 
     #[test]

@@ -24,6 +24,11 @@ newtype!(
     Rank(u32)
 );
 newtype!(
+    /// Number of a process within its job: its place in tables of links. Ranks change at safe points, this does
+    /// not; that of a process which is gone is given away again once its generation is over.
+    MemberId(u32)
+);
+newtype!(
     /// Number of a view; grows with each view and is never reused. It labels an *attempt* of an op.
     Epoch(u64)
 );
@@ -47,6 +52,14 @@ newtype!(
     /// Which life of the coordinator speaks; grows with each restart or succession.
     Incarnation(u64)
 );
+
+impl MemberId {
+    /// The number as an index.
+    #[inline]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
 
 impl Rank {
     /// The rank as an index.
@@ -72,6 +85,23 @@ impl fmt::Debug for PeerId {
     }
 }
 
+/// A group as it stands in one generation: its ranks keep their meaning.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize)]
+pub struct Formation {
+    /// The group.
+    pub group: GroupId,
+    /// Its generation.
+    pub generation: Generation,
+}
+
+impl Formation {
+    /// An op that runs here.
+    #[inline]
+    pub fn op(self, tag: Tag, seq: Seq) -> OpId {
+        OpId { group: self.group, generation: self.generation, tag, seq }
+    }
+}
+
 /// Identity of one call, the same on every member.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct OpId {
@@ -83,6 +113,14 @@ pub struct OpId {
     pub tag: Tag,
     /// Its number within the tag.
     pub seq: Seq,
+}
+
+impl OpId {
+    /// Where it runs.
+    #[inline]
+    pub fn formation(&self) -> Formation {
+        Formation { group: self.group, generation: self.generation }
+    }
 }
 
 /// What an op does. The numbers travel on the wire and in the C ABI and are never reused.

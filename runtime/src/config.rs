@@ -30,6 +30,9 @@ pub struct Config {
     pub(crate) store: Option<Arc<dyn Store>>,
     pub(crate) rank: Option<u32>,
     pub(crate) size: Option<u32>,
+    pub(crate) min_peers: Option<u32>,
+    pub(crate) max_peers: Option<u32>,
+    pub(crate) shrink_only: bool,
     pub(crate) token: String,
     pub(crate) ports: (u16, u16),
     pub(crate) advertise: Option<String>,
@@ -54,6 +57,9 @@ impl std::fmt::Debug for Config {
             .field("store", &self.store.is_some())
             .field("rank", &self.rank)
             .field("size", &self.size)
+            .field("min_peers", &self.min_peers)
+            .field("max_peers", &self.max_peers)
+            .field("shrink_only", &self.shrink_only)
             .field("ports", &self.ports)
             .field("advertise", &self.advertise)
             .field("interfaces", &self.interfaces)
@@ -85,6 +91,9 @@ impl Config {
             store: None,
             rank: None,
             size: None,
+            min_peers: None,
+            max_peers: None,
+            shrink_only: false,
             token: String::new(),
             ports: (0, 0),
             advertise: None,
@@ -135,6 +144,17 @@ impl Config {
                 Error::join(format!("RONDE_SOCKET_FAMILY={family} is neither AF_INET nor AF_INET6"))
             })?;
         }
+        for (name, slot) in
+            [("RONDE_MIN_PEERS", &mut config.min_peers), ("RONDE_MAX_PEERS", &mut config.max_peers)]
+        {
+            if let Some(text) = environment::variable(name) {
+                let number = text.parse().ok().filter(|&n: &u32| n > 0);
+                *slot = Some(
+                    number.ok_or_else(|| Error::join(format!("{name}={text} is not a number of peers")))?,
+                );
+            }
+        }
+        config.shrink_only = environment::variable("RONDE_SHRINK_ONLY").is_some_and(|v| v == "1");
         if let Some(text) = environment::variable("RONDE_STREAMS") {
             let number = text.parse().ok().filter(|n| (1..=MAX_STREAMS).contains(n));
             config.streams = number.ok_or_else(|| {
@@ -181,6 +201,25 @@ impl Config {
     /// Number of ranks of the job.
     pub fn size(mut self, size: u32) -> Config {
         self.size = Some(size);
+        self
+    }
+
+    /// Starts the job as soon as so many processes are there, instead of a fixed [`Config::size`]; those that
+    /// come later join at a safe point ([`Group::update`](crate::Group::update)).
+    pub fn min_peers(mut self, peers: u32) -> Config {
+        self.min_peers = Some(peers.max(1));
+        self
+    }
+
+    /// Nobody joins a job of so many processes. Said by the process that hosts the coordinator.
+    pub fn max_peers(mut self, peers: u32) -> Config {
+        self.max_peers = Some(peers);
+        self
+    }
+
+    /// Nobody joins the job once it runs. Said by the process that hosts the coordinator.
+    pub fn shrink_only(mut self, yes: bool) -> Config {
+        self.shrink_only = yes;
         self
     }
 

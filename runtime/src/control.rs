@@ -1,11 +1,11 @@
 //! A member's connection to the coordinator.
 
-use crate::bootstrap::{ControlEvents, Listener};
+use crate::bootstrap::{ControlEvents, Listener, News};
 use crate::config::Config;
 use crate::engine::lock;
 use ronde_core::error::{Error, PeerLost, Result};
 use ronde_core::membership::{FromMember, Hello, MAX_MESSAGE_BYTES, ToMember, Verdict, View, decode, encode};
-use ronde_core::{Epoch, PeerId, Rank};
+use ronde_core::{Epoch, PeerId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, Read, Write};
@@ -15,9 +15,6 @@ use std::time::{Duration, Instant};
 
 /// How long a control message may take to leave.
 const WRITE_PATIENCE: Duration = Duration::from_secs(2);
-
-/// What the engine reports; the coordinator decides.
-pub(crate) type Report = FromMember;
 
 /// Writes one message.
 pub(crate) fn write_message<T: Serialize>(mut stream: &TcpStream, message: &T) -> io::Result<()> {
@@ -50,6 +47,8 @@ pub(crate) struct Rendezvous {
     gathered: String,
     /// The coordinator has said something.
     heard: bool,
+    /// The job runs already: this process waits for its members to take it in.
+    pending: bool,
 }
 
 /// Why there is no view.
@@ -78,13 +77,22 @@ impl Rendezvous {
         let failed = |e: io::Error| Error::join(format!("the coordinator does not listen: {e}"));
         stream.set_write_timeout(Some(WRITE_PATIENCE)).map_err(failed)?;
         write_message(&stream, &FromMember::Hello(hello)).map_err(failed)?;
-        Ok(Rendezvous { stream, deadline, gathered: "nobody else has come".into(), heard: false })
+        Ok(Rendezvous {
+            stream,
+            deadline,
+            gathered: "nobody else has come".into(),
+            heard: false,
+            pending: false,
+        })
     }
 
     fn next(&mut self) -> Result<ToMember, NoView> {
         let left = self.deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         let timed = self.stream.set_read_timeout(Some(left));
         match timed.and_then(|()| read_message(&self.stream)) {
+            Err(_) if self.pending && Instant::now() < self.deadline => {
+                Err(NoView::Later(Error::join("the job ended before this process could join it")))
+            }
             Ok(ToMember::TryLater) => Err(NoView::Later(Error::join(
                 "the coordinator still serves the job before, which some of its ranks have left and others not: \
                  end those, or use another address",
@@ -96,7 +104,7 @@ impl Rendezvous {
                 Ok(message)
             }
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                Err(Error::join(format!("the group did not form in time: {}", self.gathered)).into())
+                Err(Error::join(format!("not joined in time: {}", self.gathered)).into())
             }
             Err(e) => {
                 let lost = Error::join(format!("the coordinator was lost while joining: {e}"));
@@ -106,12 +114,15 @@ impl Rendezvous {
         }
     }
 
-    /// Waits until everybody is here.
-    pub(crate) fn await_view(mut self) -> Result<(View, Rank, TcpStream), NoView> {
+    /// Waits until everybody is here or, where the job runs already, until its members take this one in.
+    pub(crate) fn await_view(mut self) -> Result<(View, TcpStream), NoView> {
         loop {
             match self.next()? {
-                ToMember::View(view, rank) if rank.index() < view.members.len() => {
-                    return Ok((view, rank, self.stream));
+                ToMember::View(view) => return Ok((view, self.stream)),
+                ToMember::Pending { members } => {
+                    self.pending = true;
+                    self.gathered =
+                        format!("the job runs with {members} peers, which have not taken this one in");
                 }
                 ToMember::Gathering { joined, size, missing } => {
                     let named = match missing.is_empty() {
@@ -128,7 +139,12 @@ impl Rendezvous {
 
 #[derive(Default)]
 struct Progress {
+    /// The view that was proposed last, until somebody makes its links.
+    proposed: Option<View>,
+    proposed_epoch: Epoch,
     /// The view whose links are up everywhere.
+    armed: Option<Epoch>,
+    /// The view that is in effect.
     activated: Option<Epoch>,
     failure: Option<Error>,
     released: bool,
@@ -158,7 +174,7 @@ impl Control {
     pub(crate) fn start(
         stream: TcpStream,
         view: &View,
-        rank: Rank,
+        peer: PeerId,
         config: &Config,
         events: Arc<dyn ControlEvents>,
     ) -> Result<Control> {
@@ -167,12 +183,12 @@ impl Control {
         stream.set_read_timeout(Some(config.suspect_after())).map_err(failed)?;
         let shared = Arc::new(Shared {
             stream,
-            peer: view.members[rank.index()].peer,
+            peer,
             writing: Mutex::new(()),
-            progress: Mutex::default(),
+            progress: Mutex::new(Progress { proposed_epoch: view.epoch, ..Progress::default() }),
             changed: Condvar::new(),
         });
-        let (reader, lost) = (shared.clone(), coordinator_lost(view, rank));
+        let (reader, lost) = (shared.clone(), coordinator_lost(view, peer));
         let read = move || reader.read_until_the_end(&*events, &lost);
         std::thread::Builder::new().name("ronde-control".into()).spawn(read).map_err(failed)?;
         let (beater, every) = (shared.clone(), config.heartbeat);
@@ -196,32 +212,68 @@ impl Control {
         lock(&self.shared.progress).failure.clone()
     }
 
-    /// Says that this member's links are up and waits for everybody's.
-    pub(crate) fn activate(&self, epoch: Epoch, deadline: Instant) -> Result<()> {
-        self.shared.send(&FromMember::Linked(epoch));
+    /// Tells the coordinator; a broken connection is noticed by the reader.
+    pub(crate) fn say(&self, message: &FromMember) {
+        self.shared.send(message);
+    }
+
+    /// The view that was proposed last.
+    pub(crate) fn proposed(&self) -> Epoch {
+        lock(&self.shared.progress).proposed_epoch
+    }
+
+    /// Waits until all links of a view are up, on every side. Gives the view that takes its place, if one does.
+    pub(crate) fn await_armed(&self, epoch: Epoch, deadline: Instant) -> Result<Option<View>> {
+        self.wait(deadline, "not all members could connect to each other", |progress| {
+            match progress.armed == Some(epoch) || progress.activated == Some(epoch) {
+                true => Some(None),
+                false => progress.proposed.take().map(Some),
+            }
+        })
+    }
+
+    /// Waits until a view is in effect.
+    pub(crate) fn await_active(&self, epoch: Epoch, deadline: Instant) -> Result<()> {
+        let why = "the members have not passed a safe point (update) meanwhile";
+        self.wait(deadline, why, |progress| (progress.activated == Some(epoch)).then_some(()))
+    }
+
+    /// The next view that is proposed after this one; `None` when the job ends.
+    pub(crate) fn await_proposal(&self, after: Epoch) -> Option<View> {
+        let mut progress = lock(&self.shared.progress);
+        loop {
+            if progress.ended || progress.failure.is_some() {
+                return None;
+            }
+            if let Some(view) = progress.proposed.take_if(|view| view.epoch > after) {
+                return Some(view);
+            }
+            progress = self.shared.changed.wait(progress).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn wait<T>(
+        &self,
+        deadline: Instant,
+        why: &str,
+        mut done: impl FnMut(&mut Progress) -> Option<T>,
+    ) -> Result<T> {
         let mut progress = lock(&self.shared.progress);
         loop {
             // First: a group that formed and failed at once is the affair of its first call.
-            if progress.activated == Some(epoch) {
-                return Ok(());
+            if let Some(done) = done(&mut progress) {
+                return Ok(done);
             }
             if let Some(error) = &progress.failure {
                 return Err(error.clone());
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Error::join(
-                    "the group did not form in time: not all members could connect to each other",
-                ));
+                return Err(Error::join(format!("not joined in time: {why}")));
             }
             let waited = self.shared.changed.wait_timeout(progress, left);
             progress = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-    }
-
-    /// Tells the coordinator; a broken connection is noticed by the reader.
-    pub(crate) fn report(&self, report: Report) {
-        self.shared.send(&report);
     }
 
     /// Leaves in order and waits for the coordinator's word.
@@ -286,10 +338,23 @@ impl Shared {
         loop {
             match read_message(&self.stream) {
                 Ok(ToMember::Verdict(verdict)) => break self.failed(events, self.in_my_eyes(verdict)),
+                Ok(ToMember::Refused(text)) => break self.failed(events, Error::join(text)),
                 Ok(ToMember::Activate(epoch)) => self.note(|progress| progress.activated = Some(epoch)),
-                Ok(ToMember::Left(rank)) => events.left(rank),
-                Ok(ToMember::Prepare { epoch, lost }) => events.prepare(epoch, lost),
-                Ok(ToMember::Resume { epoch, plan }) => events.resume(epoch, plan),
+                Ok(ToMember::View(view)) => {
+                    events.tell(News::View(view.clone()));
+                    self.note(|progress| {
+                        progress.proposed_epoch = view.epoch;
+                        progress.proposed = Some(view);
+                    });
+                }
+                Ok(ToMember::Armed(epoch)) => {
+                    events.tell(News::Armed(epoch));
+                    self.note(|progress| progress.armed = Some(epoch));
+                }
+                Ok(ToMember::Shrink(epoch)) => events.tell(News::Shrink(epoch)),
+                Ok(ToMember::Left(member)) => events.tell(News::Left(member)),
+                Ok(ToMember::Prepare { epoch, lost }) => events.tell(News::Prepare(epoch, lost)),
+                Ok(ToMember::Resume { plan, shrink, .. }) => events.tell(News::Resume(plan, shrink)),
                 Ok(ToMember::Released) => self.note(|progress| progress.released = true),
                 Ok(_) => {}
                 Err(_) => {
@@ -332,14 +397,15 @@ impl Shared {
 }
 
 /// What every member says when the coordinator is gone: the same words, from the view alone.
-fn coordinator_lost(view: &View, rank: Rank) -> Error {
-    let host = view.host.and_then(|host| view.members.get(host.index()));
-    let Some(member) = host.filter(|member| member.rank != rank) else {
+fn coordinator_lost(view: &View, me: PeerId) -> Error {
+    let host = view.host.and_then(|host| view.member(host));
+    let Some(member) = host.filter(|member| member.peer != me) else {
         return Error::join("the coordinator was lost; the job cannot go on without it");
     };
     Error::PeerLost(Arc::new(PeerLost {
         peer: member.peer,
-        rank: member.rank,
+        member: member.id,
+        rank: view.rank_of(member.peer).unwrap_or_default(),
         host: member.host.clone(),
         address: member.addresses.first().map_or_else(String::new, ToString::to_string),
         reason: "it hosted the coordinator, and the control connections to it ended".into(),

@@ -36,6 +36,9 @@ impl EmbeddedCoordinator {
         let (done, finished) = mpsc::sync_channel(1);
         let options = CoordinatorOptions {
             size: config.size,
+            min_peers: config.min_peers,
+            max_peers: config.max_peers,
+            shrink_only: config.shrink_only,
             suspect_after: config.suspect_after(),
             heartbeat: config.heartbeat,
             ..CoordinatorOptions::default()

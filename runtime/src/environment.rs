@@ -4,7 +4,7 @@ use ronde_core::membership::MachineId;
 use std::net::IpAddr;
 
 /// Variables of Ronde's own.
-const KNOWN: [&str; 18] = [
+const KNOWN: [&str; 21] = [
     "RONDE_COORDINATOR",
     "RONDE_TOKEN",
     "RONDE_PORT",
@@ -23,6 +23,9 @@ const KNOWN: [&str; 18] = [
     "RONDE_SIZE",
     "RONDE_LOCAL_RANK",
     "RONDE_INSECURE",
+    "RONDE_MIN_PEERS",
+    "RONDE_MAX_PEERS",
+    "RONDE_SHRINK_ONLY",
 ];
 
 /// The value of a variable, if it is set and not empty.

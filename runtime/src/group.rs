@@ -1,16 +1,16 @@
 //! The group handle: what users call.
 
 use crate::config::Config;
-use crate::engine::{Engine, Prepared};
+use crate::engine::{Current, Engine, GroupCell, Prepared};
 use crate::op::Op;
-use crate::planner::Planner;
 use crate::validate;
 use ronde_core::call::{Call, CallOptions};
-use ronde_core::collective::{GroupIndex, OpHandle};
+use ronde_core::collective::OpHandle;
 use ronde_core::error::{Error, Misuse, Outcome, Result};
+use ronde_core::membership::View;
 use ronde_core::memory::{Arena, Pod, lend};
 use ronde_core::reduce::{Kernels, Reduction};
-use ronde_core::{Collective, DType, GroupId, Rank, ReduceOp, Tag};
+use ronde_core::{Collective, DType, GroupId, MemberId, Rank, ReduceOp, Tag};
 use ronde_shm::SharedBuffer;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -43,9 +43,7 @@ pub struct Group {
 struct Inner {
     engine: Arc<Engine>,
     id: GroupId,
-    index: GroupIndex,
-    rank: Rank,
-    planner: Arc<Planner>,
+    cell: Arc<GroupCell>,
     splits: AtomicU32,
     closed: AtomicBool,
     /// The group that `join` made: closing it ends the job here.
@@ -63,31 +61,44 @@ pub struct LinkInfo {
     pub host: String,
 }
 
+/// What a safe point changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[must_use = "after a change, ranks are new and newcomers need the state of the others"]
+pub struct Update {
+    /// Ranks are new from now on.
+    pub changed: bool,
+    /// Ranks, as they are now, of those who came.
+    pub joined: Vec<u32>,
+    /// Ranks, as they were, of those who are not there any more.
+    pub gone: Vec<u32>,
+}
+
 impl Config {
     /// Joins the job this configuration describes and returns its group of all peers.
     pub fn join(&self) -> Result<Group> {
-        let engine = Engine::join(self)?;
-        let members: Vec<usize> = (0..engine.view.members.len()).collect();
-        Ok(Group::new(engine.clone(), GroupId(0), members, engine.rank, true))
+        let (engine, cell) = Engine::join(self)?;
+        Ok(Group::new(engine, GroupId(0), cell, true))
     }
 }
 
 impl Group {
-    fn new(engine: Arc<Engine>, id: GroupId, members: Vec<usize>, rank: Rank, is_world: bool) -> Group {
-        let planner = Arc::new(Planner::new(&engine.view, rank, members));
-        let index = engine.add_group(id, &planner, rank);
+    fn new(engine: Arc<Engine>, id: GroupId, cell: Arc<GroupCell>, is_world: bool) -> Group {
         let (splits, closed) = (AtomicU32::new(0), AtomicBool::new(false));
-        Group { inner: Arc::new(Inner { id, index, rank, planner, splits, closed, is_world, engine }) }
+        Group { inner: Arc::new(Inner { id, cell, splits, closed, is_world, engine }) }
     }
 
-    /// This process's rank.
+    fn current(&self) -> Arc<Current> {
+        self.inner.cell.get()
+    }
+
+    /// This process's rank. It changes only in [`Group::update`].
     pub fn rank(&self) -> u32 {
-        self.inner.rank.0
+        self.current().planner.rank().0
     }
 
-    /// Number of ranks.
+    /// Number of ranks. It changes only in [`Group::update`]; those that are lost leave holes until then.
     pub fn size(&self) -> u32 {
-        self.inner.planner.members().len() as u32
+        self.current().planner.members().len() as u32
     }
 
     /// The default deadline of a call.
@@ -104,13 +115,14 @@ impl Group {
     pub fn links(&self) -> Vec<LinkInfo> {
         let engine = &self.inner.engine;
         let transports = engine.transports();
-        let members = self.inner.planner.members().iter().enumerate();
+        let (view, current) = (engine.view(), self.current());
+        let members = current.planner.members().iter().enumerate();
         members
-            .filter(|(rank, _)| *rank != self.inner.rank.index())
+            .filter(|(rank, _)| *rank != current.planner.rank().index())
             .map(|(rank, &member)| LinkInfo {
                 rank: rank as u32,
                 transport: transports[member],
-                host: engine.view.members[member].host.clone(),
+                host: view.member(MemberId(member as u32)).map_or_else(String::new, |m| m.host.clone()),
             })
             .collect()
     }
@@ -145,21 +157,23 @@ impl Group {
 
     /// Bytes that a call reads and writes on this rank: the least lengths of its input and output.
     pub fn buffer_bytes(&self, call: &Call) -> Result<(usize, usize)> {
-        Ok(validate::buffer_bytes(call, self.inner.rank, self.size())?)
+        let current = self.current();
+        Ok(validate::buffer_bytes(call, current.planner.rank(), current.planner.members().len() as u32)?)
     }
 
     /// Checks a call and plans it.
-    fn prepare(&self, call: &mut Call) -> Result<Prepared<'_>> {
+    fn prepare(&self, call: &mut Call) -> Result<Prepared> {
         let group = &*self.inner;
         if group.closed.load(Ordering::Relaxed) {
             return Err(Misuse::Closed.into());
         }
-        validate::check(call, group.rank, self.size())?;
+        let current = self.current();
+        validate::check(call, current.planner.rank(), current.planner.members().len() as u32)?;
         let scratch = self.pre_multiply(call);
-        let planned = group.planner.plan(call)?;
+        let planned = current.planner.plan(call)?;
         let now = group.engine.now();
         let deadline = now.after(call.options.timeout.unwrap_or(group.engine.timeout));
-        Ok(Prepared { group: group.index, planner: &group.planner, planned, now, deadline, scratch })
+        Ok(Prepared { current, planned, now, deadline, scratch })
     }
 
     /// The input of a pre-multiplied sum is scaled into memory of the library first.
@@ -177,7 +191,8 @@ impl Group {
     pub fn split(&self, color: Option<u32>, key: i32) -> Result<Option<Group>> {
         let number = self.inner.splits.fetch_add(1, Ordering::Relaxed);
         let mine = [color.map_or(-1, i64::from), i64::from(key)];
-        let mut all = vec![0i64; 2 * self.inner.planner.members().len()];
+        let current = self.current();
+        let mut all = vec![0i64; 2 * current.planner.members().len()];
         let options = CallOptions { tag: INTERNAL_TAG, ..CallOptions::default() };
         let outcome = self.all_gather_with(&mine, &mut all, &options)?;
         let Some(color) = color else { return Ok(None) };
@@ -188,11 +203,46 @@ impl Group {
             .map(|(rank, pair)| (pair[1], rank))
             .collect();
         chosen.sort_unstable();
-        let me = chosen.iter().position(|(_, rank)| *rank == self.inner.rank.index());
+        let me = chosen.iter().position(|(_, rank)| *rank == current.planner.rank().index());
         let Some(me) = me else { return Err(Error::internal("a split lost its own caller")) };
-        let members = chosen.iter().map(|(_, rank)| self.inner.planner.members()[*rank]).collect();
+        let members = chosen.iter().map(|(_, rank)| current.planner.members()[*rank]).collect();
         let id = child_id(self.inner.id, number, color);
-        Ok(Some(Group::new(self.inner.engine.clone(), id, members, Rank(me as u32), false)))
+        let engine = self.inner.engine.clone();
+        let cell = engine.add_group(id, members, Rank(me as u32));
+        Ok(Some(Group::new(engine, id, cell, false)))
+    }
+
+    /// The stretch of the job that this is, from 0: it grows by one with each [`Group::update`] that changes
+    /// something. A process that joined a job which ran already starts with a later one than 0, and has to get
+    /// its state from the others.
+    pub fn generation(&self) -> u32 {
+        self.inner.engine.generation().0
+    }
+
+    /// A safe point: processes that want to join come in, those that were lost or have left stop being holes.
+    /// Every member of the job calls it, each at the same place of its program (once a training step, say). It
+    /// waits for the ends of all ops of this process, and costs an all-reduce of 8 bytes if nothing changes.
+    ///
+    /// After a change ranks and sizes are new, also of groups that were made by [`Group::split`]: they keep
+    /// those of their members that are there. Newcomers are in none of them, have the highest ranks of the
+    /// job, and make the same calls as the others from here on.
+    pub fn update(&self) -> Result<Update> {
+        if !self.inner.is_world {
+            return Err(Misuse::Other("update is called on the group of the whole job".into()).into());
+        }
+        let engine = &self.inner.engine;
+        engine.await_all_ops();
+        let mut flags = engine.safe_point_flags();
+        let options = CallOptions { tag: INTERNAL_TAG, ..CallOptions::default() };
+        let _ = self.all_reduce_with(&mut flags, ReduceOp::Min, &options)?;
+        let Some((before, now)) = engine.enter(flags) else {
+            return Ok(Update { changed: false, joined: Vec::new(), gone: Vec::new() });
+        };
+        let ranks = |of: &View, not_in: &View| {
+            let outside = of.members.iter().zip(0..).filter(|(m, _)| not_in.rank_of(m.peer).is_none());
+            outside.map(|(_, rank)| rank).collect::<Vec<u32>>()
+        };
+        Ok(Update { changed: true, joined: ranks(&now, &before), gone: ranks(&before, &now) })
     }
 
     /// Ends every op of the job on all ranks with an error that carries `reason`. Returns at once.
@@ -288,7 +338,7 @@ impl Group {
     /// Exchanges equal blocks: block i of `input` goes to rank i. Both slices have the same length, a
     /// multiple of the size.
     pub fn all_to_all<T: Element>(&self, input: &[T], output: &mut [T]) -> Result<Outcome> {
-        let block = input.len() / self.inner.planner.members().len();
+        let block = input.len() / self.size() as usize;
         self.moving(Collective::AllToAll, block, input, output, 0, &CallOptions::default())
     }
 

@@ -25,7 +25,7 @@ mod validate;
 pub use bootstrap::{RondeId, Store};
 pub use config::{Config, Preset};
 pub use coordinator::serve_coordinator;
-pub use group::{Element, Group, LinkInfo};
+pub use group::{Element, Group, LinkInfo, Update};
 pub use op::Op;
 pub use ronde_algorithms::{CostTable, Costs};
 pub use ronde_core::call::{Blocks, Call, CallOptions};

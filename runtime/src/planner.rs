@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 /// What a plan is a function of, besides the call.
 pub(crate) struct Planner {
     rank: Rank,
-    /// World rank of each rank.
+    /// Number in the job (link) of each rank.
     members: Vec<usize>,
     topology: Arc<Topology>,
     tuning: Tuning,
@@ -31,6 +31,7 @@ pub(crate) struct Planned {
 }
 
 impl Planner {
+    /// For members of a view, by their numbers.
     pub(crate) fn new(view: &View, rank: Rank, members: Vec<usize>) -> Planner {
         let topology = links::topology(view, &members);
         let tuning = links::tuning(&topology);
@@ -42,11 +43,17 @@ impl Planner {
         &self.members
     }
 
-    pub(crate) fn topology(&self) -> &Topology {
-        &self.topology
+    /// This process's rank.
+    pub(crate) fn rank(&self) -> Rank {
+        self.rank
     }
 
-    /// Plans from now on without the members for which this holds, by their world ranks.
+    /// Whether a frame between some two members costs a system call.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.topology.nodes().count() > 1
+    }
+
+    /// Plans from now on without the members for which this holds, by their numbers.
     pub(crate) fn lose(&self, view: &View, is_lost: impl Fn(usize) -> bool) {
         let left = self.members.iter().zip(0..).filter(|(member, _)| !is_lost(**member));
         let (members, ranks): (Vec<usize>, Vec<u32>) = left.map(|(&member, rank)| (member, rank)).unzip();

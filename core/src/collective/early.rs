@@ -55,6 +55,11 @@ impl EarlyFrames {
         EarlyFrames { frames: VecDeque::new(), held: vec![0; links], by_op: vec![0; DIGESTS] }
     }
 
+    /// Makes room for so many links.
+    pub(crate) fn grow(&mut self, links: usize) {
+        self.held.resize(links, 0);
+    }
+
     /// Makes room for a frame; `None` if the link is over its budget.
     pub(crate) fn admit(
         &mut self,

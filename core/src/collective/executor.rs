@@ -1,6 +1,7 @@
 //! The table of open ops.
 
 use super::early::EarlyFrames;
+use super::generation::Armed;
 use super::group::{GroupIndex, GroupState, NewGroup};
 use super::log::CommitLog;
 use super::op::{Commit, OpState, Owed, Phase};
@@ -10,11 +11,11 @@ use super::{Descriptor, Links};
 use crate::call::Call;
 use crate::error::{Error, Outcome};
 use crate::frame::{FrameKind, Header};
-use crate::memory::Segment;
+use crate::memory::{Arena, Segment};
 use crate::plan::Plan;
 use crate::reduce::Kernels;
 use crate::transport::{Link, LinkFailure, Submit, ViewToken};
-use crate::{Collective, Instant, OpId, Rank, Result, Tag, Tolerance};
+use crate::{Collective, Generation, Instant, MemberId, OpId, Rank, Result, Tag, Tolerance};
 
 /// Bounds of one executor. Its memory is at most `early_bytes` per link for frames of calls not yet
 /// made, `log_bytes`, and for each open op the slots of its plan's windows in flight.
@@ -63,12 +64,12 @@ pub enum Effect {
     Mismatch {
         /// The op.
         op: OpId,
-        /// This rank (in its group).
-        rank: Rank,
+        /// This member.
+        member: MemberId,
         /// Its call.
         call: String,
-        /// The other rank.
-        other_rank: Rank,
+        /// The other.
+        other: MemberId,
         /// Its call.
         other_call: String,
     },
@@ -119,8 +120,8 @@ pub(crate) struct Shared {
     pub(crate) effects: Vec<Effect>,
     /// Who wants to hear when this peer has returned from an op.
     pub(crate) ack_requests: Vec<(GroupIndex, usize, Header)>,
-    /// Frames without payload that their link had no room for.
-    pub(crate) unsent: Vec<(GroupIndex, usize, Header, Segment)>,
+    /// Frames that their link had no room for.
+    pub(crate) unsent: Vec<(usize, Header, Segment)>,
 }
 
 impl Shared {
@@ -144,13 +145,11 @@ impl Shared {
 
     pub(crate) fn submit_control(
         &mut self,
-        group: GroupIndex,
-        rank: usize,
+        link: usize,
         header: &Header,
         payload: &Segment,
         links: &mut Links,
     ) -> bool {
-        let link = self.groups[group.0].members[rank];
         let mut header = *header;
         header.payload_len = payload.len() as u32;
         // The payload of a Mismatch lies in the descriptor block, which is never reused.
@@ -165,15 +164,16 @@ impl Shared {
         let returned = state.returned_through(tag);
         let header = Header {
             kind: FrameKind::AckRequest,
-            op: OpId { group: state.id, generation: state.generation, tag, seq },
+            op: state.formation.op(tag, seq),
             epoch: state.epoch,
             returned_through: returned,
             ..Header::EMPTY
         };
         let laggards: Vec<usize> = state.tag(tag).laggards(me, seq).collect();
         for rank in laggards {
-            if !self.submit_control(group, rank, &header, &Segment::EMPTY, links) {
-                self.unsent.push((group, rank, header, Segment::EMPTY));
+            let link = self.groups[group.0].members[rank];
+            if !self.submit_control(link, &header, &Segment::EMPTY, links) {
+                self.unsent.push((link, header, Segment::EMPTY));
             }
         }
         true
@@ -191,7 +191,8 @@ impl Shared {
             }
             self.ack_requests.swap_remove(at);
             let answer = Header { kind: FrameKind::Ack, returned_through, ..header };
-            self.unsent.push((group, rank, answer, Segment::EMPTY));
+            let link = self.groups[group.0].members[rank];
+            self.unsent.push((link, answer, Segment::EMPTY));
         }
     }
 
@@ -216,9 +217,7 @@ impl Shared {
     fn flush(&mut self, links: &mut Links) {
         self.give_views_back(links);
         let mut waiting = std::mem::take(&mut self.unsent);
-        waiting.retain(|(group, rank, header, payload)| {
-            !self.submit_control(*group, *rank, header, payload, links)
-        });
+        waiting.retain(|(link, header, payload)| !self.submit_control(*link, header, payload, links));
         self.unsent.append(&mut waiting);
     }
 }
@@ -238,11 +237,16 @@ pub struct Executor<P> {
     /// Of the last view that ops froze for.
     pub(super) epoch: crate::Epoch,
     /// What plans said of groups that other members had already made.
-    pub(super) horizons: Vec<(crate::GroupId, Tag, crate::Seq)>,
-    /// Bytes of Mismatch descriptors that came, by link.
-    pub(crate) scratch: crate::memory::Arena,
+    pub(super) horizons: Vec<(crate::Formation, Tag, crate::Seq)>,
+    pub(super) generation: Generation,
+    /// The view that takes effect at the next safe point.
+    pub(super) armed: Option<Armed>,
+    /// Places in the table of groups that are free.
+    pub(super) vacant_groups: Vec<usize>,
+    /// The Mismatch descriptor that came last, by link.
+    pub(crate) scratch: Vec<Arena>,
     /// Descriptors sent, kept until the executor ends.
-    pub(crate) told: Vec<crate::memory::Arena>,
+    pub(crate) told: Vec<Arena>,
 }
 
 /// At most so many ops may be open at one time (a cookie has 16 bits for them).
@@ -260,7 +264,10 @@ impl<P: Plan> Executor<P> {
             losses: vec![None; links],
             epoch: crate::Epoch(0),
             horizons: Vec::new(),
-            scratch: crate::memory::Arena::new(links * 64),
+            generation: Generation(0),
+            armed: None,
+            vacant_groups: Vec::new(),
+            scratch: (0..links).map(|_| Arena::new(super::descriptor::DESCRIPTOR_BYTES)).collect(),
             told: Vec::new(),
             shared: Shared {
                 groups: Vec::new(),
@@ -283,20 +290,26 @@ impl<P: Plan> Executor<P> {
         }
     }
 
-    /// Adds a group.
+    /// Adds a group of this generation; the first one says which that is.
     pub fn add_group(&mut self, mut new: NewGroup) -> GroupIndex {
         new.epoch = new.epoch.max(self.epoch);
+        if self.shared.groups.is_empty() {
+            self.generation = new.formation.generation;
+        }
         let mut group = GroupState::new(new);
         for link in (0..self.losses.len()).filter(|&link| self.losses[link].is_some()) {
             group.lose(link);
         }
         for (id, tag, horizon) in &self.horizons {
-            if *id == group.id {
+            if *id == group.formation {
                 group.recover_below(*tag, *horizon);
             }
         }
-        self.shared.groups.push(group);
-        GroupIndex(self.shared.groups.len() - 1)
+        let index = self.insert_group(group);
+        if let Some(armed) = self.armed.clone() {
+            self.add_successor(index.0, &armed);
+        }
+        index
     }
 
     /// Starts a call with its plan. The caller has checked the call's buffers against the plan.
@@ -489,7 +502,7 @@ impl<P: Plan> Executor<P> {
         self.active.iter().map(|&at| self.ops[at].deadline).min()
     }
 
-    /// An op that is past its deadline: its id, kind, time waited, and the ranks of the job that hold it up,
+    /// An op that is past its deadline: its id, kind, time waited, and the members that hold it up,
     /// each with whether it has been heard of in this op.
     pub fn overdue(&self, now: Instant) -> Option<Overdue> {
         let op = self.active.iter().map(|&at| &self.ops[at]).find(|op| op.deadline <= now)?;
@@ -501,7 +514,7 @@ impl<P: Plan> Executor<P> {
             waited: now.since(op.started),
             missing: missing
                 .into_iter()
-                .map(|r| (op.world_rank(r, &self.shared), op.entered[r as usize]))
+                .map(|r| (op.member(r, &self.shared), op.entered[r as usize]))
                 .collect(),
         })
     }
@@ -580,6 +593,6 @@ pub struct Overdue {
     pub collective: Collective,
     /// Since its start.
     pub waited: std::time::Duration,
-    /// Group ranks that hold it up, and whether they have entered it.
-    pub missing: Vec<(Rank, bool)>,
+    /// Members that hold it up, and whether they have entered it.
+    pub missing: Vec<(MemberId, bool)>,
 }

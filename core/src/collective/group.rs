@@ -1,10 +1,10 @@
 //! What the executor knows of a group.
 
 use crate::recovery::TagReport;
-use crate::{Epoch, Generation, GroupId, OpId, Rank, Seq, Tag};
+use crate::{Epoch, Formation, Generation, GroupId, OpId, Rank, Seq, Tag};
 
 /// Number of a group within one executor.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
 pub struct GroupIndex(pub(crate) usize);
 
 /// Progress of one tag.
@@ -22,6 +22,11 @@ pub(crate) struct TagState {
 }
 
 impl TagState {
+    /// The number that the next op gets.
+    pub(crate) fn next(&self) -> Seq {
+        self.next
+    }
+
     /// The seq below which all *other* members have returned.
     pub(crate) fn returned_by_all(&self, me: usize) -> Seq {
         let others = self.peers_returned.iter().enumerate().filter(|(rank, _)| *rank != me);
@@ -46,10 +51,10 @@ struct PairSeq {
 #[derive(Clone, Debug)]
 pub struct NewGroup {
     /// Its identity, the same on every member.
-    pub id: GroupId,
+    pub formation: Formation,
     /// The view that it is of.
     pub epoch: Epoch,
-    /// Links (world ranks) of the members in rank order.
+    /// Links (numbers in the job) of the members in rank order.
     pub members: Vec<usize>,
     /// This process's rank in it.
     pub me: Rank,
@@ -60,10 +65,9 @@ pub struct NewGroup {
 
 /// A group: its members as links, and where each tag stands.
 pub(crate) struct GroupState {
-    pub(crate) id: GroupId,
-    pub(crate) generation: Generation,
+    pub(crate) formation: Formation,
     pub(crate) epoch: Epoch,
-    /// World rank (= link) of each group rank.
+    /// Link (number in the job) of each group rank.
     pub(crate) members: Vec<usize>,
     pub(crate) me: usize,
     pub(crate) syscall_per_frame: bool,
@@ -71,14 +75,15 @@ pub(crate) struct GroupState {
     lost: Vec<bool>,
     tags: Vec<TagState>,
     pairs: Vec<PairSeq>,
+    /// The group of the next generation, once its view is armed.
+    pub(crate) successor: Option<GroupIndex>,
 }
 
 impl GroupState {
     pub(crate) fn new(new: NewGroup) -> GroupState {
-        let NewGroup { id, epoch, members, me, syscall_per_frame } = new;
+        let NewGroup { formation, epoch, members, me, syscall_per_frame } = new;
         GroupState {
-            id,
-            generation: Generation(0),
+            formation,
             epoch,
             lost: vec![false; members.len()],
             members,
@@ -86,7 +91,23 @@ impl GroupState {
             syscall_per_frame,
             tags: Vec::new(),
             pairs: Vec::new(),
+            successor: None,
         }
+    }
+
+    /// The same group in the next generation.
+    pub(crate) fn successor(before: &GroupState, epoch: Epoch, members: Vec<usize>, me: usize) -> GroupState {
+        let Formation { group, generation } = before.formation;
+        let formation = Formation { group, generation: Generation(generation.0 + 1) };
+        let syscall_per_frame = before.syscall_per_frame;
+        GroupState::new(NewGroup { formation, epoch, members, me: Rank(me as u32), syscall_per_frame })
+    }
+
+    /// A place in the table that nobody uses: no frame can name it.
+    pub(crate) fn vacant() -> GroupState {
+        let formation = Formation { group: GroupId(u64::MAX), generation: Generation(u32::MAX) };
+        let (epoch, members, me) = (Epoch(0), Vec::new(), Rank(0));
+        GroupState::new(NewGroup { formation, epoch, members, me, syscall_per_frame: false })
     }
 
     /// Members that are there.
@@ -116,7 +137,7 @@ impl GroupState {
     /// What a report says of the tags; ops whose complete result is here are added by the caller.
     pub(crate) fn tag_reports(&self) -> impl Iterator<Item = TagReport> + '_ {
         self.tags.iter().map(|state| TagReport {
-            group: self.id,
+            formation: self.formation,
             tag: state.tag,
             started: state.next,
             returned: state.returned,
@@ -180,20 +201,20 @@ impl GroupState {
 
     /// Gives the next op of this tag its number; also says what has returned.
     pub(crate) fn next_op(&mut self, tag: Tag) -> (OpId, Seq) {
-        let (group, generation) = (self.id, self.generation);
+        let formation = self.formation;
         let state = self.tag(tag);
         let seq = state.next;
         state.next.0 += 1;
-        (OpId { group, generation, tag, seq }, state.returned)
+        (formation.op(tag, seq), state.returned)
     }
 
     /// Gives the next send to (or receive from) `peer` its number.
     pub(crate) fn next_message(&mut self, peer: Rank, tag: Tag, sends: bool) -> OpId {
-        let (group, generation) = (self.id, self.generation);
+        let formation = self.formation;
         let next = self.pair(peer.0, tag, sends);
         let seq = *next;
         next.0 += 1;
-        OpId { group, generation, tag, seq }
+        formation.op(tag, seq)
     }
 
     fn known_pair(&self, peer: u32, tag: Tag, sends: bool) -> Option<Seq> {

@@ -8,12 +8,14 @@
 //!   senders know too, so no correct peer overruns it and a flood closes its link.
 //! * `log` keeps the results of small ops until every member is known to have returned from them, so that
 //!   their commit costs no message (PROTOCOL, Commit).
+//! * `generation` moves all groups over to a new view at a safe point.
 //! * `recover` stops everything when a peer is lost, and goes on by the plan of recovery.
 
 mod cookie;
 mod descriptor;
 mod early;
 mod executor;
+mod generation;
 mod group;
 mod log;
 mod op;
@@ -27,5 +29,5 @@ pub use descriptor::Descriptor;
 pub use executor::{Effect, Executor, Limits, NewOp, OpHandle, Overdue};
 pub use group::{GroupIndex, NewGroup};
 
-/// Links of a process by world rank; `None` for itself and for links that are gone.
+/// Links of a process by the other's number in the job; `None` for itself and for links that are gone.
 pub type Links = Vec<Option<Box<dyn crate::transport::Link>>>;

@@ -577,7 +577,7 @@ impl<P: Plan> OpState<P> {
         header.kind = kind;
         header.window = if kind == FrameKind::Enter { self.window_limit } else { 0 };
         header.returned_through = shared.returned_through(self.group, self.id.tag);
-        let sent = shared.submit_control(self.group, rank, &header, &Segment::EMPTY, links);
+        let sent = shared.submit_control(link, &header, &Segment::EMPTY, links);
         if sent {
             self.count_early(rank, link, charge(0), shared);
         }
@@ -698,7 +698,8 @@ impl<P: Plan> OpState<P> {
         for rank in self.enter_to.drain(..) {
             let mut header = Header { kind: FrameKind::Enter, ..self.header };
             header.returned_through = shared.returned_through(self.group, self.id.tag);
-            shared.unsent.push((self.group, rank as usize, header, Segment::EMPTY));
+            let link = shared.groups[self.group.0].members[rank as usize];
+            shared.unsent.push((link, header, Segment::EMPTY));
         }
         shared.recent.add(self.id, self.pair.map(|link| (link, self.receives)), self.descriptor);
         self.keep_owed(shared);
@@ -734,9 +735,9 @@ impl<P: Plan> OpState<P> {
         }
     }
 
-    /// The rank in the job of a rank of the op's group: the one that people know.
-    pub(crate) fn world_rank(&self, rank: u32, shared: &Shared) -> crate::Rank {
-        crate::Rank(shared.groups[self.group.0].members[rank as usize] as u32)
+    /// The number in the job of a rank of the op's group.
+    pub(crate) fn member(&self, rank: u32, shared: &Shared) -> crate::MemberId {
+        crate::MemberId(shared.groups[self.group.0].members[rank as usize] as u32)
     }
 
     /// Ranks that hold the op up, ascending.

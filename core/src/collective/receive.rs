@@ -12,7 +12,7 @@ use crate::memory::Segment;
 use crate::plan::{Plan, StepId};
 use crate::planted::{self, Bug};
 use crate::transport::{Payload, Placement, Receiver, ViewToken};
-use crate::{OpId, Rank};
+use crate::{MemberId, OpId, Seq};
 
 /// True for a frame of a message that is for its sender: all others are for its receiver.
 fn for_sender(header: &Header) -> bool {
@@ -42,7 +42,7 @@ impl<P: Plan> Receiver for Executor<P> {
             FrameKind::Data => self.place_data(link, header),
             FrameKind::Mismatch => match header.payload_len as usize {
                 super::descriptor::DESCRIPTOR_BYTES => {
-                    Placement::Into(self.scratch.segment(link * 64, header.payload_len as usize))
+                    Placement::Into(self.scratch[link].segment(0, header.payload_len as usize))
                 }
                 _ => Placement::Refuse("a descriptor of the wrong size"),
             },
@@ -62,7 +62,10 @@ impl<P: Plan> Receiver for Executor<P> {
         }
         if header.kind != FrameKind::Data {
             let bytes = match &payload {
-                Payload::Placed => self.scratch.segment(link * 64, header.payload_len.min(64) as usize),
+                Payload::Placed => {
+                    let scratch = &self.scratch[link];
+                    scratch.segment(0, scratch.len().min(header.payload_len as usize))
+                }
                 Payload::View(segment, _) => segment.clone(),
             };
             self.control_frame(link, header, &bytes);
@@ -109,7 +112,7 @@ impl<P: Plan> Receiver for Executor<P> {
 
 impl<P: Plan> Executor<P> {
     pub(super) fn group_of(&self, op: &OpId) -> Option<GroupIndex> {
-        self.shared.groups.iter().position(|g| g.id == op.group).map(GroupIndex)
+        self.shared.groups.iter().position(|g| g.formation == op.formation()).map(GroupIndex)
     }
 
     /// A frame of an attempt that has ended, or of a view that this peer is not in yet.
@@ -186,7 +189,10 @@ impl<P: Plan> Executor<P> {
 
     /// True for a frame of an op that was started here before and has ended.
     fn is_stale(&mut self, link: usize, header: &Header) -> bool {
-        let Some(group) = self.group_of(&header.op) else { return false };
+        let Some(group) = self.group_of(&header.op) else {
+            // Of a group that only others have made so far, or of one that all are done with.
+            return header.op.generation < self.generation;
+        };
         let waits = |op: &OpState<P>| op.pair.is_none() && op.id == header.op;
         if self.is_frozen() && !header.point_to_point && self.active.iter().any(|&at| waits(&self.ops[at])) {
             return false;
@@ -196,8 +202,7 @@ impl<P: Plan> Executor<P> {
             // Not a member: nothing of it can ever be wanted.
             None => true,
             Some(rank) => {
-                header.op.generation != state.generation
-                    || state.was_started(rank, &header.op, header.point_to_point.then(|| for_sender(header)))
+                state.was_started(rank, &header.op, header.point_to_point.then(|| for_sender(header)))
             }
         }
     }
@@ -379,7 +384,13 @@ impl<P: Plan> Executor<P> {
     }
 
     fn want_ack(&mut self, link: usize, header: &Header) {
-        let Some(group) = self.group_of(&header.op) else { return };
+        let Some(group) = self.group_of(&header.op) else {
+            if header.op.generation < self.generation {
+                let answer = Header { kind: FrameKind::Ack, returned_through: Seq(u64::MAX), ..*header };
+                self.shared.unsent.push((link, answer, Segment::EMPTY));
+            }
+            return;
+        };
         let Some(rank) = self.shared.groups[group.0].rank_of(link) else { return };
         let requests = &mut self.shared.ack_requests;
         let known =
@@ -395,6 +406,9 @@ impl<P: Plan> Executor<P> {
 
     /// A frame says how far its sender has returned in its tag.
     fn note_returned(&mut self, link: usize, header: &Header) {
+        if !self.shared.owed.is_empty() {
+            self.settle_generations_before(link, header);
+        }
         if header.point_to_point {
             return;
         }
@@ -402,13 +416,25 @@ impl<P: Plan> Executor<P> {
         self.shared.peer_returned(group, link, header.op.tag, header.returned_through);
         let shared = &mut self.shared;
         let through = header.returned_through;
-        let (id, tag) = (header.op.group, header.op.tag);
+        let (formation, tag) = (header.op.formation(), header.op.tag);
         shared.owed.retain(|owed| {
             let settled = owed.link == link
                 && owed.pair.is_none()
-                && owed.op.group == id
+                && owed.op.formation() == formation
                 && owed.op.tag == tag
                 && owed.op.seq < through;
+            if settled {
+                shared.unentered[link] -= owed.bytes;
+            }
+            !settled
+        });
+    }
+
+    /// A peer that has passed a safe point is done with everything before it.
+    fn settle_generations_before(&mut self, link: usize, header: &Header) {
+        let shared = &mut self.shared;
+        shared.owed.retain(|owed| {
+            let settled = owed.link == link && owed.op.generation < header.op.generation;
             if settled {
                 shared.unentered[link] -= owed.bytes;
             }
@@ -419,10 +445,12 @@ impl<P: Plan> Executor<P> {
     /// A peer asks whether an op was entered here that has ended meanwhile.
     fn answer_late_request(&mut self, link: usize, header: &Header) {
         let Some(group) = self.group_of(&header.op) else { return };
-        let Some(rank) = self.shared.groups[group.0].rank_of(link) else { return };
+        if self.shared.groups[group.0].rank_of(link).is_none() {
+            return;
+        }
         let returned_through = self.shared.returned_through(group, header.op.tag);
         let answer = Header { kind: FrameKind::Enter, window: 0, returned_through, ..*header };
-        self.shared.unsent.push((group, rank, answer, Segment::EMPTY));
+        self.shared.unsent.push((link, answer, Segment::EMPTY));
     }
 
     /// The receiver of a message has entered it, so it has entered all before it of the same tag.
@@ -434,7 +462,7 @@ impl<P: Plan> Executor<P> {
         shared.owed.retain(|owed| {
             let settled = owed.link == link
                 && owed.pair.is_some()
-                && owed.op.group == header.op.group
+                && owed.op.formation() == header.op.formation()
                 && owed.op.tag == header.op.tag
                 && owed.op.seq < header.op.seq;
             if settled {
@@ -470,7 +498,8 @@ impl<P: Plan> Executor<P> {
         self.told.push(block);
         let label = if op.receives { TO_SENDER } else { 0 };
         let header = Header { kind: FrameKind::Mismatch, label, ..op.header };
-        self.shared.unsent.push((op.group, to, header, payload));
+        let link = self.shared.groups[op.group.0].members[to];
+        self.shared.unsent.push((link, header, payload));
     }
 
     fn learn_mismatch(&mut self, at: usize, from: usize, payload: &Segment) {
@@ -481,9 +510,9 @@ impl<P: Plan> Executor<P> {
         let (call, other_call) = op.descriptor.versus(&theirs);
         self.shared.effects.push(Effect::Mismatch {
             op: op.id,
-            rank: op.world_rank(me as u32, &self.shared),
+            member: op.member(me as u32, &self.shared),
             call,
-            other_rank: op.world_rank(from as u32, &self.shared),
+            other: op.member(from as u32, &self.shared),
             other_call,
         });
     }
@@ -502,9 +531,9 @@ impl<P: Plan> Executor<P> {
         };
         self.shared.effects.push(Effect::Mismatch {
             op: header.op,
-            rank: Rank(me as u32),
+            member: MemberId(me as u32),
             call,
-            other_rank: Rank(link as u32),
+            other: MemberId(link as u32),
             other_call,
         });
     }
@@ -516,9 +545,9 @@ impl<P: Plan> Executor<P> {
         let bytes = |n: usize| format!("{} with a block of {n} bytes for this pair", op.descriptor);
         self.shared.effects.push(Effect::Mismatch {
             op: op.id,
-            rank: Rank(group.members[group.me] as u32),
+            member: MemberId(group.members[group.me] as u32),
             call: bytes(expected),
-            other_rank: Rank(link as u32),
+            other: MemberId(link as u32),
             other_call: bytes(header.payload_len as usize),
         });
     }

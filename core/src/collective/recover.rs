@@ -13,7 +13,7 @@ use crate::planted::{self, Bug};
 use crate::recovery::{RecoveryPlan, Report};
 use crate::reduce::Kernels;
 use crate::transport::{Payload, Placement};
-use crate::{Epoch, Instant, OpId, Tolerance};
+use crate::{Epoch, Instant, MemberId, Tolerance};
 
 impl<P: Plan> Executor<P> {
     /// True between a report and its plan.
@@ -83,7 +83,7 @@ impl<P: Plan> Executor<P> {
         let losses = &self.losses;
         let is_lost = |link: usize| losses[link].is_some();
         let Shared { unsent, owed, unentered, asking, ack_requests, groups, pool, .. } = &mut self.shared;
-        unsent.retain(|(_, _, header, _)| !header.is_of_attempt());
+        unsent.retain(|(_, header, _)| !header.is_of_attempt());
         ack_requests.retain(|(group, rank, _)| !groups[group.0].is_lost(*rank));
         owed.retain(|owed| owed.pair.is_some() && !is_lost(owed.link));
         unentered.fill(0);
@@ -104,12 +104,12 @@ impl<P: Plan> Executor<P> {
             if matches!(op.phase, Phase::Frozen)
                 && op.is_complete()
                 && let Some(tag) =
-                    tags.iter_mut().find(|tag| (tag.group, tag.tag) == (op.id.group, op.id.tag))
+                    tags.iter_mut().find(|tag| (tag.formation, tag.tag) == (op.id.formation(), op.id.tag))
             {
                 tag.complete.push(op.id.seq);
             }
         }
-        Report { epoch, groups: groups.iter().map(|group| group.id).collect(), tags }
+        Report { epoch, groups: groups.iter().map(|group| group.formation).collect(), tags }
     }
 
     /// Goes on by the plan of the epoch that was last reported: commits what it commits, sends results to
@@ -135,10 +135,10 @@ impl<P: Plan> Executor<P> {
                 op.interrupted_for += now.since(from);
             }
         }
-        for (group, tag, horizon) in &plan.horizons {
-            match self.shared.groups.iter_mut().find(|state| state.id == *group) {
+        for (formation, tag, horizon) in &plan.horizons {
+            match self.shared.groups.iter_mut().find(|state| state.formation == *formation) {
                 Some(group) => group.recover_below(*tag, *horizon),
-                None => self.horizons.push((*group, *tag, *horizon)),
+                None => self.horizons.push((*formation, *tag, *horizon)),
             }
         }
         self.provide_results(plan);
@@ -167,7 +167,7 @@ impl<P: Plan> Executor<P> {
             }
             return;
         };
-        let commit = plan.commit(op.id.group, op.id.tag, op.id.seq);
+        let commit = plan.commit(op.id.formation(), op.id.tag, op.id.seq);
         let committed = commit.is_some() && call.options.tolerance == Tolerance::Recover;
         if committed && op.is_complete() {
             op.end_well(&mut self.shared);
@@ -210,9 +210,11 @@ impl<P: Plan> Executor<P> {
     fn provide_results(&mut self, plan: &RecoveryPlan) {
         let Shared { groups, log, unsent, .. } = &mut self.shared;
         for commit in &plan.commits {
-            let Some(index) = groups.iter().position(|state| state.id == commit.group) else { continue };
+            let Some(index) = groups.iter().position(|state| state.formation == commit.formation) else {
+                continue;
+            };
             let group = &groups[index];
-            if commit.provider.map(|rank| rank.index()) != Some(group.members[group.me]) {
+            if commit.provider.map(MemberId::index) != Some(group.members[group.me]) {
                 continue;
             }
             let index = GroupIndex(index);
@@ -221,7 +223,7 @@ impl<P: Plan> Executor<P> {
             if planted::has(Bug::LateResultsAreNotForwarded) {
                 continue;
             }
-            let op = OpId { group: group.id, generation: group.generation, tag: commit.tag, seq: commit.seq };
+            let op = group.formation.op(commit.tag, commit.seq);
             let header = Header {
                 kind: FrameKind::Result,
                 op,
@@ -229,8 +231,9 @@ impl<P: Plan> Executor<P> {
                 returned_through: group.returned_through(commit.tag),
                 ..Header::EMPTY
             };
-            for rank in commit.receivers.iter().filter_map(|rank| group.rank_of(rank.index())) {
-                unsent.push((index, rank, header, result.clone()));
+            let receivers = commit.receivers.iter().map(|member| member.index());
+            for link in receivers.filter(|&link| group.rank_of(link).is_some()) {
+                unsent.push((link, header, result.clone()));
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::error::{Aborted, Error, PeerLost};
 use crate::recovery::{RecoveryPlan, Report};
-use crate::{Collective, Epoch, Incarnation, OpId, PeerId, Rank};
+use crate::{Collective, Epoch, Generation, Incarnation, MemberId, OpId, PeerId, Rank};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -21,8 +21,8 @@ pub struct MachineId(pub String);
 pub struct MemberInfo {
     /// Its identity.
     pub peer: PeerId,
-    /// Its rank in the view.
-    pub rank: Rank,
+    /// Its number in the job.
+    pub id: MemberId,
     /// Host name, for people.
     pub host: String,
     /// Where its listener can be reached, best first.
@@ -37,17 +37,50 @@ pub struct MemberInfo {
     pub costs: String,
 }
 
-/// The members of an epoch.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// Who belongs, in rank order.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct View {
     /// Its number.
     pub epoch: Epoch,
     /// The coordinator's life that made it.
     pub incarnation: Incarnation,
+    /// The stretch of the job in which it gives the ranks.
+    pub generation: Generation,
     /// Members in rank order.
     pub members: Vec<MemberInfo>,
     /// The member that hosts the coordinator, if one does.
-    pub host: Option<Rank>,
+    pub host: Option<MemberId>,
+}
+
+impl View {
+    /// The rank of a process.
+    pub fn rank_of(&self, peer: PeerId) -> Option<Rank> {
+        self.members.iter().position(|m| m.peer == peer).map(|rank| Rank(rank as u32))
+    }
+
+    /// The rank of a member.
+    pub fn rank_of_member(&self, id: MemberId) -> Option<Rank> {
+        self.members.iter().position(|m| m.id == id).map(|rank| Rank(rank as u32))
+    }
+
+    /// What is known of a member.
+    pub fn member(&self, id: MemberId) -> Option<&MemberInfo> {
+        // Until somebody is lost, numbers are ranks.
+        let guess = self.members.get(id.index()).filter(|m| m.id == id);
+        guess.or_else(|| self.members.iter().find(|m| m.id == id))
+    }
+
+    /// The view after this one: those who are left, in the same order, and the newcomers behind them.
+    pub fn next(&self, epoch: Epoch, gone: &[MemberId], newcomers: Vec<MemberInfo>) -> View {
+        let stay = self.members.iter().filter(|m| !gone.contains(&m.id)).cloned();
+        View {
+            epoch,
+            incarnation: self.incarnation,
+            generation: Generation(self.generation.0 + 1),
+            members: stay.chain(newcomers).collect(),
+            host: self.host.filter(|host| !gone.contains(host)),
+        }
+    }
 }
 
 /// A process asks to join.
@@ -59,6 +92,8 @@ pub struct Hello {
     pub rank: Option<u32>,
     /// Number of ranks it expects.
     pub size: Option<u32>,
+    /// Without a size: the job starts when so many have come.
+    pub min_peers: Option<u32>,
     /// It also runs the coordinator.
     pub hosts_coordinator: bool,
     /// Everything else.
@@ -72,12 +107,23 @@ pub enum FromMember {
     Hello(Hello),
     /// All links of the view are up.
     Linked(Epoch),
+    /// A link of the view cannot be made.
+    Unlinked {
+        /// The view.
+        epoch: Epoch,
+        /// To whom.
+        member: MemberId,
+        /// Why.
+        reason: String,
+    },
+    /// This member has passed a safe point: the view is in effect here.
+    Entered(Epoch),
     /// Nothing to say but that it lives.
     Heartbeat,
     /// Its link to a member ended.
     LinkFailed {
         /// The member.
-        rank: Rank,
+        member: MemberId,
         /// What it saw.
         reason: String,
     },
@@ -132,12 +178,21 @@ pub enum ToMember {
     Refused(String),
     /// It cannot join yet: the job before this one is ending.
     TryLater,
-    /// The view, with the receiver's rank: make links.
-    View(View, Rank),
-    /// All links are up: go.
+    /// It may join: at a safe point of those who work already.
+    Pending {
+        /// How many those are.
+        members: u32,
+    },
+    /// The view that is to be: make the links that are missing.
+    View(View),
+    /// All links of the view are up: it takes effect at the next safe point.
+    Armed(Epoch),
+    /// A view of those who are left takes effect at the next safe point; no links are missing.
+    Shrink(Epoch),
+    /// The view is in effect: go.
     Activate(Epoch),
     /// A member left in order.
-    Left(Rank),
+    Left(MemberId),
     /// Nothing to say but that the coordinator lives.
     Heartbeat,
     /// Members were lost: end all attempts, and report. Everything waits for the plan.
@@ -153,6 +208,8 @@ pub enum ToMember {
         epoch: Epoch,
         /// What becomes of the open ops.
         plan: RecoveryPlan,
+        /// A view of those who are left, with this number, takes effect at the next safe point.
+        shrink: Option<Epoch>,
     },
     /// The answer to Leave.
     Released,
@@ -235,7 +292,7 @@ mod tests {
 
         #[test]
         fn reports_survive_the_wire(rank: u32, reason in ".{0,60}", extra in any::<u8>()) {
-            let message = FromMember::LinkFailed { rank: Rank(rank), reason };
+            let message = FromMember::LinkFailed { member: MemberId(rank), reason };
             let bytes = encode(&message).unwrap();
             prop_assert_eq!(decode::<FromMember>(&bytes[4..]), Ok(message));
             let mut longer = bytes[4..].to_vec();

@@ -6,8 +6,8 @@
 mod handshake;
 mod id;
 mod interface;
+mod linker;
 mod listener;
-mod mesh;
 mod store;
 
 use crate::config::Config;
@@ -16,45 +16,48 @@ use crate::environment;
 pub(crate) use handshake::{Identity, MAX_STREAMS, Purpose};
 pub use id::RondeId;
 pub(crate) use interface::{Family, InterfaceFilter};
+pub(crate) use linker::{Linker, PeerSockets, Ready, share_memory};
 pub(crate) use listener::{Inbox, Listener};
-pub(crate) use mesh::share_memory;
 use ronde_core::error::{Error, PeerLost, Result};
 use ronde_core::membership::{Hello, MemberInfo, View};
 use ronde_core::recovery::RecoveryPlan;
-use ronde_core::{Epoch, PeerId, Rank};
+use ronde_core::{Epoch, MemberId, PeerId};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
 pub use store::Store;
 
-/// Sockets to one peer, authenticated and connected.
-#[derive(Default)]
-pub(crate) struct PeerSockets {
-    pub(crate) tcp: Vec<TcpStream>,
-    /// How many TCP connections the peer said it would open.
-    expected: usize,
-    pub(crate) unix: Option<UnixStream>,
-}
-
-/// A process that has joined.
+/// A process whose first view is in effect, or waits only for a safe point of the others.
 pub(crate) struct Joined {
     pub(crate) view: View,
-    pub(crate) rank: Rank,
-    pub(crate) sockets: Vec<PeerSockets>,
-    pub(crate) control: Control,
+    pub(crate) peer: PeerId,
+    pub(crate) linker: Linker,
+    pub(crate) control: Arc<Control>,
+    pub(crate) deadline: Instant,
+}
+
+/// What the coordinator says to the engine of a member.
+pub(crate) enum News {
+    /// A member left in order.
+    Left(MemberId),
+    /// Members were lost: stop, and report.
+    Prepare(Epoch, Vec<PeerLost>),
+    /// Go on by the plan; perhaps a view of those who are left is armed.
+    Resume(RecoveryPlan, Option<Epoch>),
+    /// This view is to come.
+    View(View),
+    /// All its links are up.
+    Armed(Epoch),
+    /// A view of those who are left is armed.
+    Shrink(Epoch),
 }
 
 /// What the control thread tells the engine.
 pub(crate) trait ControlEvents: Send + Sync {
     /// The job has failed; called once.
     fn failed(&self, error: Error);
-    /// A member left in order.
-    fn left(&self, rank: Rank);
-    /// Members were lost: stop, and report.
-    fn prepare(&self, epoch: Epoch, lost: Vec<PeerLost>);
-    /// Go on by the plan.
-    fn resume(&self, epoch: Epoch, plan: RecoveryPlan);
+    /// What it has to know of the others, in order.
+    fn tell(&self, news: News);
 }
 
 /// What a member has once there is a view.
@@ -63,7 +66,6 @@ struct Met {
     listener: Listener,
     inbox: Inbox,
     view: View,
-    rank: Rank,
     stream: TcpStream,
 }
 
@@ -108,11 +110,12 @@ fn meet(config: &Config, deadline: Instant) -> Result<Met, NoView> {
         version: ronde_core::membership::VERSION,
         rank: config.rank,
         size: config.size,
+        min_peers: config.min_peers,
         hosts_coordinator,
         info,
     };
-    let (view, rank, stream) = Rendezvous::new(stream, hello, deadline)?.await_view()?;
-    Ok(Met { identity, listener, inbox, view, rank, stream })
+    let (view, stream) = Rendezvous::new(stream, hello, deadline)?.await_view()?;
+    Ok(Met { identity, listener, inbox, view, stream })
 }
 
 /// Joins the job.
@@ -120,16 +123,17 @@ pub(crate) fn join(config: &Config, events: Arc<dyn ControlEvents>) -> Result<Jo
     let deadline = Instant::now() + config.connect_timeout;
     // Without a place to meet, a size or a rank this process is a job of its own.
     let meets = config.coordinator.is_some() || config.id.is_some() || config.store.is_some();
-    let alone = !meets && config.size.is_none() && config.rank.is_none();
+    let alone = !meets && config.size.is_none() && config.rank.is_none() && config.min_peers.is_none();
     let own = Config { size: if alone { Some(1) } else { config.size }, ..config.clone() };
     let config = &own;
     let met = handshake::retry(deadline, |_| meet(config, deadline), |e| matches!(e, NoView::Never(_)));
-    let Met { identity, listener, inbox, view, rank, stream } = met.map_err(NoView::into_error)?;
-    let control = Control::start(stream, &view, rank, config, events)?;
+    let Met { identity, listener, inbox, view, stream } = met.map_err(NoView::into_error)?;
+    let peer = identity.peer;
+    let control = Arc::new(Control::start(stream, &view, peer, config, events)?);
     control.keep(listener);
-    let sockets = mesh::connect(config, &view, rank, &identity, &inbox, &control, deadline)?;
-    control.activate(view.epoch, deadline)?;
-    Ok(Joined { view, rank, sockets, control })
+    let mut linker = Linker::new(config, identity, inbox);
+    let view = linker.first_view(view, &control, deadline)?;
+    Ok(Joined { view, peer, linker, control, deadline })
 }
 
 pub(crate) fn new_peer_id() -> Result<PeerId> {
@@ -266,7 +270,7 @@ fn describe(
     };
     Ok(MemberInfo {
         peer: identity.peer,
-        rank: Rank(0),
+        id: MemberId(0),
         host: environment::host_name(),
         addresses,
         machine: environment::machine(),

@@ -1,14 +1,14 @@
 //! The links of a process: which transport for which peer, and what their end means.
 
-use super::{Engine, Inner, Report};
+use super::{Engine, Inner};
 use crate::bootstrap::{PeerSockets, share_memory};
 use crate::config::Config;
 use ronde_algorithms::{Topology, Tuning};
-use ronde_core::Rank;
-use ronde_core::collective::{Links, Overdue};
-use ronde_core::error::{Aborted, Error, Result};
-use ronde_core::membership::View;
+use ronde_core::collective::Overdue;
+use ronde_core::error::{Aborted, Error};
+use ronde_core::membership::{FromMember, MemberInfo, View};
 use ronde_core::transport::{Link, LinkFailure};
+use ronde_core::{MemberId, PeerId, Rank};
 use ronde_shm::{Registry, ShmLink, ShmOptions};
 use ronde_tcp::{TcpLink, TcpOptions};
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,44 +25,19 @@ pub(crate) struct LinkState {
     pub(crate) left: bool,
 }
 
-/// Opens a link to every peer: shared memory where both run on one machine and it is allowed, else TCP.
+/// Opens the link to a member: shared memory where both run on one machine and it is allowed, else TCP.
 pub(crate) fn open(
-    config: &Config,
-    view: &View,
-    rank: Rank,
-    sockets: Vec<PeerSockets>,
-    registry: &Arc<Registry>,
-) -> Result<(Links, Vec<LinkState>)> {
-    let mut links: Links = Vec::with_capacity(sockets.len());
-    let mut states = Vec::with_capacity(sockets.len());
-    for (peer, sockets) in sockets.into_iter().enumerate() {
-        if peer == rank.index() {
-            links.push(None);
-            states.push(LinkState::default());
-            continue;
-        }
-        let (link, state) = open_one(config, peer, sockets, registry).map_err(|e| {
-            let member = &view.members[peer];
-            Error::join(format!("no link to rank {peer} (host {}): {e}", member.host))
-        })?;
-        links.push(Some(link));
-        states.push(state);
-    }
-    Ok((links, states))
-}
-
-fn open_one(
     config: &Config,
     peer: usize,
     sockets: PeerSockets,
     registry: &Arc<Registry>,
+    deadline: std::time::Instant,
 ) -> Result<(Box<dyn Link>, LinkState), String> {
     let duplicate = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|e| e.to_string());
     if let Some(socket) = sockets.unix
         && config.allows_transport("shm")
     {
         let descriptor = Some(duplicate(socket.as_fd())?);
-        let deadline = std::time::Instant::now() + config.connect_timeout;
         let link = ShmLink::connect(peer, socket, &ShmOptions::default(), registry.clone(), deadline)
             .map_err(|e| e.to_string())?;
         return Ok((Box::new(link), LinkState { transport: "shm", descriptor, left: false }));
@@ -75,24 +50,28 @@ fn open_one(
     Ok((Box::new(link), LinkState { transport: "tcp", descriptor, left: false }))
 }
 
-/// Ranks on this process's machine, itself included.
-pub(crate) fn local_peers(view: &View, rank: Rank) -> usize {
-    let machine = &view.members[rank.index()].machine;
-    view.members.iter().filter(|m| m.machine == *machine).count()
+/// Members on this process's machine, itself included.
+pub(crate) fn local_peers(view: &View, me: PeerId) -> usize {
+    let machine = view.members.iter().find(|m| m.peer == me).map(|m| &m.machine);
+    view.members.iter().filter(|m| Some(&m.machine) == machine).count()
+}
+
+fn infos<'a>(view: &'a View, members: &[usize]) -> Vec<&'a MemberInfo> {
+    members.iter().filter_map(|&member| view.member(MemberId(member as u32))).collect()
 }
 
 /// The members by what shares memory, numbered as they come.
 fn domains(view: &View, members: &[usize]) -> Vec<u32> {
-    let mut first_of: Vec<usize> = Vec::new();
-    let domain = |&member: &usize| {
-        let info = &view.members[member];
-        let known = first_of.iter().position(|&first| share_memory(&view.members[first], info));
-        known.unwrap_or_else(|| {
-            first_of.push(member);
+    let mut first_of: Vec<&MemberInfo> = Vec::new();
+    let mut domains = Vec::with_capacity(members.len());
+    for info in infos(view, members) {
+        let known = first_of.iter().position(|first| share_memory(first, info));
+        domains.push(known.unwrap_or_else(|| {
+            first_of.push(info);
             first_of.len() - 1
-        }) as u32
-    };
-    members.iter().map(domain).collect()
+        }) as u32);
+    }
+    domains
 }
 
 /// Where the members of a group run: those of one node share memory, all others talk over TCP. A matter of
@@ -120,13 +99,13 @@ pub(crate) fn tuning(topology: &Topology) -> Tuning {
 
 /// Who holds an op up, in words.
 pub(crate) fn describe_missing(view: &View, me: Rank, overdue: &Overdue) -> String {
-    let peer = |rank: Rank| match view.members.get(rank.index()) {
-        Some(m) => format!(
+    let peer = |member: MemberId| match (view.member(member), view.rank_of_member(member)) {
+        (Some(m), Some(rank)) => format!(
             "rank {rank} (host {}, {})",
             m.host,
             m.addresses.first().map_or_else(String::new, |a| a.to_string())
         ),
-        None => format!("rank {rank}"),
+        _ => format!("member {member}"),
     };
     let list = |entered: bool| -> Vec<String> {
         overdue.missing.iter().filter(|(_, e)| *e == entered).map(|(r, _)| peer(*r)).collect()
@@ -177,11 +156,12 @@ impl Engine {
         if failure == LinkFailure::Revoked {
             inner.executor.stall_ops_with(at);
             let reason = format!(
-                "rank {at} ended an operation (it failed there, or the group was closed) before rank {} had \
+                "rank {} ended an operation (it failed there, or the group was closed) before rank {} had \
                  read its data; see its log for the cause",
-                self.rank
+                inner.rank_of(MemberId(at as u32)),
+                inner.rank()
             );
-            self.control.report(Report::Abort { reason: reason.clone() });
+            self.control.say(&FromMember::Abort { reason: reason.clone() });
             let error = Error::Aborted(Arc::new(Aborted::Announced(reason)));
             inner.pending_verdict.get_or_insert((self.now(), error, None));
         }
@@ -193,11 +173,14 @@ impl Engine {
             return self.check_left(inner, peer);
         }
         let transport = inner.link_states[peer].transport;
-        let reason = format!("rank {} saw on {transport}: {reason}", self.rank);
-        self.control.report(Report::LinkFailed { rank: Rank(peer as u32), reason: reason.clone() });
+        let reason = format!("rank {} saw on {transport}: {reason}", inner.rank());
+        let member = MemberId(peer as u32);
+        self.control.say(&FromMember::LinkFailed { member, reason: reason.clone() });
         if inner.executor.open_ops() > 0 {
-            let text =
-                format!("the link to rank {peer} ended ({reason}) and the coordinator gave no verdict");
+            let text = format!(
+                "the link to rank {} ended ({reason}) and the coordinator gave no verdict",
+                inner.rank_of(member)
+            );
             let error = Error::Aborted(Arc::new(Aborted::Announced(text)));
             inner.pending_verdict.get_or_insert((self.now(), error, Some(peer)));
         }
@@ -209,10 +192,12 @@ impl Engine {
             return;
         }
         if let Some((op, collective)) = inner.executor.waits_on(peer) {
-            let reason = format!("rank {peer} left the group before {collective} #{}", op.seq);
-            self.control.report(Report::Abort { reason: reason.clone() });
+            let member = MemberId(peer as u32);
+            let reason =
+                format!("rank {} left the group before {collective} #{}", inner.rank_of(member), op.seq);
+            self.control.say(&FromMember::LinkFailed { member, reason: reason.clone() });
             let error = Error::Aborted(Arc::new(Aborted::Announced(reason)));
-            inner.pending_verdict.get_or_insert((self.now(), error, None));
+            inner.pending_verdict.get_or_insert((self.now(), error, Some(peer)));
         }
     }
 }

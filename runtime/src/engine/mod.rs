@@ -9,31 +9,31 @@
 pub(crate) mod links;
 mod recover;
 mod sleep;
+mod views;
 mod wait;
 
-use crate::bootstrap::{ControlEvents, Joined};
+use crate::bootstrap::{ControlEvents, Joined, News, Ready};
 use crate::config::Config;
-use crate::control::{Control, Report};
-use crate::planner::{Planned, Planner};
+use crate::control::Control;
+use crate::planner::Planned;
 use links::LinkState;
 use ronde_algorithms::AnyPlan;
 use ronde_algorithms::kernels::CpuKernels;
 use ronde_core::call::Call;
-use ronde_core::collective::{
-    Effect, Executor, GroupIndex, Limits, Links, NewGroup, NewOp, OpHandle, Overdue,
-};
-use ronde_core::error::{Aborted, Error, Misuse, Outcome, PeerLost, Result};
-use ronde_core::membership::View;
+use ronde_core::collective::{Effect, Executor, Limits, Links, NewOp, OpHandle, Overdue};
+use ronde_core::error::{Aborted, Error, Misuse, Outcome, Result};
+use ronde_core::membership::{Follower, FromMember};
 use ronde_core::memory::Arena;
-use ronde_core::recovery::RecoveryPlan;
 use ronde_core::transport::Link;
-use ronde_core::{Epoch, GroupId, Instant, Rank};
+use ronde_core::{Instant, MemberId, PeerId, Rank};
 use sleep::Waker;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use views::Registered;
+pub(crate) use views::{Current, GroupCell};
 
 /// How long the engine waits for the coordinator's verdict before it fails ops on its own.
 const VERDICT_PATIENCE: Duration = Duration::from_secs(5);
@@ -47,8 +47,10 @@ pub(crate) struct Inner {
     pub(crate) executor: Executor<AnyPlan>,
     pub(crate) links: Links,
     pub(crate) link_states: Vec<LinkState>,
-    /// What the calls of each group are planned with.
-    planners: Vec<(GroupIndex, Arc<Planner>)>,
+    /// Which view this process is in.
+    follower: Follower,
+    me: PeerId,
+    groups: Vec<Registered>,
     callbacks: Vec<(OpHandle, Callback)>,
     /// Memory that belongs to an op until its result is taken.
     scratch: Vec<(OpHandle, Arena)>,
@@ -74,13 +76,13 @@ pub(crate) struct Engine {
     announced: Arc<Announced>,
     waker: Arc<Waker>,
     start: std::time::Instant,
-    pub(crate) control: Control,
-    pub(crate) view: View,
-    pub(crate) rank: Rank,
+    pub(crate) control: Arc<Control>,
+    /// Links to newcomers.
+    ready: Ready,
     pub(crate) kernels: &'static CpuKernels,
     pub(crate) registry: Arc<ronde_shm::Registry>,
     pub(crate) timeout: Duration,
-    oversubscribed: bool,
+    oversubscribed: AtomicBool,
     stop: AtomicBool,
 }
 
@@ -96,19 +98,7 @@ pub(crate) struct Announced {
     background: Condvar,
 }
 
-/// What the coordinator says to an engine, in order.
-enum News {
-    Left(Rank),
-    Prepare(Epoch, Vec<PeerLost>),
-    Resume(Epoch, RecoveryPlan),
-}
-
 impl Announced {
-    fn tell(&self, news: News) {
-        lock(&self.queue).push_back(news);
-        self.wake();
-    }
-
     fn wake(&self) {
         self.news.store(true, Ordering::Release);
         if let Some(waker) = &*lock(&self.waker) {
@@ -125,23 +115,15 @@ impl ControlEvents for Announced {
         self.wake();
     }
 
-    fn left(&self, rank: Rank) {
-        self.tell(News::Left(rank));
-    }
-
-    fn prepare(&self, epoch: Epoch, lost: Vec<PeerLost>) {
-        self.tell(News::Prepare(epoch, lost));
-    }
-
-    fn resume(&self, epoch: Epoch, plan: RecoveryPlan) {
-        self.tell(News::Resume(epoch, plan));
+    fn tell(&self, news: News) {
+        lock(&self.queue).push_back(news);
+        self.wake();
     }
 }
 
 /// A call that was checked, but for the call itself, which is large to move about.
-pub(crate) struct Prepared<'a> {
-    pub(crate) group: GroupIndex,
-    pub(crate) planner: &'a Planner,
+pub(crate) struct Prepared {
+    pub(crate) current: Arc<Current>,
     pub(crate) planned: Planned,
     pub(crate) now: Instant,
     pub(crate) deadline: Instant,
@@ -155,24 +137,31 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Engine {
-    /// Joins the job and starts the engine.
-    pub(crate) fn join(config: &Config) -> Result<Arc<Engine>> {
+    /// Joins the job and starts the engine. Gives the group of all peers.
+    pub(crate) fn join(config: &Config) -> Result<(Arc<Engine>, Arc<GroupCell>)> {
         let announced = Arc::new(Announced::default());
-        let Joined { view, rank, sockets, control } = crate::bootstrap::join(config, announced.clone())?;
-        let registry = Arc::new(ronde_shm::Registry::new());
-        let (links, link_states) = links::open(config, &view, rank, sockets, &registry)?;
-        let waker = Arc::new(Waker::new(&link_states)?);
+        let Joined { view, peer, linker, control, deadline } =
+            crate::bootstrap::join(config, announced.clone())?;
+        let epoch = view.epoch;
+        // What led to this view is past.
+        lock(&announced.queue).retain(|news| match news {
+            News::View(earlier) => earlier.epoch > epoch,
+            News::Armed(earlier) => *earlier > epoch,
+            _ => true,
+        });
+        let (registry, ready) = (linker.registry.clone(), linker.ready());
+        let waker = Arc::new(Waker::new()?);
         *lock(&announced.waker) = Some(waker.clone());
-        let oversubscribed = links::local_peers(&view, rank) > crate::environment::cores();
-        let world = view.members.len();
         let limits = Limits::default();
-        let early_bytes = limits.early_bytes.min((256 << 20) / world.max(1)).max(1 << 20);
+        let early_bytes = limits.early_bytes.min((256 << 20) / view.members.len().max(1)).max(1 << 20);
         let engine = Arc::new(Engine {
             inner: Mutex::new(Inner {
-                executor: Executor::new(world, Limits { early_bytes, ..limits }),
-                links,
-                link_states,
-                planners: Vec::new(),
+                executor: Executor::new(0, Limits { early_bytes, ..limits }),
+                links: Vec::new(),
+                link_states: Vec::new(),
+                follower: Follower::new(view.clone()),
+                me: peer,
+                groups: Vec::new(),
                 callbacks: Vec::new(),
                 scratch: Vec::new(),
                 spare_scratch: Vec::new(),
@@ -188,34 +177,32 @@ impl Engine {
             announced,
             waker,
             start: std::time::Instant::now(),
-            oversubscribed,
+            oversubscribed: AtomicBool::new(false),
             control,
-            view,
-            rank,
+            ready,
             kernels: CpuKernels::detect(),
             registry,
             timeout: config.timeout,
             stop: AtomicBool::new(false),
         });
+        let world = engine.begin(&view)?;
         engine.clone().spawn_background()?;
-        Ok(engine)
+        let control = engine.control.clone();
+        std::thread::Builder::new()
+            .name("ronde-linker".into())
+            .spawn(move || linker.follow(&control, view))
+            .map_err(|e| Error::resource(format!("cannot start the thread that makes links: {e}")))?;
+        if let Err(error) = engine.control.await_active(epoch, deadline) {
+            engine.control.say(&FromMember::Leave);
+            engine.stop();
+            return Err(error);
+        }
+        Ok((engine, world))
     }
 
     /// Time since the engine started.
     pub(crate) fn now(&self) -> Instant {
         Instant(self.start.elapsed().as_nanos() as u64)
-    }
-
-    /// Adds a group over links (world ranks).
-    pub(crate) fn add_group(&self, id: GroupId, planner: &Arc<Planner>, me: Rank) -> GroupIndex {
-        let syscall_per_frame = planner.topology().nodes().count() > 1;
-        let members = planner.members().to_vec();
-        let new = NewGroup { id, epoch: self.view.epoch, members, me, syscall_per_frame };
-        let mut inner = lock(&self.inner);
-        planner.lose(&self.view, |member| inner.executor.is_lost(member));
-        let index = inner.executor.add_group(new);
-        inner.planners.push((index, planner.clone()));
-        index
     }
 
     /// The error that ended the job here, if any.
@@ -227,17 +214,22 @@ impl Engine {
     }
 
     /// Starts an op; `scratch` stays with it until it ends.
-    pub(crate) fn start(&self, prepared: Prepared<'_>, call: Call) -> Result<OpHandle> {
+    pub(crate) fn start(&self, prepared: Prepared, call: Call) -> Result<OpHandle> {
         self.start_locked(&mut lock(&self.inner), prepared, call)
     }
 
-    fn start_locked(&self, inner: &mut Inner, prepared: Prepared<'_>, call: Call) -> Result<OpHandle> {
+    fn start_locked(&self, inner: &mut Inner, prepared: Prepared, call: Call) -> Result<OpHandle> {
         if let Some(error) = self.failure() {
             return Err(error);
         }
-        let Prepared { group, planner, planned, now, deadline, scratch } = prepared;
-        let plan = planner.renew(planned, &call)?;
-        let new = NewOp { group, call, plan, now, deadline };
+        let Prepared { current, planned, now, deadline, scratch } = prepared;
+        if inner.executor.is_past(current.index) {
+            let text = "the group passed a safe point (update) while this call was being made: make no calls from \
+                        other threads meanwhile";
+            return Err(Misuse::Other(text.into()).into());
+        }
+        let plan = current.planner.renew(planned, &call)?;
+        let new = NewOp { group: current.index, call, plan, now, deadline };
         let executor = &mut inner.executor;
         let handle = self.contain(|| executor.start(new, &mut inner.links, self.kernels));
         let handle = handle.unwrap_or_else(|panic| {
@@ -308,10 +300,10 @@ impl Engine {
 
     /// Ends the job for everybody with a reason.
     pub(crate) fn abort(&self, reason: &str) {
-        self.control.report(Report::Abort { reason: reason.to_owned() });
+        self.control.say(&FromMember::Abort { reason: reason.to_owned() });
         let mut inner = lock(&self.inner);
-        let error =
-            Error::Aborted(Arc::new(Aborted::Requested { rank: self.rank, reason: reason.to_owned() }));
+        let rank = inner.rank();
+        let error = Error::Aborted(Arc::new(Aborted::Requested { rank, reason: reason.to_owned() }));
         inner.pending_verdict.get_or_insert((self.now(), error, None));
     }
 
@@ -446,7 +438,7 @@ impl Engine {
 
     /// A panic may have left an op between two states: the job ends, here at once.
     fn panicked(&self, inner: &mut Inner, error: &Error) {
-        self.control.report(Report::Abort { reason: error.to_string() });
+        self.control.say(&FromMember::Abort { reason: error.to_string() });
         self.announced.failed(error.clone());
         if !inner.failed {
             inner.fail(error);
@@ -455,10 +447,10 @@ impl Engine {
     }
 
     fn report_effect(&self, inner: &mut Inner, effect: Effect) {
-        let Effect::Mismatch { op, rank, call, other_rank, other_call } = effect;
-        let report =
-            Report::Mismatch { op, rank, call: call.clone(), other_rank, other_call: other_call.clone() };
-        self.control.report(report);
+        let Effect::Mismatch { op, member, call, other, other_call } = effect;
+        let (rank, other_rank) = (inner.rank_of(member), inner.rank_of(other));
+        let (mine, theirs) = (call.clone(), other_call.clone());
+        self.control.say(&FromMember::Mismatch { op, rank, call: mine, other_rank, other_call: theirs });
         let error = Error::Aborted(Arc::new(Aborted::Mismatch { op, rank, call, other_rank, other_call }));
         inner.pending_verdict.get_or_insert((self.now(), error, None));
     }
@@ -469,9 +461,19 @@ impl Engine {
         announced.news.store(false, Ordering::Release);
         while let Some(news) = { lock(&announced.queue).pop_front() } {
             match news {
-                News::Left(rank) => self.left(inner, rank),
+                News::Left(member) => self.left(inner, member),
                 News::Prepare(epoch, lost) => self.freeze(inner, epoch, lost),
-                News::Resume(epoch, plan) => self.resume(inner, epoch, &plan),
+                News::Resume(plan, shrink) => self.resume(inner, &plan, shrink),
+                News::View(view) => inner.follower.propose(view),
+                News::Armed(epoch) => {
+                    if inner.follower.arm(epoch).is_some() {
+                        self.arm(inner);
+                    }
+                }
+                News::Shrink(epoch) => {
+                    inner.follower.shrink(epoch);
+                    self.arm(inner);
+                }
             }
         }
         if let Some(error) = self.failure()
@@ -482,13 +484,18 @@ impl Engine {
         }
     }
 
-    fn left(&self, inner: &mut Inner, rank: Rank) {
-        inner.link_states[rank.index()].left = true;
-        inner.gone.push(rank.index());
-        inner.executor.peer_left(rank.index());
+    fn left(&self, inner: &mut Inner, member: MemberId) {
+        let at = member.index();
+        if at >= inner.link_states.len() {
+            return;
+        }
+        inner.follower.is_gone(member);
+        inner.link_states[at].left = true;
+        inner.gone.push(at);
+        inner.executor.peer_left(at);
         // A link that ended because its peer left in order needs no verdict.
-        inner.pending_verdict.take_if(|(.., about)| *about == Some(rank.index()));
-        self.check_left(inner, rank.index());
+        inner.pending_verdict.take_if(|(.., about)| *about == Some(at));
+        self.check_left(inner, at);
     }
 
     /// Fails the job here if the coordinator did not answer a report in time; reports overdue ops.
@@ -507,21 +514,31 @@ impl Engine {
         if inner.executor.next_deadline().is_some_and(|deadline| deadline <= now)
             && let Some(overdue) = inner.executor.overdue(now)
         {
-            let (report, error) = self.timeout_report(&overdue);
-            self.control.report(report);
+            let (report, error) = inner.timeout_report(&overdue);
+            self.control.say(&report);
             inner.pending_verdict = Some((now, error, None));
         }
-    }
-
-    fn timeout_report(&self, overdue: &Overdue) -> (Report, Error) {
-        let culprits = links::describe_missing(&self.view, self.rank, overdue);
-        let Overdue { op, collective, waited, .. } = *overdue;
-        let report = Report::Timeout { op, collective, waited, culprits: culprits.clone() };
-        (report, Error::Aborted(Arc::new(Aborted::Timeout { op, collective, waited, culprits })))
     }
 }
 
 impl Inner {
+    /// This process's rank in the job.
+    fn rank(&self) -> Rank {
+        self.follower.view().rank_of(self.me).unwrap_or_default()
+    }
+
+    /// The rank in the job of a member.
+    fn rank_of(&self, member: MemberId) -> Rank {
+        self.follower.view().rank_of_member(member).unwrap_or(Rank(member.0))
+    }
+
+    fn timeout_report(&self, overdue: &Overdue) -> (FromMember, Error) {
+        let culprits = links::describe_missing(self.follower.view(), self.rank(), overdue);
+        let Overdue { op, collective, waited, .. } = *overdue;
+        let report = FromMember::Timeout { op, collective, waited, culprits: culprits.clone() };
+        (report, Error::Aborted(Arc::new(Aborted::Timeout { op, collective, waited, culprits })))
+    }
+
     /// The result of an op if it has ended; its scratch goes back.
     fn take(&mut self, handle: OpHandle) -> Option<Result<Outcome>> {
         let result = self.executor.take(handle)?;

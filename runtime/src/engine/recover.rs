@@ -1,11 +1,11 @@
 //! What the engine does when the coordinator says that peers were lost.
 
 use super::{Engine, Inner};
-use crate::control::Report;
 use ronde_core::Epoch;
 use ronde_core::call::Call;
 use ronde_core::collective::GroupIndex;
 use ronde_core::error::{Error, PeerLost};
+use ronde_core::membership::FromMember;
 use ronde_core::recovery::RecoveryPlan;
 use std::sync::Arc;
 
@@ -17,33 +17,42 @@ impl Engine {
         }
         // What was reported of a link is answered with this; links to others are looked at again.
         inner.pending_verdict = None;
-        let lost: Vec<(usize, Error)> =
-            lost.into_iter().map(|peer| (peer.rank.index(), Error::PeerLost(Arc::new(peer)))).collect();
-        for (_, error) in &lost {
+        let mut errors: Vec<(usize, Error)> = Vec::with_capacity(lost.len());
+        for peer in lost {
+            inner.follower.is_gone(peer.member);
+            let at = peer.member.index();
+            let error = Error::PeerLost(Arc::new(peer));
             tracing::warn!("{error}");
+            if at < inner.links.len() {
+                errors.push((at, error));
+            }
         }
-        let report = inner.executor.freeze(epoch, &lost, self.now(), &mut inner.links);
-        for (_, planner) in &inner.planners {
-            planner.lose(&self.view, |member| inner.executor.is_lost(member));
+        let report = inner.executor.freeze(epoch, &errors, self.now(), &mut inner.links);
+        let Inner { groups, executor, follower, .. } = inner;
+        for group in groups {
+            group.current.planner.lose(follower.view(), |member| executor.is_lost(member));
         }
-        self.control.report(Report::Report(report));
+        self.control.say(&FromMember::Report(report));
     }
 
     /// Goes on by the plan.
-    pub(super) fn resume(&self, inner: &mut Inner, epoch: Epoch, plan: &RecoveryPlan) {
+    pub(super) fn resume(&self, inner: &mut Inner, plan: &RecoveryPlan, shrink: Option<Epoch>) {
         if inner.failed {
             return;
         }
-        tracing::info!("going on in epoch {epoch}");
-        let Inner { executor, links, planners, .. } = inner;
+        let Inner { executor, links, groups, .. } = inner;
         let mut replan = |group: GroupIndex, call: &Call| {
-            let planner = planners.iter().find(|(index, _)| *index == group);
-            let (_, planner) = planner.ok_or_else(|| Error::internal("a group without a planner"))?;
-            Ok(planner.plan(call)?.plan)
+            let registered = groups.iter().find(|registered| registered.current.index == group);
+            let registered = registered.ok_or_else(|| Error::internal("a group without a planner"))?;
+            Ok(registered.current.planner.plan(call)?.plan)
         };
         let resumed = self.contain(|| executor.resume(plan, self.now(), &mut replan, links, self.kernels));
         if let Err(panic) = resumed {
             self.panicked(inner, &panic);
+        }
+        if let Some(epoch) = shrink {
+            inner.follower.shrink(epoch);
+            self.arm(inner);
         }
         self.ended.notify_all();
     }

@@ -5,27 +5,37 @@ use super::{Engine, Inner, lock};
 use ronde_core::error::{Error, Result};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Ends the sleep of whoever blocks.
 pub(crate) struct Waker {
     event: OwnedFd,
     /// Duplicates of every link's descriptor with the link's number: valid without the lock.
-    sources: Vec<(usize, OwnedFd)>,
+    sources: Mutex<Arc<Vec<(usize, OwnedFd)>>>,
 }
 
 impl Waker {
-    pub(crate) fn new(links: &[LinkState]) -> Result<Waker> {
-        let failed = |e: &dyn std::fmt::Display| Error::resource(format!("no descriptor to wait with: {e}"));
-        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| failed(&e))?;
+    pub(crate) fn new() -> Result<Waker> {
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|e| Error::resource(format!("no descriptor to wait with: {e}")))?;
+        Ok(Waker { event, sources: Mutex::default() })
+    }
+
+    /// Watches these links from now on.
+    pub(super) fn watch(&self, links: &[LinkState]) -> Result<()> {
         let mut sources = Vec::new();
         for (link, state) in links.iter().enumerate() {
             if let Some(descriptor) = &state.descriptor {
-                sources.push((link, descriptor.try_clone().map_err(|e| failed(&e))?));
+                let duplicate = descriptor.try_clone();
+                let duplicate =
+                    duplicate.map_err(|e| Error::resource(format!("no descriptor to wait with: {e}")))?;
+                sources.push((link, duplicate));
             }
         }
-        Ok(Waker { event, sources })
+        *lock(&self.sources) = Arc::new(sources);
+        self.wake();
+        Ok(())
     }
 
     pub(crate) fn wake(&self) {
@@ -34,10 +44,14 @@ impl Waker {
     }
 
     fn block(&self, writes: &[bool], ended: &[bool], timeout: Duration) {
-        let mut set: Vec<PollFd<'_>> = Vec::with_capacity(self.sources.len() + 1);
+        let sources = lock(&self.sources).clone();
+        let mut set: Vec<PollFd<'_>> = Vec::with_capacity(sources.len() + 1);
         set.push(PollFd::from_borrowed_fd(self.event.as_fd(), PollFlags::IN));
-        for (link, descriptor) in self.sources.iter().filter(|(link, _)| !ended[*link]) {
-            let write = if writes[*link] { PollFlags::OUT } else { PollFlags::empty() };
+        // One that was added meanwhile is watched for what comes.
+        let is_open = |link: usize| !ended.get(link).copied().unwrap_or(false);
+        for (link, descriptor) in sources.iter().filter(|(link, _)| is_open(*link)) {
+            let write =
+                if writes.get(*link).copied().unwrap_or(false) { PollFlags::OUT } else { PollFlags::empty() };
             set.push(PollFd::from_borrowed_fd(descriptor.as_fd(), PollFlags::IN | write));
         }
         let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };

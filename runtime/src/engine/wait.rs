@@ -57,7 +57,7 @@ impl Engine {
     }
 
     /// Starts an op and waits for its end, as one: a small op often ends before the lock is given back.
-    pub(crate) fn run(&self, prepared: Prepared<'_>, call: Call) -> Result<Outcome> {
+    pub(crate) fn run(&self, prepared: Prepared, call: Call) -> Result<Outcome> {
         let mut inner = lock(&self.inner);
         let handle = self.start_locked(&mut inner, prepared, call)?;
         self.drive(inner, |inner| inner.take(handle))
@@ -66,6 +66,11 @@ impl Engine {
     /// Waits for the end of an op, driving all of them.
     pub(crate) fn wait(&self, handle: OpHandle) -> Result<Outcome> {
         self.drive(lock(&self.inner), |inner| inner.take(handle))
+    }
+
+    /// Waits until no op of this process is open.
+    pub(crate) fn await_all_ops(&self) {
+        self.drive(lock(&self.inner), |inner| (inner.executor.open_ops() == 0).then_some(()));
     }
 
     /// Waits for something that a callback brings, driving all ops.
@@ -111,7 +116,7 @@ impl Engine {
     /// Whether to spin, and for how long, depends on where the peers run. With one of them on this core,
     /// spinning only keeps it from working; the system may take long to move one away.
     fn spins_of_a_wait(&self) -> u32 {
-        if self.oversubscribed {
+        if self.oversubscribed.load(Ordering::Relaxed) {
             return 0;
         }
         match self.waits.fetch_add(1, Ordering::Relaxed) % PROBE {
@@ -122,7 +127,7 @@ impl Engine {
 
     /// Takes in what ended a wait.
     fn learn(&self, idle: &Idle) {
-        if idle.rounds == 0 || self.oversubscribed {
+        if idle.rounds == 0 || self.oversubscribed.load(Ordering::Relaxed) {
             return;
         }
         if idle.rounds <= idle.spins {

@@ -42,20 +42,30 @@ pub fn free_port() -> u16 {
 pub fn launch(function: &str, ranks: usize, variables: &[(&str, &str)]) -> Vec<RankProcess> {
     let coordinator = format!("127.0.0.1:{}", free_port());
     let start = |rank: usize| {
-        let mut command = Command::new(std::env::current_exe().expect("this test binary"));
-        command
-            .args(["--exact", function, "--nocapture", "--test-threads=1"])
-            .env(CHILD, "1")
-            .env("RONDE_COORDINATOR", &coordinator)
-            .env("RONDE_RANK", rank.to_string())
-            .env("RONDE_SIZE", ranks.to_string())
-            .envs(variables.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        RankProcess { rank, child: command.spawn().expect("a child process") }
+        let mut child = command(function, &coordinator, variables);
+        child.env("RONDE_RANK", rank.to_string()).env("RONDE_SIZE", ranks.to_string());
+        RankProcess { rank, child: child.spawn().expect("a child process") }
     };
     (0..ranks).map(start).collect()
+}
+
+/// Starts a process that joins the job at an address, whenever that is, and runs the test function.
+pub fn spawn(function: &str, number: usize, coordinator: &str, variables: &[(&str, &str)]) -> RankProcess {
+    let child = command(function, coordinator, variables).spawn().expect("a child process");
+    RankProcess { rank: number, child }
+}
+
+fn command(function: &str, coordinator: &str, variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this test binary"));
+    command
+        .args(["--exact", function, "--nocapture", "--test-threads=1"])
+        .env(CHILD, "1")
+        .env("RONDE_COORDINATOR", coordinator)
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
 }
 
 impl RankProcess {

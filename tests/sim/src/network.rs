@@ -3,7 +3,6 @@
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use ronde_core::Segment;
-use ronde_core::collective::Links;
 use ronde_core::frame::{FrameKind, Header};
 use ronde_core::memory::Arena;
 use ronde_core::transport::{
@@ -74,31 +73,31 @@ struct Wire {
     used: Vec<usize>,
     /// By (from, to): memory that was lent has been taken back.
     revoked: Vec<bool>,
-    /// By rank: its process has died.
+    /// By process: it has died.
     dead: Vec<bool>,
     rng: SmallRng,
 }
 
-/// The links of a whole job.
+/// The links between all processes that a job may have in its life.
 pub struct Network {
-    world: usize,
+    processes: usize,
     rates: Rates,
     wire: Arc<Mutex<Wire>>,
 }
 
 impl Network {
-    /// A full mesh.
-    pub fn new(world: usize, rates: Rates, seed: u64) -> Network {
-        let pairs = world * world;
+    /// A full mesh of so many.
+    pub fn new(processes: usize, rates: Rates, seed: u64) -> Network {
+        let pairs = processes * processes;
         let wire = Wire {
             frames: (0..pairs).map(|_| Vec::new()).collect(),
             sent: vec![Vec::new(); pairs],
             used: vec![0; pairs],
             revoked: vec![false; pairs],
-            dead: vec![false; world],
+            dead: vec![false; processes],
             rng: SmallRng::seed_from_u64(seed),
         };
-        Network { world, rates, wire: Arc::new(Mutex::new(wire)) }
+        Network { processes, rates, wire: Arc::new(Mutex::new(wire)) }
     }
 
     /// Whether the links are like sockets.
@@ -106,38 +105,37 @@ impl Network {
         !self.rates.views
     }
 
-    /// The process of a rank dies: its links end once what it had sent is delivered.
-    pub fn kill(&self, rank: usize) {
-        self.wire.lock().unwrap_or_else(PoisonError::into_inner).dead[rank] = true;
+    /// A process dies: its links end once what it had sent is delivered.
+    pub fn kill(&self, process: usize) {
+        self.wire.lock().unwrap_or_else(PoisonError::into_inner).dead[process] = true;
     }
 
-    /// The links of one rank.
-    pub fn links(&self, rank: usize) -> Links {
-        let link = |peer: usize| -> Option<Box<dyn Link>> {
-            (peer != rank).then(|| {
-                Box::new(SimLink {
-                    peer,
-                    me: rank,
-                    out: rank * self.world + peer,
-                    back: peer * self.world + rank,
-                    rates: self.rates.clone(),
-                    wire: self.wire.clone(),
-                    views: Vec::new(),
-                    records: VecDeque::new(),
-                    stuck: 0,
-                    lent: 0,
-                    next_view: 0,
-                    ended: false,
-                }) as Box<dyn Link>
-            })
-        };
-        (0..self.world).map(link).collect()
+    /// The link from a process to another, which it knows by this number.
+    pub fn link(&self, me: usize, other: usize, number: usize) -> Box<dyn Link> {
+        Box::new(SimLink {
+            peer: number,
+            me,
+            other,
+            out: me * self.processes + other,
+            back: other * self.processes + me,
+            rates: self.rates.clone(),
+            wire: self.wire.clone(),
+            views: Vec::new(),
+            records: VecDeque::new(),
+            stuck: 0,
+            lent: 0,
+            next_view: 0,
+            ended: false,
+        })
     }
 }
 
 struct SimLink {
+    /// Number of the other side in the job.
     peer: usize,
+    /// The processes on both sides.
     me: usize,
+    other: usize,
     out: usize,
     back: usize,
     rates: Rates,
@@ -254,7 +252,7 @@ impl Link for SimLink {
                 if wire.revoked[back] {
                     return Err(LinkFailure::Revoked);
                 }
-                if waiting == 0 && wire.dead[self.peer] {
+                if waiting == 0 && wire.dead[self.other] {
                     return Err(LinkFailure::PeerDied);
                 }
                 if waiting == 0 || wire.rng.random_range(0..256) < rates.hold {

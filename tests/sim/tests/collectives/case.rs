@@ -13,6 +13,14 @@ use ronde_sim::Cluster;
 pub(crate) const BUDGET: usize = 200_000;
 pub(crate) const POISON: u64 = 0xdead_beef_dead_beef;
 
+/// The first seed and how many: as the environment says, or so many from 0.
+#[cfg(not(feature = "planted-bugs"))]
+pub(crate) fn seeds(usually: u64) -> (u64, u64) {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let (from, count) = (number("RONDE_SEED"), number("RONDE_SEEDS"));
+    (from.unwrap_or(0), count.unwrap_or(if from.is_some() { 1 } else { usually }))
+}
+
 /// Memory of one rank for one call.
 pub(crate) struct Memory {
     arena: Arena,

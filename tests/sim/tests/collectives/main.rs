@@ -4,7 +4,9 @@
 //! put in the wrong place shows in the sum.
 
 mod case;
+mod churn;
 mod in_flight;
 mod losses;
 mod plans;
+mod random_op;
 mod recovery;

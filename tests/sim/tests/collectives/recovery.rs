@@ -2,117 +2,14 @@
 //! contributed.
 
 use crate::case::{BUDGET, Memory, POISON, SMALL};
+use crate::random_op::Op;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use ronde_core::call::{Call, CallOptions};
 use ronde_core::collective::{Limits, OpHandle};
 use ronde_core::error::Outcome;
-use ronde_core::reduce::Reduction;
-use ronde_core::{Collective, DType, ReduceOp, Result, Segment, Tag};
+use ronde_core::{Collective, DType, Result, Segment, Tag};
 use ronde_sim::Cluster;
-
-/// One call on all ranks.
-struct Op {
-    collective: Collective,
-    count: usize,
-    root: usize,
-    in_place: bool,
-    tag: u32,
-    inputs: Vec<Vec<u64>>,
-    sources: Vec<Memory>,
-    outputs: Vec<Memory>,
-}
-
-const KINDS: [Collective; 9] = [
-    Collective::AllReduce,
-    Collective::ReduceScatter,
-    Collective::AllGather,
-    Collective::AllToAll,
-    Collective::Broadcast,
-    Collective::Reduce,
-    Collective::Gather,
-    Collective::Scatter,
-    Collective::Barrier,
-];
-
-impl Op {
-    fn draw(rng: &mut SmallRng, world: usize) -> Op {
-        use Collective::*;
-        let collective = if rng.random() { AllReduce } else { KINDS[rng.random_range(0..KINDS.len())] };
-        let count = match rng.random_range(0..3) {
-            0 => rng.random_range(0..3),
-            1 => rng.random_range(0..200),
-            _ => rng.random_range(0..2000),
-        };
-        let root = rng.random_range(0..world);
-        let in_place = rng.random() && matches!(collective, AllReduce | AllToAll);
-        let (input, output) = match collective {
-            AllReduce | Reduce | Broadcast => (count, count),
-            ReduceScatter | Scatter => (world * count, count),
-            AllGather | Gather => (count, world * count),
-            AllToAll => (world * count, world * count),
-            _ => (0, 0),
-        };
-        let inputs: Vec<Vec<u64>> = (0..world).map(|_| (0..input).map(|_| rng.random()).collect()).collect();
-        let sources: Vec<Memory> = inputs.iter().map(|values| Memory::new(values)).collect();
-        let outputs: Vec<Memory> = (0..world).map(|_| Memory::new(&vec![POISON; output])).collect();
-        Op { collective, count, root, in_place, tag: rng.random_range(0..2), inputs, sources, outputs }
-    }
-
-    fn call(&self, rank: usize) -> Call {
-        let input = self.sources[rank].segment();
-        let at_root = rank == self.root;
-        let rooted = self.collective.has_root();
-        let sends = !rooted || at_root || matches!(self.collective, Collective::Reduce | Collective::Gather);
-        let receives =
-            !rooted || at_root || matches!(self.collective, Collective::Broadcast | Collective::Scatter);
-        let output = if self.in_place { input.clone() } else { self.outputs[rank].segment() };
-        Call {
-            collective: self.collective,
-            dtype: DType::U64,
-            count: self.count,
-            peer: if rooted { self.root as u32 } else { 0 },
-            reduction: self.collective.reduces().then_some(Reduction::Builtin(ReduceOp::Sum)),
-            input: if sends { input } else { Segment::EMPTY },
-            output: if receives { output } else { Segment::EMPTY },
-            options: CallOptions { tag: Tag(self.tag), ..CallOptions::default() },
-            ..Call::EMPTY
-        }
-    }
-
-    /// Checks what a rank got against the inputs of those who are said to have contributed.
-    fn check(&self, rank: usize, outcome: &Outcome, what: &str) {
-        use Collective::*;
-        let world = self.inputs.len();
-        let here: Vec<usize> = (0..world).filter(|&r| !outcome.absent.contains(&(r as u32))).collect();
-        assert_eq!(here.len(), outcome.contributors as usize, "{what}");
-        let c = self.count;
-        let got = if self.in_place { self.sources[rank].values() } else { self.outputs[rank].values() };
-        let sum = |i: usize| here.iter().fold(0u64, |sum, &r| sum.wrapping_add(self.inputs[r][i]));
-        let at_root = rank == self.root;
-        let blocks = |expected: &dyn Fn(usize) -> Vec<u64>| {
-            for &r in &here {
-                assert_eq!(got[r * c..(r + 1) * c], expected(r), "{what}: block of {r}");
-            }
-        };
-        match self.collective {
-            AllReduce => assert_eq!(got, (0..c).map(sum).collect::<Vec<_>>(), "{what}"),
-            Reduce if at_root => assert_eq!(got, (0..c).map(sum).collect::<Vec<_>>(), "{what}"),
-            ReduceScatter => {
-                assert_eq!(got, (rank * c..(rank + 1) * c).map(sum).collect::<Vec<_>>(), "{what}")
-            }
-            Broadcast => assert_eq!(got, self.inputs[self.root], "{what}"),
-            Scatter => assert_eq!(got, self.inputs[self.root][rank * c..(rank + 1) * c], "{what}"),
-            AllGather => blocks(&|r| self.inputs[r].clone()),
-            Gather if at_root => blocks(&|r| self.inputs[r].clone()),
-            AllToAll => blocks(&|r| self.inputs[r][rank * c..(rank + 1) * c].to_vec()),
-            _ => {}
-        }
-        if !self.in_place {
-            assert_eq!(self.sources[rank].values(), self.inputs[rank], "{what}: the input changed");
-        }
-    }
-}
 
 /// A message between two ranks, of which either may die.
 struct Message {
@@ -366,16 +263,13 @@ fn schedule(seed: u64, tally: &mut Tally) {
 #[cfg(not(feature = "planted-bugs"))]
 #[test]
 fn survivors_go_on() {
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let (from, count) = (number("RONDE_SEED"), number("RONDE_SEEDS"));
-    let first = from.unwrap_or(0);
-    let count = count.unwrap_or(if from.is_some() { 1 } else { 5000 });
+    let (first, count) = crate::case::seeds(5000);
     let mut tally = Tally::default();
     for seed in first..first + count {
         schedule(seed, &mut tally);
     }
     let Tally { reduced, failed, whole } = tally;
-    assert!(from.is_some() || reduced > 1000 && failed > 100 && whole > 1000, "{reduced} {failed} {whole}");
+    assert!(count < 1000 || reduced > 1000 && failed > 100 && whole > 1000, "{reduced} {failed} {whole}");
 }
 
 /// Every mistake is noticed within so many schedules.

@@ -1,0 +1,112 @@
+//! What follows a loss: the others freeze, report, and go on by a plan.
+
+use super::{Coordinator, Effect, State};
+use crate::error::PeerLost;
+use crate::membership::{ToMember, Verdict};
+use crate::planted::{self, Bug};
+use crate::recovery::{self, Report};
+use crate::{Epoch, Instant, MemberId};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A member says that another cannot be reached.
+pub(super) struct Accusation {
+    pub(super) member: MemberId,
+    pub(super) reason: String,
+    pub(super) since: Instant,
+}
+
+impl Coordinator {
+    /// A member says that its link to another ended. The dead one's own connection is better proof, so
+    /// that is waited for; without it the accused goes, by rule. One that has left in order is missed only now,
+    /// by an op that needs it.
+    pub(super) fn accuse(&mut self, member: MemberId, reason: String, now: Instant) {
+        if matches!(self.state, State::Failed(_)) || self.fenced.contains(&member) {
+            return;
+        }
+        if self.gone.contains(&member) {
+            self.lose(member, &reason, now);
+        } else if self.connection_of(member).is_some() && self.accusation.is_none() {
+            self.accusation = Some(Accusation { member, reason, since: now });
+        }
+    }
+
+    pub(super) fn lose(&mut self, id: MemberId, reason: &str, now: Instant) {
+        if self.is_unarmed_newcomer(id) {
+            return self.drop_newcomer(id, reason, now);
+        }
+        let next = self.next.as_ref().map(|next| &next.view);
+        let Some(view) = [Some(&self.view), next].into_iter().flatten().find(|v| v.member(id).is_some())
+        else {
+            return;
+        };
+        let (Some(info), Some(rank)) = (view.member(id), view.rank_of_member(id)) else { return };
+        let connection = self.connection_of(id);
+        let heard = connection.and_then(|connection| self.members.get(&connection)).map(|m| m.heard);
+        let lost = PeerLost {
+            peer: info.peer,
+            member: id,
+            rank,
+            host: info.host.clone(),
+            address: info.addresses.first().map_or_else(String::new, ToString::to_string),
+            reason: reason.to_owned(),
+            silent_for: heard.map_or(Duration::ZERO, |heard| now.since(heard)),
+            epoch: Epoch(self.epoch.0 + 1),
+        };
+        match self.state {
+            State::Active | State::Recovering { .. } => self.go_on_without(lost),
+            _ => self.fail(Verdict::PeerLost(lost)),
+        }
+    }
+
+    /// The others freeze and report. Another loss before they go on starts that over.
+    fn go_on_without(&mut self, peer: PeerLost) {
+        if !self.fenced.insert(peer.member) {
+            return;
+        }
+        self.accusation.take_if(|accusation| accusation.member == peer.member);
+        if let Some(connection) = self.connection_of(peer.member) {
+            // If it lives it is told, and may join again.
+            self.effects.push(Effect::Send(connection, ToMember::Verdict(Verdict::PeerLost(peer.clone()))));
+            self.effects.push(Effect::Close(connection));
+            self.members.remove(&connection);
+        }
+        let member = peer.member;
+        let mut lost = match std::mem::replace(&mut self.state, State::Active) {
+            State::Recovering { lost, .. } => lost,
+            _ => Vec::new(),
+        };
+        lost.push(peer);
+        self.epoch.0 += 1;
+        let epoch = self.epoch;
+        // No view without it is made before the others have heard that it is gone.
+        self.state = State::Recovering { lost: lost.clone(), reports: BTreeMap::new() };
+        self.is_gone(member);
+        self.send_to(self.bound().collect(), &ToMember::Prepare { epoch, lost });
+    }
+
+    pub(super) fn reported(&mut self, connection: u64, report: Report) {
+        let Some(id) = self.members.get(&connection).and_then(|member| member.id) else { return };
+        if let State::Recovering { reports, .. } = &mut self.state
+            && (report.epoch == self.epoch || planted::has(Bug::ReportsOfAnotherEpochCount))
+        {
+            reports.insert(id, report);
+        }
+        self.go_on();
+    }
+
+    /// Goes on by the plan once everybody who is there has reported.
+    pub(super) fn go_on(&mut self) {
+        let State::Recovering { reports, .. } = &self.state else { return };
+        let waits =
+            |connection: u64| self.members[&connection].id.is_some_and(|id| !reports.contains_key(&id));
+        if self.bound().any(waits) {
+            return;
+        }
+        let plan = recovery::plan(reports);
+        let epoch = self.epoch;
+        self.state = State::Active;
+        let shrink = self.shrink();
+        self.send_to(self.bound().collect(), &ToMember::Resume { epoch, plan, shrink });
+    }
+}

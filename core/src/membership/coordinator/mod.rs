@@ -1,0 +1,433 @@
+//! The coordinator's half: who came, and what follows. What follows a loss stands in [`losses`], how the
+//! members of a job that runs change at safe points in [`views`].
+
+mod losses;
+mod views;
+
+use super::message::{FromMember, Hello, MemberInfo, ToMember, Verdict, View};
+use crate::error::PeerLost;
+use crate::recovery::Report;
+use crate::{Epoch, Incarnation, Instant, MemberId, Rank};
+use losses::Accusation;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use views::NextView;
+
+/// Version of the control protocol.
+pub const VERSION: u32 = 1;
+
+/// How patient a coordinator is.
+#[derive(Clone, Debug)]
+pub struct CoordinatorOptions {
+    /// Number of ranks; `None` takes it from the first hello that names one.
+    pub size: Option<u32>,
+    /// Without a size the job starts as soon as so many have come; `None` takes it from the first hello that
+    /// names it.
+    pub min_peers: Option<u32>,
+    /// Nobody joins a job of so many. Default: no limit.
+    pub max_peers: Option<u32>,
+    /// Nobody joins a job that runs: it can only shrink. Default: they do, at safe points.
+    pub shrink_only: bool,
+    /// How long the links of a newcomer may take before the others go on without it. Default 10 s.
+    pub link_patience: Duration,
+    /// Silence after which a member is lost. Default 1 s (LAN); 5 s suits a WAN.
+    pub suspect_after: Duration,
+    /// How often members hear that the coordinator lives. Default 200 ms.
+    pub heartbeat: Duration,
+    /// A report that a link failed waits so long for a better proof of death. Default 50 ms.
+    pub grace: Duration,
+}
+
+impl Default for CoordinatorOptions {
+    fn default() -> CoordinatorOptions {
+        let suspect_after = Duration::from_secs(1);
+        let heartbeat = Duration::from_millis(200);
+        CoordinatorOptions {
+            size: None,
+            min_peers: None,
+            max_peers: None,
+            shrink_only: false,
+            link_patience: Duration::from_secs(10),
+            suspect_after,
+            heartbeat,
+            grace: Duration::from_millis(50),
+        }
+    }
+}
+
+/// What the shell shall do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Send to a connection.
+    Send(u64, ToMember),
+    /// Close a connection after what was sent.
+    Close(u64),
+}
+
+struct Member {
+    hello: Hello,
+    /// Its number, once it is in a view; a newcomer whose view came to nothing loses it again.
+    id: Option<MemberId>,
+    left: bool,
+    heard: Instant,
+}
+
+#[derive(Debug)]
+enum State {
+    Gathering,
+    /// The first view is being linked.
+    Linking,
+    Active,
+    /// Members were lost since the others last went on; these have reported for the current epoch.
+    Recovering {
+        lost: Vec<PeerLost>,
+        reports: BTreeMap<MemberId, Report>,
+    },
+    Failed(Verdict),
+}
+
+/// How long a job that cannot form stays to say so.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Decides who belongs. Connections are numbers of the shell's choosing.
+pub struct Coordinator {
+    options: CoordinatorOptions,
+    state: State,
+    members: BTreeMap<u64, Member>,
+    epoch: Epoch,
+    /// In effect.
+    view: View,
+    /// On its way to effect.
+    next: Option<NextView>,
+    /// Of the views above, those that have left or were lost.
+    gone: BTreeSet<MemberId>,
+    /// Of those that are gone, whom the others do not wait for any more.
+    fenced: BTreeSet<MemberId>,
+    /// When the first and the last newcomer came that no view has yet.
+    newcomers_since: Option<(Instant, Instant)>,
+    accusation: Option<Accusation>,
+    /// When the members were last told that the coordinator lives.
+    beaten: Instant,
+    /// When time last passed.
+    ticked: Instant,
+    /// Until then a job that failed before it formed is kept, so that who comes late hears why.
+    lingers_until: Instant,
+    effects: Vec<Effect>,
+}
+
+impl Coordinator {
+    /// A coordinator that waits for its members.
+    pub fn new(options: CoordinatorOptions) -> Coordinator {
+        Coordinator {
+            options,
+            state: State::Gathering,
+            members: BTreeMap::new(),
+            epoch: Epoch(0),
+            view: View::default(),
+            next: None,
+            gone: BTreeSet::new(),
+            fenced: BTreeSet::new(),
+            newcomers_since: None,
+            accusation: None,
+            beaten: Instant(0),
+            ticked: Instant(0),
+            lingers_until: Instant(0),
+            effects: Vec::new(),
+        }
+    }
+
+    /// What is to be done since the last call.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// The view in effect. It is empty before the first one is.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// When [`Coordinator::handle_tick`] wants to be called next.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let accusation = self.accusation.as_ref().map(|a| a.since.after(self.options.grace));
+        let watched = self.is_watching();
+        let silent = self.members.values().filter(|m| watched && m.is_watched()).map(|m| m.heard).min();
+        let silent = silent.map(|heard| heard.after(self.options.suspect_after));
+        let beat = watched.then(|| self.beaten.after(self.options.heartbeat));
+        let lingering = matches!(self.state, State::Failed(_)) && self.lingers_until > self.ticked;
+        let farewell = lingering.then_some(self.lingers_until);
+        let all = [accusation, silent, beat, farewell, self.next_change_of_view()];
+        all.into_iter().flatten().min()
+    }
+
+    /// True once every member has left or the job has failed and nobody is connected.
+    pub fn is_finished(&self) -> bool {
+        match self.state {
+            State::Gathering => false,
+            State::Failed(_) => self.members.is_empty() && self.ticked >= self.lingers_until,
+            _ => self.bound().next().is_none(),
+        }
+    }
+
+    /// A message came.
+    pub fn handle_message(&mut self, connection: u64, message: FromMember, now: Instant) {
+        if let Some(member) = self.members.get_mut(&connection) {
+            member.heard = now;
+        } else if !matches!(message, FromMember::Hello(_)) {
+            return self.effects.push(Effect::Close(connection));
+        }
+        match message {
+            FromMember::Hello(hello) => self.hello(connection, hello, now),
+            FromMember::Heartbeat => {}
+            FromMember::Linked(epoch) => self.linked(connection, epoch),
+            FromMember::Unlinked { epoch, member, reason } => {
+                self.unlinked(connection, epoch, member, &reason);
+            }
+            FromMember::Entered(epoch) => self.entered(connection, epoch),
+            FromMember::Report(report) => self.reported(connection, report),
+            FromMember::Leave => self.leave(connection),
+            FromMember::LinkFailed { member, reason } => self.accuse(member, reason, now),
+            FromMember::Mismatch { op, rank, call, other_rank, other_call } => {
+                self.fail(ordered_mismatch(op, (rank, call), (other_rank, other_call)));
+            }
+            FromMember::Timeout { op, collective, waited, culprits } => {
+                self.fail(Verdict::Timeout { op, collective, waited, culprits });
+            }
+            FromMember::Abort { reason } => {
+                let id = self.members.get(&connection).and_then(|m| m.id).unwrap_or_default();
+                let rank = self.view.rank_of_member(id).unwrap_or_default();
+                self.fail(Verdict::Requested { rank, reason });
+            }
+        }
+    }
+
+    /// A connection ended.
+    pub fn handle_closed(&mut self, connection: u64, now: Instant) {
+        let Some(member) = self.members.get(&connection) else { return };
+        let expected = member.left || matches!(self.state, State::Failed(_));
+        match member.id {
+            Some(id) if !expected => self.lose(id, "its process ended or its control connection broke", now),
+            _ => {}
+        }
+        self.members.remove(&connection);
+        if matches!(self.state, State::Gathering) {
+            self.tell_gathering();
+        }
+        // It may have been a newcomer on whose account no other view was made.
+        self.shrink_if_needed();
+    }
+
+    /// Time passed.
+    pub fn handle_tick(&mut self, now: Instant) {
+        self.forgive_own_pause(now);
+        if let Some(accusation) = self.accusation.take_if(|a| now.since(a.since) >= self.options.grace) {
+            self.lose(accusation.member, &accusation.reason, now);
+        }
+        if !self.is_watching() {
+            return;
+        }
+        if now.since(self.beaten) >= self.options.heartbeat {
+            self.beaten = now;
+            let all: Vec<u64> = self.members.keys().copied().collect();
+            self.send_to(all, &ToMember::Heartbeat);
+        }
+        let limit = self.options.suspect_after;
+        let silent = self.members.values().filter(|m| m.is_watched() && now.since(m.heard) >= limit);
+        if let Some(id) = silent.filter_map(|m| m.id).min() {
+            self.lose(id, "it sent no heartbeat (stopped, overloaded, or cut off)", now);
+        }
+        self.change_view_when_due(now);
+    }
+
+    /// Members are expected to be there and to say so.
+    fn is_watching(&self) -> bool {
+        matches!(self.state, State::Linking | State::Active | State::Recovering { .. })
+    }
+
+    /// A coordinator that was itself stopped for long has heard nobody: that is no member's fault.
+    fn forgive_own_pause(&mut self, now: Instant) {
+        let pause = now.since(self.ticked);
+        self.ticked = now;
+        if pause > self.options.heartbeat * 2 {
+            self.members.values_mut().for_each(|member| member.heard = member.heard.max(now));
+        }
+    }
+
+    fn hello(&mut self, connection: u64, hello: Hello, now: Instant) {
+        let runs = matches!(self.state, State::Active | State::Recovering { .. });
+        if runs && hello.size.is_some() && self.members.values().any(|member| member.left) {
+            self.effects.push(Effect::Send(connection, ToMember::TryLater));
+            self.effects.push(Effect::Close(connection));
+            return;
+        }
+        if let Err(text) = self.admissible(&hello) {
+            self.effects.push(Effect::Send(connection, ToMember::Refused(text.clone())));
+            self.effects.push(Effect::Close(connection));
+            // A wrong rank or size makes the job impossible: nobody should wait for a deadline.
+            if matches!(self.state, State::Gathering) && hello.version == VERSION {
+                self.fail(Verdict::Join(text));
+                self.lingers_until = now.after(LINGER);
+            }
+            return;
+        }
+        if !matches!(self.state, State::Gathering) {
+            return self.newcomer(connection, hello, now);
+        }
+        self.options.size = self.options.size.or(hello.size);
+        self.options.min_peers = self.options.min_peers.or(hello.min_peers);
+        self.members.insert(connection, Member { hello, id: None, left: false, heard: now });
+        self.tell_gathering();
+        if self.needed() == Some(self.members.len() as u32) {
+            self.form_view(now);
+        }
+    }
+
+    /// How many there have to be for the job to start.
+    fn needed(&self) -> Option<u32> {
+        self.options.size.or(self.options.min_peers)
+    }
+
+    fn admissible(&self, hello: &Hello) -> Result<(), String> {
+        let host = &hello.info.host;
+        if hello.version != VERSION {
+            return Err(format!(
+                "{host} speaks control protocol {}, the coordinator {VERSION}: use one version of Ronde",
+                hello.version
+            ));
+        }
+        match &self.state {
+            State::Gathering => {}
+            State::Failed(verdict) => {
+                return Err(format!("the job has failed: {}", crate::Error::from(verdict.clone())));
+            }
+            _ => return self.admissible_late(hello),
+        }
+        if let (Some(mine), Some(size)) = (hello.size, self.options.size)
+            && mine != size
+        {
+            return Err(format!("{host} expects {mine} ranks, the others {size}: give all the same size"));
+        }
+        let size = hello.size.or(self.options.size);
+        if let (Some(rank), Some(size)) = (hello.rank, size)
+            && rank >= size
+        {
+            return Err(format!("{host} claims rank {rank} of {size}: ranks go from 0 to {}", size - 1));
+        }
+        self.refuse_twin(hello)
+    }
+
+    /// Two processes that claim one rank are a mistake in how they were started.
+    fn refuse_twin(&self, hello: &Hello) -> Result<(), String> {
+        let live = self.members.values().filter(|m| !m.left && m.hello.rank.is_some());
+        match live.into_iter().find(|m| m.hello.rank == hello.rank) {
+            Some(other) => Err(format!(
+                "two processes claim rank {}: pid {} on {} and pid {} on {}",
+                hello.rank.unwrap_or(0),
+                other.hello.info.pid,
+                other.hello.info.host,
+                hello.info.pid,
+                hello.info.host
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn tell_gathering(&mut self) {
+        let Some(size) = self.needed() else { return };
+        let claimed: Vec<u32> = self.members.values().filter_map(|m| m.hello.rank).collect();
+        let explicit = claimed.len() == self.members.len();
+        let missing = (0..size).filter(|r| explicit && !claimed.contains(r)).take(64).collect::<Vec<_>>();
+        let joined = self.members.len() as u32;
+        let all: Vec<u64> = self.members.keys().copied().collect();
+        self.send_to(all, &ToMember::Gathering { joined, size, missing });
+    }
+
+    /// Everybody is here: ranks as claimed, the others in order of arrival.
+    fn form_view(&mut self, now: Instant) {
+        let claimed: Vec<u32> = self.members.values().filter_map(|m| m.hello.rank).collect();
+        let mut free = (0..).filter(|r| !claimed.contains(r));
+        let mut order: Vec<&mut Member> = self.members.values_mut().collect();
+        order.sort_by_cached_key(|member| member.hello.rank.or_else(|| free.next()));
+        for (member, id) in order.iter_mut().zip(0..) {
+            member.id = Some(MemberId(id));
+            member.heard = now;
+        }
+        let members: Vec<MemberInfo> = order.iter().filter_map(|member| member.info()).collect();
+        self.epoch.0 += 1;
+        let host = self.members.values().find(|m| m.hello.hosts_coordinator).and_then(|m| m.id);
+        let incarnation = Incarnation(1);
+        let view = View { epoch: self.epoch, incarnation, generation: Default::default(), members, host };
+        self.state = State::Linking;
+        self.link(view, now);
+    }
+
+    fn leave(&mut self, connection: u64) {
+        let Some(member) = self.members.get_mut(&connection) else { return };
+        member.left = true;
+        let id = member.id;
+        self.effects.push(Effect::Send(connection, ToMember::Released));
+        let Some(id) = id else { return };
+        if self.is_unarmed_newcomer(id) {
+            self.withdraw(self.ticked);
+            return self.shrink_if_needed();
+        }
+        self.send_to(self.bound().collect(), &ToMember::Left(id));
+        self.accusation.take_if(|a| a.member == id);
+        self.is_gone(id);
+        // It may have been the last whose report was missing.
+        self.go_on();
+        self.shrink_if_needed();
+    }
+
+    /// The first verdict stands; everybody gets it.
+    fn fail(&mut self, verdict: Verdict) {
+        if matches!(self.state, State::Failed(_)) {
+            return;
+        }
+        self.accusation = None;
+        self.next = None;
+        self.epoch.0 += 1;
+        let all = self.members.iter().filter(|(_, m)| !m.left).map(|(c, _)| *c).collect();
+        self.send_to(all, &ToMember::Verdict(verdict.clone()));
+        self.state = State::Failed(verdict);
+    }
+
+    fn send_to(&mut self, connections: Vec<u64>, message: &ToMember) {
+        self.effects.extend(connections.into_iter().map(|c| Effect::Send(c, message.clone())));
+    }
+
+    /// Connections of those that ops may need: members of the view in effect and, once it is armed, of the
+    /// next one.
+    fn bound(&self) -> impl Iterator<Item = u64> + '_ {
+        let view = match &self.next {
+            Some(next) if next.armed || matches!(self.state, State::Linking) => &next.view,
+            _ => &self.view,
+        };
+        let is_bound = |m: &Member| !m.left && m.id.is_some_and(|id| view.member(id).is_some());
+        self.members.iter().filter(move |(_, m)| is_bound(m)).map(|(connection, _)| *connection)
+    }
+
+    fn connection_of(&self, id: MemberId) -> Option<u64> {
+        self.members.iter().find(|(_, m)| m.id == Some(id)).map(|(connection, _)| *connection)
+    }
+}
+
+impl Member {
+    /// Its silence would be its loss.
+    fn is_watched(&self) -> bool {
+        !self.left && self.id.is_some()
+    }
+
+    /// What everybody may know of it, once it has a number.
+    fn info(&self) -> Option<MemberInfo> {
+        self.id.map(|id| MemberInfo { id, ..self.hello.info.clone() })
+    }
+}
+
+/// A mismatch is seen from both sides; the lower rank is named first, so that both say the same.
+fn ordered_mismatch(op: crate::OpId, one: (Rank, String), other: (Rank, String)) -> Verdict {
+    let (low, high) = if one.0 <= other.0 { (one, other) } else { (other, one) };
+    Verdict::Mismatch { op, rank: low.0, call: low.1, other_rank: high.0, other_call: high.1 }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,451 @@
+use super::*;
+use crate::PeerId;
+use crate::membership::MachineId;
+
+fn hello(rank: Option<u32>, size: u32) -> FromMember {
+    FromMember::Hello(Hello {
+        version: VERSION,
+        rank,
+        size: Some(size),
+        min_peers: None,
+        hosts_coordinator: rank == Some(0),
+        info: MemberInfo {
+            peer: PeerId([rank.unwrap_or(9) as u8; 16]),
+            id: MemberId(0),
+            host: format!("host-{rank:?}"),
+            addresses: vec!["127.0.0.1:1".parse().unwrap()],
+            machine: MachineId::default(),
+            pid: 1,
+            transports: vec![],
+            costs: String::new(),
+        },
+    })
+}
+
+/// A job of `size` members on connections 10, 11, … that is active at time 0.
+fn active(size: u32) -> Coordinator {
+    active_with(CoordinatorOptions::default(), size)
+}
+
+fn active_with(options: CoordinatorOptions, size: u32) -> Coordinator {
+    let mut coordinator = Coordinator::new(options);
+    for rank in 0..size {
+        coordinator.handle_message(10 + u64::from(rank), hello(Some(rank), size), Instant(0));
+    }
+    for rank in 0..size {
+        coordinator.handle_message(10 + u64::from(rank), FromMember::Linked(Epoch(1)), Instant(0));
+    }
+    let effects = coordinator.take_effects();
+    let activated = effects.iter().filter(|e| matches!(e, Effect::Send(_, ToMember::Activate(_))));
+    assert_eq!(activated.count(), size as usize);
+    coordinator
+}
+
+fn verdicts(effects: &[Effect]) -> Vec<(u64, Verdict)> {
+    let verdict = |e: &Effect| match e {
+        Effect::Send(to, ToMember::Verdict(v)) => Some((*to, v.clone())),
+        _ => None,
+    };
+    effects.iter().filter_map(verdict).collect()
+}
+
+/// An impossible rank that comes first must not end the coordinator before the others ask.
+#[test]
+fn a_job_that_cannot_form_tells_latecomers_why() {
+    let mut coordinator = Coordinator::new(CoordinatorOptions::default());
+    coordinator.handle_message(1, hello(Some(5), 2), Instant(0));
+    coordinator.handle_tick(Instant(0));
+    assert!(!coordinator.is_finished());
+    drop(coordinator.take_effects());
+    coordinator.handle_message(2, hello(Some(0), 2), Instant(1));
+    let told = coordinator.take_effects();
+    assert!(told.iter().any(|e| matches!(e, Effect::Send(2, ToMember::Refused(t)) if t.contains("rank 5"))));
+    let until = coordinator.next_deadline().expect("it lingers");
+    coordinator.handle_tick(until);
+    assert!(coordinator.is_finished());
+}
+
+#[test]
+fn ranks_are_given_in_order_of_arrival() {
+    let mut coordinator = Coordinator::new(CoordinatorOptions::default());
+    for (connection, rank) in [(1, None), (2, Some(0)), (3, None)] {
+        let FromMember::Hello(mut hello) = hello(rank, 3) else { unreachable!() };
+        hello.info.peer.0[1] = connection as u8;
+        coordinator.handle_message(connection, FromMember::Hello(hello), Instant(0));
+    }
+    let ranks: Vec<(u64, Vec<u8>)> = coordinator
+        .take_effects()
+        .into_iter()
+        .filter_map(|e| match e {
+            Effect::Send(to, ToMember::View(view)) => {
+                Some((to, view.members.iter().map(|m| m.peer.0[1]).collect::<Vec<_>>()))
+            }
+            _ => None,
+        })
+        .collect();
+    assert!(ranks.iter().all(|(_, order)| order == &[2, 1, 3]), "{ranks:?}");
+}
+
+/// Who was told to go on without whom, and in which epoch.
+fn prepared(effects: &[Effect]) -> Vec<(u64, Epoch, Vec<u32>)> {
+    let prepare = |effect: &Effect| match effect {
+        Effect::Send(to, ToMember::Prepare { epoch, lost }) => {
+            Some((*to, *epoch, lost.iter().map(|peer| peer.rank.0).collect()))
+        }
+        _ => None,
+    };
+    effects.iter().filter_map(prepare).collect()
+}
+
+fn resumed(effects: &[Effect]) -> Vec<u64> {
+    let resume = |effect: &Effect| match effect {
+        Effect::Send(to, ToMember::Resume { .. }) => Some(*to),
+        _ => None,
+    };
+    effects.iter().filter_map(resume).collect()
+}
+
+fn report(epoch: u64) -> FromMember {
+    FromMember::Report(Report { epoch: Epoch(epoch), ..Report::default() })
+}
+
+#[test]
+fn the_others_go_on_when_all_have_reported() {
+    let mut coordinator = active(4);
+    coordinator.handle_closed(12, Instant(5_000_000));
+    let effects = coordinator.take_effects();
+    let all = [10, 11, 13].map(|to| (to, Epoch(2), vec![2]));
+    assert_eq!(prepared(&effects), all);
+    for connection in [13, 10] {
+        coordinator.handle_message(connection, report(2), Instant(6_000_000));
+    }
+    assert!(resumed(&coordinator.take_effects()).is_empty(), "one has not reported");
+    coordinator.handle_message(11, report(2), Instant(6_000_000));
+    assert_eq!(resumed(&coordinator.take_effects()), [10, 11, 13]);
+}
+
+#[test]
+fn a_loss_on_the_way_starts_over() {
+    let mut coordinator = active(4);
+    coordinator.handle_closed(12, Instant(5_000_000));
+    coordinator.handle_message(10, report(2), Instant(6_000_000));
+    coordinator.handle_message(11, report(2), Instant(6_000_000));
+    drop(coordinator.take_effects());
+    coordinator.handle_closed(13, Instant(7_000_000));
+    let effects = coordinator.take_effects();
+    assert_eq!(prepared(&effects), [10, 11].map(|to| (to, Epoch(3), vec![2, 3])));
+    assert!(resumed(&effects).is_empty(), "reports count for their epoch only");
+    coordinator.handle_message(10, report(2), Instant(8_000_000));
+    coordinator.handle_message(10, report(3), Instant(8_000_000));
+    assert!(resumed(&coordinator.take_effects()).is_empty());
+    coordinator.handle_message(11, report(3), Instant(8_000_000));
+    assert_eq!(resumed(&coordinator.take_effects()), [10, 11]);
+}
+
+#[test]
+fn who_leaves_instead_of_reporting_is_not_waited_for() {
+    let mut coordinator = active(3);
+    coordinator.handle_closed(12, Instant(5_000_000));
+    coordinator.handle_message(10, report(2), Instant(6_000_000));
+    drop(coordinator.take_effects());
+    coordinator.handle_message(11, FromMember::Leave, Instant(7_000_000));
+    assert_eq!(resumed(&coordinator.take_effects()), [10]);
+}
+
+#[test]
+fn the_dead_ones_connection_beats_an_accusation() {
+    let mut coordinator = active(3);
+    let accuse = FromMember::LinkFailed { member: MemberId(1), reason: "reset".into() };
+    coordinator.handle_message(10, accuse, Instant(0));
+    coordinator.handle_tick(Instant(10_000_000));
+    assert!(verdicts(&coordinator.take_effects()).is_empty(), "the grace has not passed");
+    // Rank 2 died and took its link to rank 1 with it; rank 1 is innocent.
+    coordinator.handle_closed(12, Instant(20_000_000));
+    assert_eq!(prepared(&coordinator.take_effects())[0].2, [2]);
+}
+
+#[test]
+fn an_accusation_stands_after_the_grace() {
+    let mut coordinator = active(3);
+    let accuse = FromMember::LinkFailed { member: MemberId(1), reason: "reset".into() };
+    coordinator.handle_message(10, accuse, Instant(0));
+    coordinator.handle_tick(coordinator.next_deadline().unwrap());
+    let effects = coordinator.take_effects();
+    assert_eq!(prepared(&effects), [10, 12].map(|to| (to, Epoch(2), vec![1])));
+    // The accused lives, and hears that it is out.
+    let told = verdicts(&effects);
+    assert!(matches!(&told[..], [(11, Verdict::PeerLost(lost))] if lost.reason == "reset"), "{told:?}");
+    assert!(effects.contains(&Effect::Close(11)));
+}
+
+#[test]
+fn silence_is_loss() {
+    let mut coordinator = active(3);
+    for ms in (0..1000).step_by(100) {
+        let now = Instant(ms * 1_000_000);
+        for connection in [10, 12] {
+            coordinator.handle_message(connection, FromMember::Heartbeat, now);
+        }
+        coordinator.handle_tick(now);
+        assert!(verdicts(&coordinator.take_effects()).is_empty());
+    }
+    coordinator.handle_tick(Instant(1_000_000_000));
+    let effects = coordinator.take_effects();
+    assert_eq!(prepared(&effects)[0].2, [1]);
+    assert!(matches!(&verdicts(&effects)[..], [(11, Verdict::PeerLost(_))]));
+}
+
+#[test]
+fn a_pause_of_the_coordinator_is_nobodys_fault() {
+    let mut coordinator = active(3);
+    coordinator.handle_tick(Instant(100_000_000));
+    coordinator.handle_tick(Instant(5_000_000_000));
+    let effects = coordinator.take_effects();
+    assert!(verdicts(&effects).is_empty(), "{effects:?}");
+    let beats = effects.iter().filter(|e| matches!(e, Effect::Send(_, ToMember::Heartbeat)));
+    assert_eq!(beats.count(), 3);
+}
+
+#[test]
+fn who_leaves_in_order_is_not_lost() {
+    let mut coordinator = active(2);
+    coordinator.handle_message(11, FromMember::Leave, Instant(0));
+    coordinator.handle_closed(11, Instant(1));
+    let accuse = FromMember::LinkFailed { member: MemberId(1), reason: "closed".into() };
+    coordinator.handle_message(10, accuse, Instant(2));
+    coordinator.handle_tick(Instant(900_000_000));
+    assert!(verdicts(&coordinator.take_effects()).is_empty());
+    assert!(!coordinator.is_finished());
+    coordinator.handle_message(10, FromMember::Leave, Instant(3));
+    assert!(coordinator.is_finished());
+}
+
+#[test]
+fn impossible_hellos_fail_everybody_at_once() {
+    for (second, word) in [
+        (hello(Some(0), 3), "two processes"),
+        (hello(Some(1), 4), "expects 4"),
+        (hello(Some(3), 3), "0 to 2"),
+    ] {
+        let mut coordinator = Coordinator::new(CoordinatorOptions::default());
+        coordinator.handle_message(1, hello(Some(0), 3), Instant(0));
+        coordinator.handle_message(2, second, Instant(0));
+        let effects = coordinator.take_effects();
+        let refused = effects
+            .iter()
+            .any(|e| matches!(e, Effect::Send(2, ToMember::Refused(text)) if text.contains(word)));
+        assert!(refused, "{effects:?}");
+        assert!(matches!(&verdicts(&effects)[..], [(1, Verdict::Join(text))] if text.contains(word)));
+    }
+}
+
+const MS: u64 = 1_000_000;
+
+/// A process that asks to join a job that runs.
+fn newcomer(name: u8) -> FromMember {
+    let FromMember::Hello(hello) = hello(None, 0) else { unreachable!() };
+    let info = MemberInfo { peer: PeerId([name; 16]), ..hello.info };
+    FromMember::Hello(Hello { size: None, info, ..hello })
+}
+
+/// The view that was proposed last, and to whom.
+fn proposed(effects: &[Effect]) -> Option<(Vec<u64>, View)> {
+    let view = |e: &Effect| match e {
+        Effect::Send(to, ToMember::View(view)) => Some((*to, view.clone())),
+        _ => None,
+    };
+    let all: Vec<(u64, View)> = effects.iter().filter_map(view).collect();
+    let view = all.last()?.1.clone();
+    Some((all.into_iter().filter(|(_, v)| *v == view).map(|(to, _)| to).collect(), view))
+}
+
+fn told(effects: &[Effect], wanted: &ToMember) -> Vec<u64> {
+    let is_wanted = |e: &Effect| matches!(e, Effect::Send(_, message) if message == wanted);
+    let to = |e: &Effect| if let Effect::Send(to, _) = e { *to } else { 0 };
+    effects.iter().filter(|e| is_wanted(e)).map(to).collect()
+}
+
+fn say(coordinator: &mut Coordinator, connections: &[u64], message: &FromMember, now: Instant) {
+    connections.iter().for_each(|&c| coordinator.handle_message(c, message.clone(), now));
+}
+
+/// Proposes a view to members 10, 11, … and the newcomers.
+fn propose(coordinator: &mut Coordinator, newcomers: &[u64], now: Instant) -> (Vec<u64>, View) {
+    drop(coordinator.take_effects());
+    for &connection in newcomers {
+        coordinator.handle_message(connection, newcomer(connection as u8), now);
+    }
+    let due = coordinator.next_deadline().expect("newcomers wait");
+    coordinator.handle_tick(due);
+    proposed(&coordinator.take_effects()).expect("a view")
+}
+
+#[test]
+fn newcomers_join_at_a_safe_point() {
+    let mut coordinator = active(2);
+    let (to, view) = propose(&mut coordinator, &[20, 21], Instant(MS));
+    assert_eq!(to, [10, 11, 20, 21], "those who come together get one view");
+    assert_eq!(view.members.iter().map(|m| m.id.0).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    let linked = FromMember::Linked(view.epoch);
+    say(&mut coordinator, &[20, 10, 21], &linked, Instant(2 * MS));
+    assert!(told(&coordinator.take_effects(), &ToMember::Armed(view.epoch)).is_empty());
+    say(&mut coordinator, &[11], &linked, Instant(2 * MS));
+    assert_eq!(told(&coordinator.take_effects(), &ToMember::Armed(view.epoch)), [10, 11, 20, 21]);
+    let entered = FromMember::Entered(view.epoch);
+    say(&mut coordinator, &[11], &entered, Instant(3 * MS));
+    assert_eq!(told(&coordinator.take_effects(), &ToMember::Activate(view.epoch)), [20, 21]);
+    assert_eq!(coordinator.view().members.len(), 2, "one has not passed it");
+    say(&mut coordinator, &[10], &entered, Instant(3 * MS));
+    assert!(told(&coordinator.take_effects(), &ToMember::Activate(view.epoch)).is_empty());
+    assert_eq!(*coordinator.view(), view);
+}
+
+#[test]
+fn a_newcomer_that_dies_while_it_is_linked_disturbs_nobody() {
+    let mut coordinator = active(2);
+    let (_, view) = propose(&mut coordinator, &[20, 21], Instant(MS));
+    coordinator.handle_closed(20, Instant(2 * MS));
+    let due = coordinator.next_deadline().unwrap();
+    coordinator.handle_tick(due);
+    let effects = coordinator.take_effects();
+    assert!(prepared(&effects).is_empty());
+    let (to, again) = proposed(&effects).expect("the other one still wants to join");
+    assert_eq!((to, again.members.len()), (vec![10, 11, 21], 3));
+    assert!(again.epoch > view.epoch);
+    say(&mut coordinator, &[10, 11, 21], &FromMember::Linked(view.epoch), Instant(3 * MS));
+    assert!(coordinator.take_effects().is_empty(), "that view is void");
+}
+
+#[test]
+fn of_two_that_cannot_be_linked_the_newcomer_goes() {
+    for (reporter, other) in [(11, MemberId(2)), (20, MemberId(1))] {
+        let mut coordinator = active(2);
+        let (_, view) = propose(&mut coordinator, &[20], Instant(MS));
+        let unlinked = FromMember::Unlinked { epoch: view.epoch, member: other, reason: "a firewall".into() };
+        say(&mut coordinator, &[reporter], &unlinked, Instant(2 * MS));
+        let effects = coordinator.take_effects();
+        let refused =
+            |e: &Effect| matches!(e, Effect::Send(20, ToMember::Refused(t)) if t.contains("firewall"));
+        assert!(effects.iter().any(refused), "{effects:?}");
+        assert!(coordinator.next_change_of_view().is_none_or(|due| {
+            coordinator.handle_tick(due);
+            proposed(&coordinator.take_effects()).is_none()
+        }));
+    }
+}
+
+#[test]
+fn a_newcomer_without_links_is_given_up() {
+    let mut coordinator = active(1);
+    let (_, view) = propose(&mut coordinator, &[20], Instant(MS));
+    say(&mut coordinator, &[10], &FromMember::Linked(view.epoch), Instant(2 * MS));
+    let due = coordinator.next_change_of_view().unwrap();
+    for ms in (0..due.0 / MS).step_by(100) {
+        say(&mut coordinator, &[10, 20], &FromMember::Heartbeat, Instant(ms * MS));
+        coordinator.handle_tick(Instant(ms * MS));
+    }
+    say(&mut coordinator, &[10, 20], &FromMember::Heartbeat, due);
+    drop(coordinator.take_effects());
+    coordinator.handle_tick(due);
+    let effects = coordinator.take_effects();
+    assert!(effects.iter().any(|e| matches!(e, Effect::Send(20, ToMember::Refused(_)))), "{effects:?}");
+}
+
+#[test]
+fn an_armed_view_outlives_a_loss() {
+    let mut coordinator = active(3);
+    let (_, view) = propose(&mut coordinator, &[20], Instant(MS));
+    say(&mut coordinator, &[10, 11, 12, 20], &FromMember::Linked(view.epoch), Instant(2 * MS));
+    drop(coordinator.take_effects());
+    coordinator.handle_closed(12, Instant(3 * MS));
+    let effects = coordinator.take_effects();
+    let epoch = Epoch(view.epoch.0 + 1);
+    assert_eq!(prepared(&effects), [10, 11, 20].map(|to| (to, epoch, vec![2])), "the newcomer reports too");
+    say(&mut coordinator, &[10, 11, 20], &report(epoch.0), Instant(4 * MS));
+    assert_eq!(resumed(&coordinator.take_effects()), [10, 11, 20]);
+    say(&mut coordinator, &[10, 11], &FromMember::Entered(view.epoch), Instant(5 * MS));
+    let effects = coordinator.take_effects();
+    assert_eq!(told(&effects, &ToMember::Activate(view.epoch)), [20]);
+    // With it in effect, one without the hole follows at once.
+    let shrink = ToMember::Shrink(Epoch(epoch.0 + 1));
+    assert_eq!(told(&effects, &shrink), [10, 11, 20]);
+    say(&mut coordinator, &[10, 11, 20], &FromMember::Entered(Epoch(epoch.0 + 1)), Instant(6 * MS));
+    assert_eq!(coordinator.view().members.iter().map(|m| m.id.0).collect::<Vec<_>>(), [0, 1, 3]);
+}
+
+#[test]
+fn a_loss_makes_a_view_without_the_lost_unless_newcomers_bring_one() {
+    let mut coordinator = active(3);
+    coordinator.handle_closed(11, Instant(MS));
+    drop(coordinator.take_effects());
+    say(&mut coordinator, &[10, 12], &report(2), Instant(MS));
+    let shrinks = |effects: &[Effect]| {
+        let shrink = |e: &Effect| match e {
+            Effect::Send(_, ToMember::Resume { shrink, .. }) => Some(*shrink),
+            _ => None,
+        };
+        effects.iter().filter_map(shrink).collect::<Vec<_>>()
+    };
+    assert_eq!(shrinks(&coordinator.take_effects()), [Some(Epoch(3)); 2]);
+
+    let mut coordinator = active(3);
+    let (_, view) = propose(&mut coordinator, &[20], Instant(MS));
+    coordinator.handle_closed(11, Instant(2 * MS));
+    assert_eq!(prepared(&coordinator.take_effects()).len(), 2, "the newcomer has nothing to report");
+    say(&mut coordinator, &[10, 12], &report(view.epoch.0 + 1), Instant(3 * MS));
+    assert_eq!(shrinks(&coordinator.take_effects()), [None; 2]);
+    coordinator.handle_tick(coordinator.next_change_of_view().unwrap());
+    let (to, view) = proposed(&coordinator.take_effects()).expect("with the newcomer, without the lost");
+    assert_eq!(to, [10, 12, 20]);
+    assert_eq!(view.members.iter().map(|m| m.id.0).collect::<Vec<_>>(), [0, 2, 3], "1 may still be in use");
+}
+
+#[test]
+fn the_number_of_one_who_is_gone_is_given_again_a_generation_later() {
+    let mut coordinator = active(2);
+    coordinator.handle_closed(11, Instant(MS));
+    say(&mut coordinator, &[10], &report(2), Instant(MS));
+    say(&mut coordinator, &[10], &FromMember::Entered(Epoch(3)), Instant(MS));
+    let (_, view) = propose(&mut coordinator, &[20], Instant(2 * MS));
+    assert_eq!(view.members.iter().map(|m| m.id.0).collect::<Vec<_>>(), [0, 1]);
+}
+
+#[test]
+fn who_has_left_is_lost_only_where_an_op_misses_it() {
+    let mut coordinator = active(3);
+    coordinator.handle_message(12, FromMember::Leave, Instant(0));
+    coordinator.handle_closed(12, Instant(1));
+    drop(coordinator.take_effects());
+    let reason = "rank 2 left the group before all_reduce #5".to_owned();
+    let missed = FromMember::LinkFailed { member: MemberId(2), reason };
+    say(&mut coordinator, &[10, 11], &missed, Instant(2));
+    let effects = coordinator.take_effects();
+    assert_eq!(prepared(&effects).len(), 2, "once: {effects:?}");
+    assert_eq!(prepared(&effects)[0].2, [2]);
+}
+
+#[test]
+fn who_may_not_come() {
+    let refused = |options: CoordinatorOptions, hello: FromMember, word: &str| {
+        let mut coordinator = active_with(options, 2);
+        coordinator.handle_message(30, hello, Instant(MS));
+        let effects = coordinator.take_effects();
+        let fits = |e: &Effect| matches!(e, Effect::Send(30, ToMember::Refused(t)) if t.contains(word));
+        assert!(effects.iter().any(fits), "{word}: {effects:?}");
+    };
+    let options = CoordinatorOptions::default;
+    refused(CoordinatorOptions { shrink_only: true, ..options() }, newcomer(1), "only shrinks");
+    refused(CoordinatorOptions { max_peers: Some(2), ..options() }, newcomer(1), "no more than 2");
+    refused(options(), hello(None, 2), "one process too many");
+    let FromMember::Hello(twin) = newcomer(1) else { unreachable!() };
+    refused(options(), FromMember::Hello(Hello { rank: Some(1), ..twin }), "claim rank 1");
+}
+
+/// Hellos at once are taken into one view; what that costs grows with their number.
+#[test]
+fn many_newcomers_come_in_one_view() {
+    let mut coordinator = active(2);
+    let newcomers: Vec<u64> = (100..1100).collect();
+    let (to, view) = propose(&mut coordinator, &newcomers, Instant(MS));
+    assert_eq!((to.len(), view.members.len()), (1002, 1002));
+}

@@ -1,0 +1,147 @@
+//! A member's half: which view is in effect here, and which one is next.
+
+use super::View;
+use crate::{Epoch, MemberId};
+use std::collections::BTreeSet;
+
+/// Follows what the coordinator says of views. It decides nothing: a view takes effect when the safe point's op
+/// says that all members have armed it.
+#[derive(Clone, Debug)]
+pub struct Follower {
+    view: View,
+    /// Its links are being made.
+    proposed: Option<View>,
+    /// It takes effect at the next safe point.
+    armed: Option<View>,
+    /// Of the views above, those that have left or were lost.
+    gone: BTreeSet<MemberId>,
+}
+
+impl Follower {
+    /// For a member whose first view is this.
+    pub fn new(view: View) -> Follower {
+        Follower { view, proposed: None, armed: None, gone: BTreeSet::new() }
+    }
+
+    /// The view in effect.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// The view that takes effect at the next safe point.
+    pub fn armed(&self) -> Option<&View> {
+        self.armed.as_ref()
+    }
+
+    /// The coordinator wants the links of a view to be made. A view that it proposed before is void.
+    pub fn propose(&mut self, view: View) {
+        self.proposed = Some(view);
+    }
+
+    /// All links of the proposed view are up.
+    pub fn arm(&mut self, epoch: Epoch) -> Option<&View> {
+        self.armed = Some(self.proposed.take_if(|view| view.epoch == epoch)?);
+        self.armed.as_ref()
+    }
+
+    /// A view of those who are left is armed.
+    pub fn shrink(&mut self, epoch: Epoch) -> &View {
+        let gone: Vec<MemberId> = self.gone.iter().copied().collect();
+        self.armed.insert(self.view.next(epoch, &gone, Vec::new()))
+    }
+
+    /// A member has left or was lost.
+    pub fn is_gone(&mut self, member: MemberId) {
+        self.gone.insert(member);
+    }
+
+    /// What this member contributes to the safe point's op, of which everybody gets the least of each: the
+    /// number of the armed view (0: none), and its complement.
+    pub fn flags(&self) -> [u32; 2] {
+        let epoch = self.armed.as_ref().map_or(0, |view| view.epoch.0 as u32);
+        [epoch, !epoch]
+    }
+
+    /// Takes the result of the safe point's op. If all members have armed the same view it is in effect now.
+    pub fn enter(&mut self, least: [u32; 2]) -> Option<&View> {
+        let [low, high] = [least[0], !least[1]];
+        if low == 0 || low != high {
+            return None;
+        }
+        self.view = self.armed.take_if(|view| view.epoch.0 as u32 == low)?;
+        let view = &self.view;
+        self.gone.retain(|&id| view.member(id).is_some());
+        Some(view)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::membership::{MachineId, MemberInfo};
+    use crate::{Generation, PeerId};
+
+    fn info(id: u32) -> MemberInfo {
+        MemberInfo {
+            peer: PeerId([id as u8; 16]),
+            id: MemberId(id),
+            host: String::new(),
+            addresses: vec![],
+            machine: MachineId::default(),
+            pid: 0,
+            transports: vec![],
+            costs: String::new(),
+        }
+    }
+
+    fn follower(size: u32) -> Follower {
+        Follower::new(View { epoch: Epoch(1), members: (0..size).map(info).collect(), ..View::default() })
+    }
+
+    fn ids(view: &View) -> Vec<u32> {
+        view.members.iter().map(|m| m.id.0).collect()
+    }
+
+    /// What everybody gets of these contributions.
+    fn least(flags: &[[u32; 2]]) -> [u32; 2] {
+        [0, 1].map(|at| flags.iter().map(|f| f[at]).min().unwrap())
+    }
+
+    #[test]
+    fn a_view_takes_effect_once_all_have_armed_it() {
+        let mut members = [follower(2), follower(2)];
+        let next = members[0].view().next(Epoch(2), &[], vec![info(2)]);
+        members.iter_mut().for_each(|m| m.propose(next.clone()));
+        assert!(members[0].arm(Epoch(2)).is_some());
+        let agreed = least(&[members[0].flags(), members[1].flags()]);
+        assert!(members[0].enter(agreed).is_none(), "one has not armed it");
+        assert!(members[1].arm(Epoch(3)).is_none(), "another view");
+        assert!(members[1].arm(Epoch(2)).is_some());
+        let agreed = least(&[members[0].flags(), members[1].flags()]);
+        for member in &mut members {
+            let view = member.enter(agreed).expect("all have armed it");
+            assert_eq!((ids(view), view.generation), (vec![0, 1, 2], Generation(1)));
+            assert_eq!(member.flags(), [0, u32::MAX]);
+        }
+    }
+
+    #[test]
+    fn members_that_armed_different_views_stay_where_they_are() {
+        let mut members = [follower(3), follower(3)];
+        members[0].shrink(Epoch(2));
+        members[1].shrink(Epoch(3));
+        let agreed = least(&[members[0].flags(), members[1].flags()]);
+        assert!(members.iter_mut().all(|m| m.enter(agreed).is_none()));
+    }
+
+    #[test]
+    fn the_gone_leave_holes_until_a_safe_point() {
+        let mut member = follower(4);
+        member.is_gone(MemberId(1));
+        member.shrink(Epoch(3));
+        member.is_gone(MemberId(3));
+        assert_eq!(ids(member.enter(member.flags()).unwrap()), [0, 2, 3], "3 was there when it was armed");
+        member.shrink(Epoch(5));
+        assert_eq!(ids(member.enter(member.flags()).unwrap()), [0, 2]);
+    }
+}

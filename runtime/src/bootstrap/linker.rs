@@ -1,0 +1,315 @@
+//! Links to the members of a view: of each pair the higher rank connects, the lower accepts.
+//!
+//! Pairs on one machine that both allow shared memory use a Unix socket, all others TCP. A view may be replaced
+//! by another while its links are being made (a newcomer died); what was made of links that the other one has
+//! too is kept.
+
+use super::handshake::{self, Identity, Purpose};
+use super::listener::{self, Arrival, Inbox};
+use crate::config::Config;
+use crate::control::Control;
+use crate::engine::links::{self, LinkState};
+use crate::engine::lock;
+use ronde_core::error::{Error, Result};
+use ronde_core::membership::{FromMember, MemberInfo, View};
+use ronde_core::transport::Link;
+use ronde_core::{MemberId, PeerId};
+use ronde_shm::Registry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// How long one attempt to connect may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often whoever waits for connections looks whether the job still lives.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long the other side of a connection may take to set the link up.
+const SETUP_PATIENCE: Duration = Duration::from_secs(5);
+/// Connections of processes that no view names are kept for so long.
+const KEEP: Duration = Duration::from_secs(60);
+
+/// Sockets to one peer, authenticated and connected.
+#[derive(Default)]
+pub(crate) struct PeerSockets {
+    pub(crate) tcp: Vec<TcpStream>,
+    /// How many TCP connections the peer said it would open.
+    expected: usize,
+    pub(crate) unix: Option<UnixStream>,
+    came: Option<Instant>,
+}
+
+impl PeerSockets {
+    fn are_complete(&self) -> bool {
+        self.unix.is_some() || self.expected > 0 && self.tcp.len() >= self.expected
+    }
+}
+
+/// A link and what the engine keeps of it besides.
+pub(crate) type NewLink = (Box<dyn Link>, LinkState);
+
+/// Links that were made and that the engine has not taken yet, by the other side.
+#[derive(Clone, Default)]
+pub(crate) struct Ready(Arc<Mutex<BTreeMap<PeerId, NewLink>>>);
+
+impl Ready {
+    pub(crate) fn take(&self, peer: PeerId) -> Option<NewLink> {
+        lock(&self.0).remove(&peer)
+    }
+}
+
+/// Why the links of a view are not there.
+pub(crate) enum Unlinked {
+    /// Another view is wanted meanwhile, or the job has failed.
+    Superseded,
+    /// There is no way to this member.
+    To(MemberId, Error),
+}
+
+/// Makes the links of one process.
+pub(crate) struct Linker {
+    config: Config,
+    identity: Identity,
+    inbox: Inbox,
+    pub(crate) registry: Arc<Registry>,
+    /// Connections that have come, or were made, and are not links yet.
+    sockets: BTreeMap<PeerId, PeerSockets>,
+    /// To whom there is a link, taken by the engine or not.
+    linked: BTreeSet<PeerId>,
+    ready: Ready,
+}
+
+impl Linker {
+    pub(crate) fn new(config: &Config, identity: Identity, inbox: Inbox) -> Linker {
+        Linker {
+            config: config.clone(),
+            identity,
+            inbox,
+            registry: Arc::new(Registry::new()),
+            sockets: BTreeMap::new(),
+            linked: BTreeSet::new(),
+            ready: Ready::default(),
+        }
+    }
+
+    /// Where the links are once they are made.
+    pub(crate) fn ready(&self) -> Ready {
+        self.ready.clone()
+    }
+
+    /// Makes the links of a process's first view, or of the one that takes its place, until one is armed.
+    pub(crate) fn first_view(
+        &mut self,
+        mut view: View,
+        control: &Control,
+        deadline: Instant,
+    ) -> Result<View> {
+        loop {
+            match self.link(&view, control, deadline) {
+                Ok(()) => control.say(&FromMember::Linked(view.epoch)),
+                Err(Unlinked::To(_, error)) if view.generation.0 == 0 => return Err(error),
+                Err(Unlinked::To(member, error)) => {
+                    let (epoch, reason) = (view.epoch, error.to_string());
+                    control.say(&FromMember::Unlinked { epoch, member, reason });
+                }
+                Err(Unlinked::Superseded) => {}
+            }
+            match control.await_armed(view.epoch, deadline)? {
+                None => return Ok(view),
+                Some(other) => view = other,
+            }
+        }
+    }
+
+    /// Makes the links of every view that is proposed, until the job ends.
+    pub(crate) fn follow(mut self, control: &Control, mut last: View) {
+        while let Some(view) = control.await_proposal(last.epoch) {
+            let deadline = Instant::now() + self.config.connect_timeout;
+            match self.link(&view, control, deadline) {
+                Ok(()) => control.say(&FromMember::Linked(view.epoch)),
+                Err(Unlinked::Superseded) => {}
+                Err(Unlinked::To(member, error)) => {
+                    let (epoch, reason) = (view.epoch, error.to_string());
+                    control.say(&FromMember::Unlinked { epoch, member, reason });
+                }
+            }
+            last = view;
+        }
+    }
+
+    /// Makes the links of a view that are missing.
+    fn link(&mut self, view: &View, control: &Control, deadline: Instant) -> Result<(), Unlinked> {
+        self.forget_those_outside(view);
+        let me = view.rank_of(self.identity.peer).ok_or(Unlinked::Superseded)?.index();
+        for (rank, member) in view.members.iter().enumerate() {
+            if rank != me && !self.linked.contains(&member.peer) {
+                match rank < me {
+                    true => self.connect(&view.members[me], member, view, control, deadline)?,
+                    false => self.accept(member, view, control, deadline)?,
+                }
+            }
+        }
+        // In the order of ranks on every side, so that nobody waits for one who waits for another.
+        for member in &view.members {
+            if member.peer != self.identity.peer && !self.linked.contains(&member.peer) {
+                self.open(member, deadline).map_err(|error| Unlinked::To(member.id, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn forget_those_outside(&mut self, view: &View) {
+        let is_in = |peer: PeerId| view.rank_of(peer).is_some();
+        self.linked.retain(|&peer| is_in(peer));
+        lock(&self.ready.0).retain(|&peer, _| is_in(peer));
+        self.sockets
+            .retain(|&peer, sockets| is_in(peer) || sockets.came.is_some_and(|at| at.elapsed() < KEEP));
+    }
+
+    fn is_superseded(view: &View, control: &Control) -> bool {
+        control.failure().is_some() || control.proposed() > view.epoch
+    }
+
+    fn connect(
+        &mut self,
+        me: &MemberInfo,
+        member: &MemberInfo,
+        view: &View,
+        control: &Control,
+        deadline: Instant,
+    ) -> Result<(), Unlinked> {
+        if self.sockets.get(&member.peer).is_some_and(PeerSockets::are_complete) {
+            return Ok(());
+        }
+        let way = Way { config: &self.config, identity: &self.identity, view, control, deadline };
+        let mut sockets = PeerSockets { came: Some(Instant::now()), ..PeerSockets::default() };
+        if share_memory(me, member) {
+            sockets.unix = Some(way.connect_unix(member)?);
+        } else if self.config.allows_transport("tcp") {
+            sockets.tcp = way.connect_tcp(member)?;
+            sockets.expected = sockets.tcp.len();
+        } else {
+            let error = Error::join(format!(
+                "{} on {} cannot be reached by {} alone (RONDE_TRANSPORTS)",
+                named(view, member),
+                member.host,
+                self.config.transports.join(",")
+            ));
+            return Err(Unlinked::To(member.id, error));
+        }
+        self.sockets.insert(member.peer, sockets);
+        Ok(())
+    }
+
+    /// Takes connections as they come, until those of a member are there.
+    fn accept(
+        &mut self,
+        member: &MemberInfo,
+        view: &View,
+        control: &Control,
+        deadline: Instant,
+    ) -> Result<(), Unlinked> {
+        while !self.sockets.get(&member.peer).is_some_and(PeerSockets::are_complete) {
+            if Linker::is_superseded(view, control) {
+                return Err(Unlinked::Superseded);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.inbox.recv_timeout(left.min(LOOK)) {
+                Ok(arrival) => self.arrived(arrival),
+                Err(_) if left.is_zero() => {
+                    let error = unreachable_peer(view, member, &"it did not connect in time");
+                    return Err(Unlinked::To(member.id, error));
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn arrived(&mut self, arrival: Arrival) {
+        let (Arrival::Tcp(peer, ..) | Arrival::Unix(peer, _)) = &arrival;
+        let sockets = self.sockets.entry(*peer).or_default();
+        sockets.came = Some(Instant::now());
+        match arrival {
+            Arrival::Tcp(_, stream, streams) => {
+                sockets.expected = usize::from(streams);
+                sockets.tcp.push(stream);
+            }
+            Arrival::Unix(_, stream) => sockets.unix = Some(stream),
+        }
+    }
+
+    fn open(&mut self, member: &MemberInfo, deadline: Instant) -> Result<()> {
+        let sockets = self.sockets.remove(&member.peer).unwrap_or_default();
+        let deadline = deadline.min(Instant::now() + SETUP_PATIENCE);
+        let number = member.id.index();
+        let link = links::open(&self.config, number, sockets, &self.registry, deadline);
+        let link =
+            link.map_err(|e| Error::join(format!("no link to the peer on host {}: {e}", member.host)))?;
+        self.linked.insert(member.peer);
+        lock(&self.ready.0).insert(member.peer, link);
+        Ok(())
+    }
+}
+
+/// Whether two members talk through shared memory.
+pub(crate) fn share_memory(a: &MemberInfo, b: &MemberInfo) -> bool {
+    let allows = |m: &MemberInfo| m.transports.iter().any(|t| t == "shm");
+    a.machine == b.machine && allows(a) && allows(b)
+}
+
+fn named(view: &View, member: &MemberInfo) -> String {
+    view.rank_of(member.peer).map_or_else(|| "a peer".into(), |rank| format!("rank {rank}"))
+}
+
+fn unreachable_peer(view: &View, member: &MemberInfo, why: &dyn std::fmt::Display) -> Error {
+    let addresses: Vec<String> = member.addresses.iter().map(ToString::to_string).collect();
+    Error::join(format!(
+        "{} on {} ({}) cannot be reached: {why}. Check the address it advertises and firewalls",
+        named(view, member),
+        member.host,
+        addresses.join(", ")
+    ))
+}
+
+/// How this process reaches the others, and until when it tries.
+struct Way<'a> {
+    config: &'a Config,
+    identity: &'a Identity,
+    view: &'a View,
+    /// Knows if the view is not wanted any more, which ends every attempt.
+    control: &'a Control,
+    deadline: Instant,
+}
+
+impl Way<'_> {
+    fn connect_tcp(&self, member: &MemberInfo) -> Result<Vec<TcpStream>, Unlinked> {
+        let streams = self.config.streams;
+        let one = |left| handshake::try_each(&member.addresses, self.identity, Purpose::Data, streams, left);
+        (0..streams).map(|_| self.insist(member, one)).collect()
+    }
+
+    fn connect_unix(&self, member: &MemberInfo) -> Result<UnixStream, Unlinked> {
+        self.insist(member, |left| listener::connect_unix(member.peer, self.identity, left))
+    }
+
+    /// Tries until it works, the deadline passes, or the view is not wanted any more.
+    fn insist<T>(
+        &self,
+        member: &MemberInfo,
+        attempt: impl Fn(Duration) -> io::Result<T>,
+    ) -> Result<T, Unlinked> {
+        let attempt = |left: Duration| match Linker::is_superseded(self.view, self.control) {
+            true => Err(io::ErrorKind::PermissionDenied.into()),
+            false => attempt(left.min(PATIENCE)),
+        };
+        handshake::retry(self.deadline, attempt, handshake::is_hopeless).map_err(|e| {
+            match Linker::is_superseded(self.view, self.control) {
+                true => Unlinked::Superseded,
+                false => Unlinked::To(member.id, unreachable_peer(self.view, member, &e)),
+            }
+        })
+    }
+}

@@ -1,0 +1,261 @@
+//! The production coordinator, and what goes between it and the members.
+
+use crate::Cluster;
+use crate::peer::peer_id;
+use rand::Rng;
+use ronde_core::call::Call;
+use ronde_core::collective::GroupIndex;
+use ronde_core::error::{Error, PeerLost};
+use ronde_core::membership::{
+    self, Coordinator, CoordinatorOptions, Effect, FromMember, Hello, MachineId, MemberInfo, ToMember, View,
+};
+use ronde_core::recovery::RecoveryPlan;
+use ronde_core::{Epoch, Instant, MemberId};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Silence and slow links are not what is simulated here: nobody is given up for them.
+const NEVER: Duration = Duration::from_secs(1 << 30);
+
+/// The coordinator, with a connection to each process that has its number.
+pub(crate) struct Control {
+    pub(crate) coordinator: Coordinator,
+    /// On the way to each process, and to the coordinator.
+    to_members: BTreeMap<usize, VecDeque<ToMember>>,
+    to_coordinator: VecDeque<(usize, FromMember)>,
+    /// Processes that are making the links of a view.
+    linking: Vec<(usize, Epoch)>,
+}
+
+fn hello(process: usize, size: Option<u32>) -> FromMember {
+    let info = MemberInfo {
+        peer: peer_id(process),
+        id: MemberId(0),
+        host: format!("host-{process}"),
+        addresses: Vec::new(),
+        machine: MachineId::default(),
+        pid: process as u32,
+        transports: Vec::new(),
+        costs: String::new(),
+    };
+    let rank = size.map(|_| process as u32);
+    FromMember::Hello(Hello {
+        version: membership::VERSION,
+        rank,
+        size,
+        min_peers: None,
+        hosts_coordinator: false,
+        info,
+    })
+}
+
+impl Control {
+    pub(crate) fn of_an_active_job(world: usize) -> (Control, View) {
+        let options = CoordinatorOptions {
+            suspect_after: NEVER,
+            heartbeat: NEVER,
+            link_patience: NEVER,
+            ..CoordinatorOptions::default()
+        };
+        let mut coordinator = Coordinator::new(options);
+        for process in 0..world {
+            let hello = hello(process, Some(world as u32));
+            coordinator.handle_message(process as u64, hello, Instant(0));
+        }
+        for process in 0..world {
+            coordinator.handle_message(process as u64, FromMember::Linked(Epoch(1)), Instant(0));
+        }
+        drop(coordinator.take_effects());
+        let view = coordinator.view().clone();
+        let (to_members, to_coordinator) = (BTreeMap::new(), VecDeque::new());
+        (Control { coordinator, to_members, to_coordinator, linking: Vec::new() }, view)
+    }
+
+    pub(crate) fn send(&mut self, from: usize, message: FromMember) {
+        self.to_coordinator.push_back((from, message));
+    }
+
+    /// Puts what the coordinator sends on its way.
+    fn route(&mut self) {
+        for effect in self.coordinator.take_effects() {
+            if let Effect::Send(to, message) = effect {
+                self.to_members.entry(to as usize).or_default().push_back(message);
+            }
+        }
+    }
+}
+
+impl Cluster {
+    /// A process starts on a node and asks to join.
+    pub fn newcomer(&mut self, node: u32) -> usize {
+        let process = self.spawn(node);
+        self.control.send(process, hello(process, None));
+        process
+    }
+
+    /// The coordinator notices that a process has ended, or has left.
+    pub fn notice_death(&mut self, process: usize) {
+        // Nothing that it said overtakes its end.
+        let (said, other) = std::mem::take(&mut self.control.to_coordinator)
+            .into_iter()
+            .partition::<VecDeque<_>, _>(|(from, _)| *from == process);
+        self.control.to_coordinator = other;
+        for (from, message) in said {
+            self.control.coordinator.handle_message(from as u64, message, Instant(self.now));
+        }
+        self.control.coordinator.handle_closed(process as u64, Instant(self.now));
+        self.control.route();
+    }
+
+    /// A process leaves in order: nobody needs anything of it. It makes no further step.
+    pub fn leave(&mut self, process: usize) {
+        self.control.send(process, FromMember::Leave);
+        self.kill(process);
+        self.notice_death(process);
+    }
+
+    /// Delivers a control message, if there is one: to the coordinator or to any member that lives; or lets
+    /// time pass for the coordinator. Messages of one connection stay in order.
+    pub fn step_control(&mut self) {
+        match self.rng.random_range(0..4) {
+            0 => {
+                if let Some((from, message)) = self.control.to_coordinator.pop_front() {
+                    self.control.coordinator.handle_message(from as u64, message, Instant(self.now));
+                    self.control.route();
+                }
+            }
+            1 => self.finish_linking(),
+            2 if self.rng.random_ratio(1, 4) => self.wait_for_coordinator(),
+            _ => {
+                let process = self.rng.random_range(0..self.peers.len());
+                let queue = self.control.to_members.get_mut(&process);
+                if !self.dead[process]
+                    && let Some(message) = queue.and_then(VecDeque::pop_front)
+                {
+                    self.member_hears(process, message);
+                }
+            }
+        }
+    }
+
+    fn finish_linking(&mut self) {
+        if self.control.linking.is_empty() {
+            return;
+        }
+        let at = self.rng.random_range(0..self.control.linking.len());
+        let (process, epoch) = self.control.linking.swap_remove(at);
+        if !self.dead[process] {
+            self.control.send(process, FromMember::Linked(epoch));
+        }
+    }
+
+    fn wait_for_coordinator(&mut self) {
+        let Some(due) = self.control.coordinator.next_deadline() else { return };
+        if due.since(Instant(self.now)) < Duration::from_secs(1) {
+            self.now = self.now.max(due.0);
+            self.control.coordinator.handle_tick(Instant(self.now));
+            self.control.route();
+        }
+    }
+
+    fn member_hears(&mut self, process: usize, message: ToMember) {
+        match message {
+            ToMember::Prepare { epoch, lost } => self.freeze(process, epoch, lost),
+            ToMember::Resume { plan, shrink, .. } => {
+                self.resume(process, &plan);
+                shrink.into_iter().for_each(|epoch| self.shrink(process, epoch));
+            }
+            ToMember::View(view) => {
+                self.control.linking.push((process, view.epoch));
+                match &mut self.peers[process].follower {
+                    Some(follower) => follower.propose(view),
+                    None => self.peers[process].first_view = Some(view),
+                }
+            }
+            ToMember::Armed(epoch) => self.armed(process, epoch),
+            ToMember::Shrink(epoch) => self.shrink(process, epoch),
+            ToMember::Activate(_) => self.peers[process].active = true,
+            ToMember::Left(member) => {
+                let peer = &mut self.peers[process];
+                if let Some(follower) = &mut peer.follower {
+                    follower.is_gone(member);
+                }
+                peer.executor.peer_left(member.index());
+                peer.left.push(member);
+            }
+            ToMember::Verdict(verdict) => panic!("nothing ends this job: {verdict:?}"),
+            ToMember::Refused(text) => panic!("nobody is refused: {text}"),
+            _ => {}
+        }
+    }
+
+    fn armed(&mut self, process: usize, epoch: Epoch) {
+        match &mut self.peers[process].follower {
+            Some(follower) => {
+                follower.arm(epoch).expect("the view that was proposed last");
+                self.arm(process);
+            }
+            None => {
+                let view = self.peers[process].first_view.take().filter(|view| view.epoch == epoch);
+                self.takes_part(process, view.expect("the view that was proposed last"));
+            }
+        }
+    }
+
+    fn shrink(&mut self, process: usize, epoch: Epoch) {
+        if let Some(follower) = &mut self.peers[process].follower {
+            follower.shrink(epoch);
+        }
+        self.arm(process);
+    }
+
+    /// A process passes a safe point whose op gave this. True if another view is in effect now.
+    pub fn enter(&mut self, process: usize, least: [u32; 2]) -> bool {
+        let slow = self.network.syscall_per_frame();
+        let peer = &mut self.peers[process];
+        let Some(view) = peer.follower.as_mut().and_then(|follower| follower.enter(least)) else {
+            return false;
+        };
+        let epoch = view.epoch;
+        peer.left.retain(|&left| view.member(left).is_some());
+        let moved = peer.executor.enter(&mut |_| slow);
+        let (_, next) =
+            moved.into_iter().find(|(before, _)| *before == peer.group).expect("the job's own group");
+        peer.group = next;
+        self.control.send(process, FromMember::Entered(epoch));
+        true
+    }
+
+    /// True if no message is on its way between the coordinator and those that live.
+    pub fn is_quiet(&self) -> bool {
+        let waits =
+            |(process, queue): (&usize, &VecDeque<ToMember>)| !self.dead[*process] && !queue.is_empty();
+        self.control.to_coordinator.is_empty() && !self.control.to_members.iter().any(waits)
+    }
+
+    fn freeze(&mut self, process: usize, epoch: Epoch, lost: Vec<PeerLost>) {
+        let peer = &mut self.peers[process];
+        let follower = peer.follower.as_mut().expect("it takes part");
+        let lost: Vec<(usize, Error)> = lost
+            .into_iter()
+            .map(|lost| {
+                follower.is_gone(lost.member);
+                peer.left.retain(|&left| left != lost.member);
+                if !peer.lost.contains(&lost.member) {
+                    peer.lost.push(lost.member);
+                }
+                (lost.member.index(), Error::PeerLost(Arc::new(lost)))
+            })
+            .collect();
+        let report = peer.executor.freeze(epoch, &lost, Instant(self.now), &mut peer.links);
+        self.control.send(process, FromMember::Report(report));
+    }
+
+    fn resume(&mut self, process: usize, plan: &RecoveryPlan) {
+        let planner = self.planner(process);
+        let mut replan = |_: GroupIndex, call: &Call| planner.plan(call, call.input.overlaps(&call.output));
+        let peer = &mut self.peers[process];
+        peer.executor.resume(plan, Instant(self.now), &mut replan, &mut peer.links, self.kernels);
+    }
+}

@@ -1,0 +1,174 @@
+//! One simulated process, and how it plans its calls.
+
+use crate::Cluster;
+use ronde_algorithms::{Algorithm, AnyPlan, CostTable, Survivors, Topology, Tuning};
+use ronde_core::call::{Call, Shape};
+use ronde_core::collective::{Executor, GroupIndex, Limits, Links, NewGroup};
+use ronde_core::error::Result;
+use ronde_core::membership::{Follower, View};
+use ronde_core::reduce::Reduction;
+use ronde_core::{Formation, GroupId, MemberId, PeerId};
+
+/// One simulated process.
+pub struct Peer {
+    /// Its state machine.
+    pub executor: Executor<AnyPlan>,
+    /// Which view it is in; `None` while it waits for its first.
+    pub follower: Option<Follower>,
+    /// It has heard that its first view is in effect.
+    pub active: bool,
+    pub(crate) links: Links,
+    pub(crate) group: GroupIndex,
+    pub(crate) node: u32,
+    /// A newcomer's first view, while it is linked.
+    pub(crate) first_view: Option<View>,
+    /// Members that it knows to be lost.
+    pub(crate) lost: Vec<MemberId>,
+    /// Members that have left in order and were not missed.
+    pub(crate) left: Vec<MemberId>,
+}
+
+/// Plans the calls of one process.
+pub(crate) struct Planner {
+    rank: u32,
+    world: u32,
+    topology: Topology,
+    tuning: Tuning,
+    survivors: Option<Survivors>,
+}
+
+impl Planner {
+    pub(crate) fn plan(&self, call: &Call, in_place: bool) -> Result<AnyPlan> {
+        let shape = Shape {
+            collective: call.collective,
+            rank: self.rank,
+            world: self.world,
+            count: call.count,
+            element: call.dtype.size(),
+            peer: call.peer,
+            send: &call.send,
+            recv: &call.recv,
+            in_place,
+            ordered: matches!(call.reduction, Some(Reduction::User(_))),
+            narrow: call.dtype.is_narrow_float(),
+        };
+        let named = call.options.algorithm.and_then(Algorithm::from_name);
+        if let Some(survivors) = &self.survivors {
+            return Ok(survivors.plan(&shape, named)?);
+        }
+        let algorithm = named.unwrap_or_else(|| ronde_algorithms::choose(&shape, &self.topology));
+        Ok(ronde_algorithms::build(&shape, algorithm, &self.topology, &self.tuning)?)
+    }
+}
+
+/// The identity of a process.
+pub(crate) fn peer_id(process: usize) -> PeerId {
+    PeerId([process as u8; 16])
+}
+
+/// The process with this identity.
+pub(crate) fn process_of(peer: PeerId) -> usize {
+    usize::from(peer.0[0])
+}
+
+impl Peer {
+    pub(crate) fn new(node: u32, limits: &Limits) -> Peer {
+        Peer {
+            executor: Executor::new(0, limits.clone()),
+            follower: None,
+            active: false,
+            links: Vec::new(),
+            group: GroupIndex::default(),
+            node,
+            first_view: None,
+            lost: Vec::new(),
+            left: Vec::new(),
+        }
+    }
+
+    /// The view that it is in.
+    pub fn view(&self) -> &View {
+        self.follower.as_ref().expect("it takes part").view()
+    }
+}
+
+impl Cluster {
+    /// Rank of a process in its view.
+    pub fn rank(&self, process: usize) -> usize {
+        self.peers[process].view().rank_of(peer_id(process)).expect("it is in its own view").index()
+    }
+
+    /// Processes of the view that a process is in, by rank.
+    pub fn members(&self, process: usize) -> Vec<usize> {
+        self.peers[process].view().members.iter().map(|m| process_of(m.peer)).collect()
+    }
+
+    /// What a process plans calls with, among those that it knows to be there.
+    pub(crate) fn planner(&self, process: usize) -> Planner {
+        let peer = &self.peers[process];
+        let members = &peer.view().members;
+        let node = |at: usize| self.peers[process_of(members[at].peer)].node;
+        let topology = |ranks: &[u32]| {
+            let nodes: Vec<u32> = ranks.iter().map(|&rank| node(rank as usize)).collect();
+            Topology::new(&nodes, &CostTable::default())
+        };
+        let all: Vec<u32> = (0..members.len() as u32).collect();
+        let mut left = all.clone();
+        left.retain(|&rank| !peer.lost.contains(&members[rank as usize].id));
+        let survivors =
+            (left.len() < all.len()).then(|| Survivors::new(&left, topology(&left), self.tuning.clone()));
+        Planner {
+            rank: self.rank(process) as u32,
+            world: all.len() as u32,
+            topology: topology(&all),
+            tuning: self.tuning.clone(),
+            survivors,
+        }
+    }
+
+    /// A process gets its first view: links, and a group.
+    pub(crate) fn takes_part(&mut self, process: usize, view: View) {
+        self.open_links(process, &view);
+        let formation = Formation { group: GroupId(0), generation: view.generation };
+        let me = view.rank_of(peer_id(process)).expect("it is in its first view");
+        let members = view.members.iter().map(|m| m.id.index()).collect();
+        let syscall_per_frame = self.network.syscall_per_frame();
+        let epoch = view.epoch;
+        let peer = &mut self.peers[process];
+        peer.group = peer.executor.add_group(NewGroup { formation, epoch, members, me, syscall_per_frame });
+        peer.active = view.generation.0 == 0;
+        peer.follower = Some(Follower::new(view));
+    }
+
+    /// Opens the links of a view that a process does not have.
+    pub(crate) fn open_links(&mut self, process: usize, view: &View) {
+        let Cluster { peers, network, .. } = self;
+        let peer = &mut peers[process];
+        for member in &view.members {
+            let (other, at) = (process_of(member.peer), member.id.index());
+            let known = peer.follower.as_ref().is_some_and(|f| f.view().rank_of(member.peer).is_some());
+            if known {
+                continue;
+            }
+            peer.executor.admit(at);
+            if peer.links.len() <= at {
+                peer.links.resize_with(at + 1, || None);
+            }
+            assert!(peer.links[at].is_none(), "a number is in use");
+            peer.lost.retain(|&lost| lost != member.id);
+            if other != process {
+                peer.links[at] = Some(network.link(process, other, at));
+            }
+        }
+    }
+
+    /// A view waits for the next safe point of a process.
+    pub(crate) fn arm(&mut self, process: usize) {
+        let Some(view) = self.peers[process].follower.as_ref().and_then(Follower::armed).cloned() else {
+            return;
+        };
+        self.open_links(process, &view);
+        let members = view.members.iter().map(|m| m.id.index()).collect();
+        self.peers[process].executor.arm(view.epoch, members);
+    }
+}
