@@ -224,7 +224,13 @@ pub(crate) struct DemoArgs {
     /// Passes over the training images
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) epochs: u32,
-    /// Write accuracy, digests, max_abs_diff, bytes and transports as JSON
+    /// Seconds that the training takes at least: a pace to follow it at (0: as fast as it goes)
+    #[arg(long, default_value_t = 3.0, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) seconds: f64,
+    /// Kill nobody
+    #[arg(long)]
+    pub(crate) undisturbed: bool,
+    /// Write accuracy, digests, max_abs_diff, bytes, transports, views, kills and joins as JSON
     #[arg(short = 'J', long = "output_file", value_name = "FILE")]
     pub(crate) output_file: Option<PathBuf>,
     /// This process is one of the trainers
@@ -243,6 +249,10 @@ pub(crate) struct RunArgs {
     /// Let the others go on when one fails
     #[arg(long)]
     pub(crate) keep_going: bool,
+    /// Replace so many processes that fail by new ones, which join the job at its next safe point (not rank 0,
+    /// which hosts the coordinator)
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) restarts: u32,
     /// Seconds between asking the others to end (SIGTERM) and ending them (SIGKILL)
     #[arg(long, default_value_t = 5, value_name = "SECONDS")]
     pub(crate) grace: u32,
@@ -276,6 +286,13 @@ pub(crate) struct ChildArgs {
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) command: Vec<OsString>,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=86_400.0).contains(&seconds) => Ok(seconds),
+        _ => Err(format!("`{text}` is not a number of seconds")),
+    }
 }
 
 fn flag(text: &str) -> Result<bool, String> {

@@ -20,13 +20,16 @@ use exit::{Code, code_of};
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
+use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
-    start_log();
+    // The demonstration kills a process and says so itself.
+    let quiet = matches!(cli.command, Command::Demo(_));
+    start_log(if quiet { LevelFilter::ERROR } else { LevelFilter::WARN });
     let done = match &cli.command {
         Command::Bench(args) => bench::run(args),
         Command::Run(args) => run(args),
@@ -60,9 +63,9 @@ fn refuse(error: &clap::Error) -> ExitCode {
 }
 
 /// Log lines go to stderr, as `RONDE_LOG` says (a level or a filter).
-fn start_log() {
+fn start_log(default: LevelFilter) {
     let filter = tracing_subscriber::EnvFilter::builder()
-        .with_default_directive(tracing_subscriber::filter::LevelFilter::WARN.into())
+        .with_default_directive(default.into())
         .with_env_var("RONDE_LOG")
         .from_env_lossy();
     let colours = std::io::stderr().is_terminal();
@@ -75,6 +78,7 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         ranks: args.ranks,
         prefix: !args.no_prefix,
         keep_going: args.keep_going,
+        restarts: args.restarts,
         quiet: false,
         grace: Duration::from_secs(u64::from(args.grace)),
     };

@@ -40,23 +40,53 @@ fn assert_nothing_wrong(report: &Value, rows: usize) {
     }
 }
 
-#[test]
-fn the_demonstration_learns_and_its_models_are_identical() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("demo.json");
-    let line = format!("demo -J {}", path.display());
-    let text = assert_ok(&line, &run(&line));
-    assert!(text.contains("identical"), "{text}");
-    let report = json(&path);
+fn assert_demonstration_is_right(report: &Value, ranks: usize) {
     assert!(report["accuracy"].as_f64().unwrap() > 0.93, "{report}");
     let digests = report["digests"].as_array().unwrap();
-    assert_eq!(digests.len(), 4);
+    assert_eq!(digests.len(), ranks);
     assert!(digests.iter().all(|digest| *digest == digests[0]), "{report}");
     assert!(report["max_abs_diff"].as_f64().unwrap() < 1e-4, "{report}");
     assert!(report["bytes"].as_u64().unwrap() > 0, "{report}");
+    assert_eq!(report["steps_lost"], 0, "{report}");
     let transports = report["transports"].as_array().unwrap();
-    assert_eq!(transports.len(), 6);
+    assert_eq!(transports.len(), ranks * (ranks - 1) / 2);
     assert!(transports.iter().all(|pair| ["shm", "tcp"].contains(&pair["transport"].as_str().unwrap())));
+}
+
+#[test]
+fn the_demonstration_goes_on_after_a_death_and_takes_a_new_process_in() {
+    let folder = tempfile::tempdir().unwrap();
+    for (ranks, seconds) in [(4, "1"), (2, "0")] {
+        let path = folder.path().join(format!("demo-{ranks}.json"));
+        let line = format!("demo --ranks {ranks} --seconds {seconds} -J {}", path.display());
+        let text = assert_ok(&line, &run(&line));
+        assert!(text.contains("identical"), "{text}");
+        assert!(text.contains("was killed in the middle of the all-reduce"), "{text}");
+        let report = json(&path);
+        assert_demonstration_is_right(&report, ranks);
+        let kills = report["kills"].as_array().unwrap();
+        assert_eq!(kills.len(), 1, "{report}");
+        assert_eq!(kills[0]["rank"], ranks / 2, "{report}");
+        assert!(kills[0]["total_ms"].as_f64().unwrap() > 0.0, "{report}");
+        let joins = report["joins"].as_array().unwrap();
+        assert_eq!(joins.len(), 1, "{report}");
+        assert_eq!(joins[0]["rank"], ranks - 1, "{report}");
+        assert!(joins[0]["join_ms"].as_f64().unwrap() > 0.0, "{report}");
+        let views: Vec<u64> =
+            report["views"].as_array().unwrap().iter().map(|view| view["ranks"].as_u64().unwrap()).collect();
+        assert_eq!((views[0], *views.last().unwrap()), (ranks as u64, ranks as u64), "{report}");
+    }
+}
+
+#[test]
+fn an_undisturbed_demonstration_learns_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("demo.json");
+    let line = format!("demo --undisturbed --seconds 0 -J {}", path.display());
+    assert_ok(&line, &run(&line));
+    let report = json(&path);
+    assert_demonstration_is_right(&report, 4);
+    assert_eq!((report["steps"].as_u64(), report["kills"].as_array().map(Vec::len)), (Some(450), Some(0)));
 }
 
 #[test]

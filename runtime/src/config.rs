@@ -33,6 +33,7 @@ pub struct Config {
     pub(crate) min_peers: Option<u32>,
     pub(crate) max_peers: Option<u32>,
     pub(crate) shrink_only: bool,
+    pub(crate) newcomer: bool,
     pub(crate) token: String,
     pub(crate) ports: (u16, u16),
     pub(crate) advertise: Option<String>,
@@ -60,6 +61,7 @@ impl std::fmt::Debug for Config {
             .field("min_peers", &self.min_peers)
             .field("max_peers", &self.max_peers)
             .field("shrink_only", &self.shrink_only)
+            .field("newcomer", &self.newcomer)
             .field("ports", &self.ports)
             .field("advertise", &self.advertise)
             .field("interfaces", &self.interfaces)
@@ -94,6 +96,7 @@ impl Config {
             min_peers: None,
             max_peers: None,
             shrink_only: false,
+            newcomer: false,
             token: String::new(),
             ports: (0, 0),
             advertise: None,
@@ -155,6 +158,7 @@ impl Config {
             }
         }
         config.shrink_only = environment::variable("RONDE_SHRINK_ONLY").is_some_and(|v| v == "1");
+        config.newcomer = environment::variable("RONDE_NEWCOMER").is_some_and(|v| v == "1");
         if let Some(text) = environment::variable("RONDE_STREAMS") {
             let number = text.parse().ok().filter(|n| (1..=MAX_STREAMS).contains(n));
             config.streams = number.ok_or_else(|| {
@@ -220,6 +224,12 @@ impl Config {
     /// Nobody joins the job once it runs. Said by the process that hosts the coordinator.
     pub fn shrink_only(mut self, yes: bool) -> Config {
         self.shrink_only = yes;
+        self
+    }
+
+    /// Joins a job that runs already: never hosts a coordinator, and has no rank or size to claim.
+    pub fn newcomer(mut self, yes: bool) -> Config {
+        self.newcomer = yes;
         self
     }
 

@@ -4,7 +4,7 @@ use ronde_core::membership::MachineId;
 use std::net::IpAddr;
 
 /// Variables of Ronde's own.
-const KNOWN: [&str; 21] = [
+const KNOWN: [&str; 22] = [
     "RONDE_COORDINATOR",
     "RONDE_TOKEN",
     "RONDE_PORT",
@@ -26,6 +26,7 @@ const KNOWN: [&str; 21] = [
     "RONDE_MIN_PEERS",
     "RONDE_MAX_PEERS",
     "RONDE_SHRINK_ONLY",
+    "RONDE_NEWCOMER",
 ];
 
 /// The value of a variable, if it is set and not empty.

@@ -1,134 +1,355 @@
-//! `ronde demo`: several processes train one model on real data, and the result is held against a
-//! single process that saw the same batches.
+//! `ronde demo`: several processes train one model on real data. One is killed in the middle of an all-reduce,
+//! the others go on; a new one takes its place. The result is held against a single process that saw the
+//! same images.
 
 mod digits;
+mod report;
+mod screen;
 mod training;
 
 use crate::args::{DemoArgs, JoinArgs};
 use crate::bench::{GroupBackend, gather, to_json};
 use crate::exit::Code;
+use crate::launch::{self, Job};
 use crate::output_file::OutputFile;
-use crate::quantity::show_bytes;
-use crate::{launch, session};
-use anyhow::Result;
-use indicatif::{ProgressBar, ProgressStyle};
-use ronde::{Group, ReduceOp};
-use serde::Serialize;
-use std::convert::Infallible;
-use std::io::IsTerminal;
+use crate::session;
+use anyhow::{Context, Result};
+use digits::Digit;
+use report::{Join, Kill, PairTransport, Report, View};
+use ronde::memory::lend;
+use ronde::{Call, Collective, DType, Group, Outcome, ReduceOp, Reduction};
+use rustix::process::{Signal, getpid, kill_process};
+use screen::Screen;
 use std::process::ExitCode;
-use std::time::Instant;
-use training::{Epoch, Model, Share, train};
+use std::time::{Duration, Instant};
+use training::{Epoch, SUMMED, Share, Trainer, alone};
 
-/// Without a terminal, every how many epochs a line is printed.
-const LINES_EVERY: u32 = 5;
 /// Longest name of a transport that is passed on.
 const NAME: usize = 8;
-
-/// What the demonstration found.
-#[derive(Serialize, Debug, PartialEq)]
-struct Report {
-    /// Part of the test images that the model names rightly.
-    accuracy: f64,
-    /// xxh3-128 of each rank's parameters.
-    digests: Vec<String>,
-    /// Largest difference between a parameter and that of the single-process run.
-    max_abs_diff: f64,
-    /// Payload that all ranks sent in all-reduces.
-    bytes: u64,
-    transports: Vec<PairTransport>,
-}
-
-#[derive(Serialize, Debug, PartialEq)]
-struct PairTransport {
-    ranks: [u32; 2],
-    transport: String,
-}
+/// A newcomer is waited for so long when the epochs are over.
+const NEWCOMER_PATIENCE: Duration = Duration::from_secs(30);
+/// Epochs that the newcomer trains along at least.
+const EPOCHS_TOGETHER: u32 = 3;
 
 /// Runs the command: starts the processes, or is one of them.
 pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
     if !args.spawned {
-        return launch::spawn_self(args.ranks).map(ExitCode::from);
+        let restarts = u32::from(args.disturbs());
+        let command = launch::own_command()?;
+        let job = Job { command, ranks: args.ranks, restarts, quiet: true, ..Job::default() };
+        return launch::run(&job).map(ExitCode::from);
     }
+    let asked = Instant::now();
     let join =
         JoinArgs { ranks: None, coordinator: None, rank: None, size: None, transports: None, spawned: true };
     let group = session::join(&join)?;
-    let code = take_part(args, &group)?;
+    let code = Part::new(args, &group, asked)?.play()?;
     group.close()?;
     Ok(code.into())
 }
 
-fn take_part(args: &DemoArgs, group: &Group) -> Result<Code> {
-    let first = group.rank() == 0;
-    let file = match &args.output_file {
-        Some(path) if first => Some(OutputFile::create(path)?),
-        _ => None,
-    };
-    let (training, test) = digits::load();
-    if first {
-        let (n, size) = (group.size(), training.len());
-        println!(
-            "{n} processes train a softmax classifier on {size} images of handwritten digits (8x8, UCI)"
-        );
+impl DemoArgs {
+    /// Whether a process is killed.
+    fn disturbs(&self) -> bool {
+        !self.undisturbed && self.ranks > 1
     }
-    let share = Share { rank: group.rank(), ranks: group.size() };
-    let screen = Screen::new(args.epochs, first);
-    let mut sent = 0u64;
-    let mut operations = 0u64;
-    let start = Instant::now();
-    let sum = |vector: &mut [f32]| {
-        let outcome = group.all_reduce(vector, ReduceOp::Sum)?;
-        sent += outcome.bytes_sent;
-        operations += 1;
-        Ok::<(), ronde::Error>(())
-    };
-    let model = train(&training, share, args.epochs, sum, |epoch| screen.show(epoch))?;
-    let elapsed = start.elapsed();
-    screen.finish();
-    let report = report(args, group, &model, sent, &training, &test)?;
-    if first {
-        println!("{operations} all-reduces in {:.2} s", elapsed.as_secs_f64());
-        print!("{}", show(&report, test.len()));
+
+    /// Which rank that is: not the first, which hosts the coordinator.
+    fn victim(&self) -> u32 {
+        (self.ranks / 2).max(1)
     }
-    if let Some(file) = file {
-        println!("written to {}", file.finish(&to_json(&report))?.display());
-    }
-    Ok(if identical(&report.digests) { Code::Ok } else { Code::Wrong })
 }
 
-/// Gathers what every rank knows. All ranks call it and get the same, except that only rank 0 trains
-/// alone for comparison.
-fn report(
-    args: &DemoArgs,
-    group: &Group,
-    model: &Model,
+/// One process's part.
+struct Part<'a> {
+    args: &'a DemoArgs,
+    group: &'a Group,
+    training: Vec<Digit>,
+    test: Vec<Digit>,
+    trainer: Trainer,
+    screen: Screen,
+    asked: Instant,
+    /// Ranks that were lost since the last safe point.
+    holes: Vec<u32>,
     sent: u64,
-    training: &[digits::Digit],
-    test: &[digits::Digit],
-) -> Result<Report> {
-    let backend = GroupBackend::new(group);
-    let digest = model.digest();
-    let digests = gather(&backend, &[(digest >> 64) as u64, digest as u64])?;
-    let mut bytes = [sent];
-    let _ = group.all_reduce(&mut bytes, ReduceOp::Sum)?;
-    let transports = gather(&backend, &own_transports(group))?;
-    let max_abs_diff =
-        if group.rank() == 0 { model.max_abs_diff(&alone(training, args.epochs)) } else { 0.0 };
-    let _ = group.barrier()?;
-    Ok(Report {
-        accuracy: model.accuracy(test),
-        digests: digests.chunks_exact(2).map(|half| format!("{:016x}{:016x}", half[0], half[1])).collect(),
-        max_abs_diff,
-        bytes: bytes[0],
-        transports: pairs(&transports, group.size()),
-    })
+    /// Steps that this process began or took over.
+    begun: u64,
+    /// Shares of steps that died with their processes.
+    lost_shares: Vec<(u64, Share)>,
+    /// Seconds of each all-reduce.
+    times: Vec<f64>,
+    views: Vec<View>,
+    kills: Vec<Kill>,
+    joins: Vec<Join>,
+    /// How long joining took this process.
+    join_ms: f64,
 }
 
-/// The same training by one process.
-fn alone(training: &[digits::Digit], epochs: u32) -> Model {
-    let sum = |_: &mut [f32]| Ok::<(), Infallible>(());
-    let Ok(model) = train(training, Share { rank: 0, ranks: 1 }, epochs, sum, drop);
-    model
+impl Part<'_> {
+    fn new<'a>(args: &'a DemoArgs, group: &'a Group, asked: Instant) -> Result<Part<'a>> {
+        let (training, test) = digits::load();
+        let is_newcomer = group.generation() > 0;
+        let mut part = Part {
+            args,
+            group,
+            trainer: Trainer::new(&training),
+            training,
+            test,
+            screen: Screen::new(args.epochs, group.rank() == 0),
+            asked,
+            holes: Vec::new(),
+            sent: 0,
+            begun: 0,
+            lost_shares: Vec::new(),
+            times: Vec::new(),
+            views: vec![View { generation: group.generation(), ranks: group.size(), step: 0 }],
+            kills: Vec::new(),
+            joins: Vec::new(),
+            join_ms: 0.0,
+        };
+        part.show_ring();
+        if is_newcomer {
+            part.share_state()?;
+            part.join_ms = part.asked.elapsed().as_secs_f64() * 1e3;
+        }
+        Ok(part)
+    }
+
+    fn is_first(&self) -> bool {
+        self.group.rank() == 0
+    }
+
+    fn show_ring(&mut self) {
+        self.screen.show_ring(self.group.generation(), self.group.size(), &self.holes);
+    }
+
+    fn play(mut self) -> Result<Code> {
+        let file = match &self.args.output_file {
+            Some(path) if self.is_first() => Some(OutputFile::create(path)?),
+            _ => None,
+        };
+        if self.is_first() {
+            println!(
+                "{} processes train a softmax classifier on {} images of handwritten digits (8x8, UCI)",
+                self.group.size(),
+                self.training.len()
+            );
+        }
+        let start = Instant::now();
+        loop {
+            let epoch = self.step(start)?;
+            if let Some(epoch) = epoch {
+                self.screen.show(epoch, self.trainer.steps);
+                if epoch.is_last {
+                    break;
+                }
+            }
+            if self.is_first() {
+                self.keep_pace(start);
+            }
+            self.safe_point()?;
+        }
+        let elapsed = start.elapsed();
+        self.screen.finish();
+        let (is_first, test) = (self.is_first(), self.test.len());
+        let report = self.report()?;
+        if is_first {
+            println!("{} all-reduces in {:.2} s", report.steps, elapsed.as_secs_f64());
+            print!("{}", report.show(test));
+        }
+        if let Some(file) = file {
+            println!("written to {}", file.finish(&to_json(&report))?.display());
+        }
+        Ok(if report.models_are_identical() { Code::Ok } else { Code::Wrong })
+    }
+
+    /// Ranks that are there, and this one's place among them.
+    fn present(&self) -> (Vec<u32>, Share) {
+        let here: Vec<u32> = (0..self.group.size()).filter(|rank| !self.holes.contains(rank)).collect();
+        let place = here.iter().position(|&rank| rank == self.group.rank()).unwrap_or(0);
+        let share = Share { rank: place as u32, ranks: here.len() as u32 };
+        (here, share)
+    }
+
+    /// One step of the training; a death in the middle of it costs its share of the batch and a moment.
+    fn step(&mut self, start: Instant) -> Result<Option<Epoch>> {
+        self.begun += 1;
+        let (here, share) = self.present();
+        let mut vector = self.trainer.contribution(share);
+        if self.is_first() && self.wants_to_stop(start) {
+            Trainer::ask_to_stop(&mut vector);
+        }
+        if self.is_time_to_die() {
+            self.die_in_all_reduce(&vector)?;
+        }
+        let started = Instant::now();
+        let outcome = self.group.all_reduce(&mut vector, ReduceOp::Sum)?;
+        let took = started.elapsed();
+        self.sent += outcome.bytes_sent;
+        self.times.push(took.as_secs_f64());
+        if outcome.interruptions > 0 || outcome.absent != self.holes {
+            self.note_loss(&here, &outcome, took);
+        }
+        Ok(self.trainer.step(&vector, &self.training))
+    }
+
+    /// Somebody died: either its contribution was complete, then it counts like any other, or it is left out.
+    fn note_loss(&mut self, here: &[u32], outcome: &Outcome, took: Duration) {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        let step = self.trainer.steps;
+        let dead: Vec<u32> = here.iter().copied().filter(|rank| outcome.absent.contains(rank)).collect();
+        let counts = if dead.is_empty() {
+            "its share of the batch had come and counts"
+        } else {
+            "its share of the batch is left out"
+        };
+        for (place, _) in here.iter().enumerate().filter(|(_, rank)| dead.contains(rank)) {
+            self.lost_shares.push((step, Share { rank: place as u32, ranks: here.len() as u32 }));
+        }
+        if outcome.interruptions > 0 {
+            self.screen.say(&format!(
+                "step {step}: a process was killed in the middle of the all-reduce; the others go on after {:.2} ms; {counts}",
+                ms(took)
+            ));
+            self.kills.push(Kill {
+                rank: dead.first().copied(),
+                step,
+                detect_ms: ms(outcome.interrupted_after),
+                recover_ms: ms(outcome.interrupted_for),
+                total_ms: ms(took),
+                fault_free_ms: 0.0,
+            });
+        }
+        self.holes.clone_from(&outcome.absent);
+        self.show_ring();
+    }
+
+    /// Who wants to come in comes in here, and gets the model.
+    fn safe_point(&mut self) -> Result<()> {
+        let update = self.group.update()?;
+        if !update.changed {
+            return Ok(());
+        }
+        self.holes.clear();
+        self.show_ring();
+        for kill in self.kills.iter_mut().filter(|kill| kill.rank.is_none()) {
+            kill.rank = update.gone.first().copied();
+        }
+        let (generation, ranks, step) = (self.group.generation(), self.group.size(), self.trainer.steps);
+        self.views.push(View { generation, ranks, step });
+        for &rank in &update.joined {
+            self.screen.say(&format!(
+                "step {step}: a new process joins as rank {rank} of {ranks} and gets the model from rank 0"
+            ));
+            self.joins.push(Join { rank, step, join_ms: 0.0 });
+        }
+        if !update.joined.is_empty() {
+            self.share_state()?;
+        }
+        Ok(())
+    }
+
+    /// Rank 0's state reaches all.
+    fn share_state(&mut self) -> Result<()> {
+        let mut state = self.trainer.state();
+        let _ = self.group.broadcast(&mut state, 0)?;
+        self.trainer.restore(&state, &self.training);
+        self.begun = self.trainer.steps;
+        Ok(())
+    }
+
+    /// After a third of the epochs, in the middle of one.
+    fn is_time_to_die(&self) -> bool {
+        let steps = u64::from(self.args.epochs) * self.steps_per_epoch() / 3 + self.steps_per_epoch() / 2;
+        let is_victim = self.group.rank() == self.args.victim() && self.group.generation() == 0;
+        self.args.disturbs() && is_victim && self.trainer.steps == steps
+    }
+
+    fn steps_per_epoch(&self) -> u64 {
+        training::steps_per_epoch(&self.training)
+    }
+
+    /// Starts the all-reduce, and is killed as by an operator or the system: nothing is cleaned up.
+    fn die_in_all_reduce(&self, vector: &[f32]) -> Result<()> {
+        let mut output = vec![0f32; SUMMED];
+        lend(|lender| {
+            let call = Call {
+                collective: Collective::AllReduce,
+                dtype: DType::F32,
+                count: vector.len(),
+                reduction: Some(Reduction::Builtin(ReduceOp::Sum)),
+                input: lender.shared(vector),
+                output: lender.unique(&mut output),
+                ..Call::EMPTY
+            };
+            let _started = self.group.start(call)?;
+            kill_process(getpid(), Signal::KILL).context("cannot kill this process")
+        })
+    }
+
+    /// Rank 0 decides: after the epochs, but not before the newcomer has trained along for a while.
+    fn wants_to_stop(&self, start: Instant) -> bool {
+        let Some(epoch) = self.trainer.ends_epoch() else { return false };
+        let joined = self.joins.last().map(|join| join.step / self.steps_per_epoch() + 1);
+        let together = joined.is_some_and(|joined| u64::from(epoch) >= joined + u64::from(EPOCHS_TOGETHER));
+        let waits = self.args.disturbs() && !together && start.elapsed() < NEWCOMER_PATIENCE;
+        epoch >= self.args.epochs && !waits
+    }
+
+    /// A pace that people can follow.
+    fn keep_pace(&self, start: Instant) {
+        let all = u64::from(self.args.epochs) * self.steps_per_epoch();
+        let part = self.trainer.steps.min(all) as f64 / all as f64;
+        let left = Duration::from_secs_f64(self.args.seconds * part).saturating_sub(start.elapsed());
+        if !left.is_zero() {
+            std::thread::park_timeout(left);
+        }
+    }
+
+    /// Gathers what every rank knows. All ranks call it and get the same, except that only rank 0 trains
+    /// alone for comparison.
+    fn report(self) -> Result<Report> {
+        let backend = GroupBackend::new(self.group);
+        let digest = self.trainer.model.digest();
+        let digests = gather(&backend, &[(digest >> 64) as u64, digest as u64])?;
+        let mut bytes = [self.sent];
+        let _ = self.group.all_reduce(&mut bytes, ReduceOp::Sum)?;
+        let transports = gather(&backend, &own_transports(self.group))?;
+        let join_ms = gather(&backend, &[self.join_ms])?;
+        let steps = self.trainer.steps;
+        let max_abs_diff = match self.is_first() {
+            true => self.trainer.model.max_abs_diff(&alone(&self.training, steps, &self.lost_shares)),
+            false => 0.0,
+        };
+        let (here, _) = self.present();
+        let fault_free_ms = median(self.times) * 1e3;
+        let _ = self.group.barrier()?;
+        let of_present = |all: &[u64]| {
+            let halves = all.chunks_exact(2).enumerate().filter(|(rank, _)| here.contains(&(*rank as u32)));
+            halves.map(|(_, half)| format!("{:016x}{:016x}", half[0], half[1])).collect()
+        };
+        let joins = self
+            .joins
+            .into_iter()
+            .map(|join| Join { join_ms: join_ms.get(join.rank as usize).copied().unwrap_or(0.0), ..join });
+        Ok(Report {
+            accuracy: self.trainer.model.accuracy(&self.test),
+            digests: of_present(&digests),
+            max_abs_diff,
+            bytes: bytes[0],
+            transports: pairs(&transports, self.group.size()),
+            steps,
+            steps_lost: self.begun - steps,
+            views: self.views,
+            kills: self.kills.into_iter().map(|kill| Kill { fault_free_ms, ..kill }).collect(),
+            joins: joins.collect(),
+        })
+    }
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap_or(0.0)
 }
 
 /// Names of the transports to each rank, [`NAME`] bytes each; zeros for one's own.
@@ -154,96 +375,9 @@ fn pairs(names: &[u8], ranks: u32) -> Vec<PairTransport> {
     all.map(|[a, b]| PairTransport { ranks: [a, b], transport: name(a, b) }).collect()
 }
 
-fn identical(digests: &[String]) -> bool {
-    digests.iter().all(|digest| *digest == digests[0])
-}
-
-fn show(report: &Report, test: usize) -> String {
-    let same = if identical(&report.digests) { "identical" } else { "DIFFERENT" };
-    let mut text = format!("test accuracy          {:.4} (of {test} images)\n", report.accuracy);
-    for (rank, digest) in report.digests.iter().enumerate() {
-        text += &format!("model of rank {rank:<8} {digest}\n");
-    }
-    text += &format!("models                 {same}\n");
-    text += &format!("max |difference|       {:.3e} from the single-process run\n", report.max_abs_diff);
-    text += &format!("bytes moved            {} ({})\n", report.bytes, show_bytes(report.bytes));
-    for PairTransport { ranks: [a, b], transport } in &report.transports {
-        text += &format!("ranks {a} and {b:<11} {transport}\n");
-    }
-    text
-}
-
-/// Live progress of rank 0: a bar on a terminal, else a line now and then.
-struct Screen {
-    bar: Option<ProgressBar>,
-    prints: bool,
-    epochs: u32,
-}
-
-impl Screen {
-    fn new(epochs: u32, prints: bool) -> Screen {
-        let bar = (prints && std::io::stderr().is_terminal()).then(|| {
-            let bar = ProgressBar::new(u64::from(epochs));
-            match ProgressStyle::with_template("epoch {pos:>3}/{len} {bar:30} {msg} {elapsed_precise}") {
-                Ok(style) => bar.with_style(style),
-                Err(_) => bar,
-            }
-        });
-        Screen { bar, prints, epochs }
-    }
-
-    fn show(&self, Epoch { number, loss }: Epoch) {
-        match &self.bar {
-            Some(bar) => {
-                bar.set_message(format!("loss {loss:.4}"));
-                bar.inc(1);
-            }
-            None if self.prints && (number % LINES_EVERY == 0 || number == self.epochs) => {
-                println!("epoch {number:>3} of {}: loss {loss:.4}", self.epochs);
-            }
-            None => {}
-        }
-    }
-
-    fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn example(digests: [&str; 2]) -> Report {
-        Report {
-            accuracy: 0.95,
-            digests: digests.map(str::to_owned).to_vec(),
-            max_abs_diff: 1.5e-6,
-            bytes: 2048,
-            transports: vec![PairTransport { ranks: [0, 1], transport: "shm".into() }],
-        }
-    }
-
-    #[test]
-    fn the_json_has_the_promised_keys() {
-        let value: serde_json::Value = serde_json::from_slice(&to_json(&example(["a", "a"]))).unwrap();
-        let expected = serde_json::json!({
-            "accuracy": 0.95,
-            "digests": ["a", "a"],
-            "max_abs_diff": 1.5e-6,
-            "bytes": 2048,
-            "transports": [{"ranks": [0, 1], "transport": "shm"}],
-        });
-        assert_eq!(value, expected);
-    }
-
-    #[test]
-    fn models_that_differ_are_shown_so() {
-        assert!(show(&example(["a", "a"]), 359).contains("models                 identical"));
-        assert!(show(&example(["a", "b"]), 359).contains("models                 DIFFERENT"));
-    }
 
     #[test]
     fn pairs_come_from_the_names_of_the_lower_rank() {

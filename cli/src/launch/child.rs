@@ -26,27 +26,45 @@ impl Environment {
     }
 
     /// The variables of one rank. All ranks share this host, so local numbers equal global ones.
-    fn variables(&self, rank: u32) -> [(&'static str, String); 8] {
-        [
-            ("RONDE_COORDINATOR", self.coordinator.clone()),
-            ("RONDE_TOKEN", self.token.clone()),
+    pub(super) fn of_rank(&self, rank: u32) -> Variables {
+        let mut variables = self.of_place(rank);
+        variables.extend([
             ("RONDE_RANK", rank.to_string()),
             ("RONDE_SIZE", self.ranks.to_string()),
             ("RANK", rank.to_string()),
             ("WORLD_SIZE", self.ranks.to_string()),
-            ("LOCAL_RANK", rank.to_string()),
+        ]);
+        variables
+    }
+
+    /// The variables of a process that takes the place of one that failed: it joins the job while it runs,
+    /// which gives it a rank.
+    pub(super) fn of_newcomer(&self, place: u32) -> Variables {
+        let mut variables = self.of_place(place);
+        variables.push(("RONDE_NEWCOMER", "1".into()));
+        variables
+    }
+
+    fn of_place(&self, place: u32) -> Variables {
+        vec![
+            ("RONDE_COORDINATOR", self.coordinator.clone()),
+            ("RONDE_TOKEN", self.token.clone()),
+            ("LOCAL_RANK", place.to_string()),
             ("LOCAL_WORLD_SIZE", self.ranks.to_string()),
         ]
     }
 }
 
-/// The command of one rank, not started yet.
-pub(super) fn command(job: &Job, environment: &Environment, rank: u32) -> Result<Command> {
+/// Names and values.
+pub(super) type Variables = Vec<(&'static str, String)>;
+
+/// The command of one process, not started yet.
+pub(super) fn command(job: &Job, variables: Variables) -> Result<Command> {
     let mut command = Command::new(own_path()?);
     command
         .args(["__rank", "--parent", &std::process::id().to_string(), "--"])
         .args(&job.command)
-        .envs(environment.variables(rank))
+        .envs(variables)
         .stdin(Stdio::null())
         .process_group(0);
     Ok(command)

@@ -33,6 +33,9 @@ pub(crate) struct Job {
     pub(crate) ranks: u32,
     pub(crate) prefix: bool,
     pub(crate) keep_going: bool,
+    /// So many processes that fail are replaced by new ones, which join the job while it runs. Not rank 0: it
+    /// hosts the coordinator.
+    pub(crate) restarts: u32,
     pub(crate) grace: Duration,
     /// Says nothing of how processes end.
     pub(crate) quiet: bool,
@@ -40,8 +43,15 @@ pub(crate) struct Job {
 
 impl Default for Job {
     fn default() -> Job {
-        let grace = Duration::from_secs(5);
-        Job { command: Vec::new(), ranks: 1, prefix: false, keep_going: false, grace, quiet: false }
+        Job {
+            command: Vec::new(),
+            ranks: 1,
+            prefix: false,
+            keep_going: false,
+            restarts: 0,
+            grace: Duration::from_secs(5),
+            quiet: false,
+        }
     }
 }
 
@@ -59,13 +69,14 @@ struct Process {
     status: Option<ExitStatus>,
 }
 
-struct Launcher {
+struct Launcher<'a> {
+    job: &'a Job,
+    environment: child::Environment,
     processes: Vec<Process>,
     events: Receiver<Event>,
+    sender: Sender<Event>,
     open_pipes: usize,
-    keep_going: bool,
-    grace: Duration,
-    quiet: bool,
+    restarts_left: u32,
     /// The launcher was asked to end.
     interrupted: bool,
     /// Code of the first process that failed.
@@ -83,17 +94,18 @@ pub(crate) fn run(job: &Job) -> Result<u8> {
     let signals_handle = signals.handle();
     watch_signals(signals, sender.clone());
     let mut launcher = Launcher {
+        job,
+        environment: child::Environment::new(job.ranks)?,
         processes: Vec::with_capacity(job.ranks as usize),
         events,
+        sender,
         open_pipes: 0,
-        keep_going: job.keep_going,
-        grace: job.grace,
-        quiet: job.quiet,
+        restarts_left: job.restarts,
         interrupted: false,
         first_failure: None,
         kill_at: None,
     };
-    let started = launcher.start_all(job, &sender);
+    let started = launcher.start_all();
     if started.is_err() {
         launcher.signal_all(Signal::KILL);
     }
@@ -113,27 +125,31 @@ fn watch_signals(mut signals: Signals, sender: Sender<Event>) {
     });
 }
 
-impl Launcher {
-    fn start_all(&mut self, job: &Job, sender: &Sender<Event>) -> Result<()> {
-        let environment = child::Environment::new(job.ranks)?;
-        for rank in 0..job.ranks {
-            let mut command = child::command(job, &environment, rank)?;
-            if job.prefix {
-                command.stdout(Stdio::piped()).stderr(Stdio::piped());
-            }
-            let mut child = command.spawn().with_context(|| format!("cannot start rank {rank}"))?;
-            if let Some(pipe) = child.stdout.take() {
-                self.open_pipes += 1;
-                forward(pipe, std::io::stdout(), rank, sender.clone());
-            }
-            if let Some(pipe) = child.stderr.take() {
-                self.open_pipes += 1;
-                forward(pipe, std::io::stderr(), rank, sender.clone());
-            }
-            watch_end(&child, rank as usize, sender.clone());
-            self.processes.push(Process { child, status: None });
+impl Launcher<'_> {
+    fn start_all(&mut self) -> Result<()> {
+        for rank in 0..self.job.ranks {
+            let process = self.start(rank, self.environment.of_rank(rank))?;
+            self.processes.push(process);
         }
         Ok(())
+    }
+
+    fn start(&mut self, place: u32, variables: child::Variables) -> Result<Process> {
+        let mut command = child::command(self.job, variables)?;
+        if self.job.prefix {
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        }
+        let mut child = command.spawn().with_context(|| format!("cannot start rank {place}"))?;
+        if let Some(pipe) = child.stdout.take() {
+            self.open_pipes += 1;
+            forward(pipe, std::io::stdout(), place, self.sender.clone());
+        }
+        if let Some(pipe) = child.stderr.take() {
+            self.open_pipes += 1;
+            forward(pipe, std::io::stderr(), place, self.sender.clone());
+        }
+        watch_end(&child, place as usize, self.sender.clone());
+        Ok(Process { child, status: None })
     }
 
     fn wait_for_all(&mut self) -> u8 {
@@ -184,18 +200,42 @@ impl Launcher {
         process.status = Some(status);
         let code = child::exit_code(status);
         // Once the others are being ended, how they end says nothing.
-        if code == 0 || self.first_failure.is_some() && !self.keep_going {
+        if code == 0 || self.first_failure.is_some() && !self.job.keep_going {
+            return;
+        }
+        if self.replace(rank, status) {
             return;
         }
         // After a signal to the launcher their end is no news.
-        if !self.interrupted && !self.quiet {
-            let others = if self.keep_going { "" } else { "; ending the others" };
+        if !self.interrupted && !self.job.quiet {
+            let others = if self.job.keep_going { "" } else { "; ending the others" };
             eprintln!("ronde: rank {rank} {}{others}", child::describe(status));
         }
         self.first_failure.get_or_insert(code);
-        if !self.keep_going {
+        if !self.job.keep_going {
             self.signal_all(Signal::TERM);
-            self.kill_at = Some(Instant::now() + self.grace);
+            self.kill_at = Some(Instant::now() + self.job.grace);
+        }
+    }
+
+    /// Starts a process in place of one that failed, if that is wanted.
+    fn replace(&mut self, place: usize, status: ExitStatus) -> bool {
+        let others_run = self.processes.iter().enumerate().any(|(at, p)| at != place && p.status.is_none());
+        if place == 0 || self.restarts_left == 0 || self.interrupted || !others_run {
+            return false;
+        }
+        self.restarts_left -= 1;
+        let started = self.start(place as u32, self.environment.of_newcomer(place as u32));
+        if !self.job.quiet {
+            let what = if started.is_ok() { "another takes its place" } else { "no other can be started" };
+            eprintln!("ronde: the process in place {place} {}; {what}", child::describe(status));
+        }
+        match started {
+            Ok(process) => {
+                self.processes[place] = process;
+                true
+            }
+            Err(_) => false,
         }
     }
 

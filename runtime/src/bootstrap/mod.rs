@@ -124,7 +124,10 @@ pub(crate) fn join(config: &Config, events: Arc<dyn ControlEvents>) -> Result<Jo
     // Without a place to meet, a size or a rank this process is a job of its own.
     let meets = config.coordinator.is_some() || config.id.is_some() || config.store.is_some();
     let alone = !meets && config.size.is_none() && config.rank.is_none() && config.min_peers.is_none();
-    let own = Config { size: if alone { Some(1) } else { config.size }, ..config.clone() };
+    let mut own = Config { size: if alone { Some(1) } else { config.size }, ..config.clone() };
+    if own.newcomer {
+        (own.rank, own.size) = (None, None);
+    }
     let config = &own;
     let met = handshake::retry(deadline, |_| meet(config, deadline), |e| matches!(e, NoView::Never(_)));
     let Met { identity, listener, inbox, view, stream } = met.map_err(NoView::into_error)?;
@@ -231,7 +234,7 @@ fn host_coordinator(
     addresses: &[SocketAddr],
     identity: &Identity,
 ) -> Result<Option<(Listener, Inbox)>> {
-    if config.rank.is_some_and(|rank| rank != 0) {
+    if config.newcomer || config.rank.is_some_and(|rank| rank != 0) {
         return Ok(None);
     }
     // In use: a coordinator of its own runs there, or another process was quicker. Not of this machine: it
