@@ -16,11 +16,15 @@ pub enum Bug {
     ReportsOfAnotherEpochCount,
     LateResultsAreNotForwarded,
     OpsReturnWhileFrozen,
+    SafePointsPassUnlessAllHaveArmed,
+    NewcomersDoNotReport,
+    ViewsForgetNewcomers,
+    LogsAskOnceForEachPlace,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 10] = {
+    pub const ALL: [Bug; 14] = {
         use Bug::*;
         [
             CommitBeforeAllAreDone,
@@ -33,6 +37,10 @@ impl Bug {
             ReportsOfAnotherEpochCount,
             LateResultsAreNotForwarded,
             OpsReturnWhileFrozen,
+            SafePointsPassUnlessAllHaveArmed,
+            NewcomersDoNotReport,
+            ViewsForgetNewcomers,
+            LogsAskOnceForEachPlace,
         ]
     };
 }

@@ -8,6 +8,7 @@
 use super::group::GroupIndex;
 use super::slots::SlotPool;
 use crate::memory::Arena;
+use crate::planted::{self, Bug};
 use crate::{Segment, Seq, Tag};
 use std::collections::VecDeque;
 
@@ -80,7 +81,9 @@ impl CommitLog {
         });
         self.bytes -= freed;
         // Places in the table of groups are used again.
-        self.asked.take_if(|(of, about, seq)| (*of, *about) == (group, tag) && *seq < below);
+        if !planted::has(Bug::LogsAskOnceForEachPlace) {
+            self.asked.take_if(|(of, about, seq)| (*of, *about) == (group, tag) && *seq < below);
+        }
     }
 
     /// True if nobody can need anything of this peer any more.

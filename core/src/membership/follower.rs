@@ -1,6 +1,7 @@
 //! A member's half: which view is in effect here, and which one is next.
 
 use super::View;
+use crate::planted::{self, Bug};
 use crate::{Epoch, MemberId};
 use std::collections::BTreeSet;
 
@@ -65,10 +66,11 @@ impl Follower {
     /// Takes the result of the safe point's op. If all members have armed the same view it is in effect now.
     pub fn enter(&mut self, least: [u32; 2]) -> Option<&View> {
         let [low, high] = [least[0], !least[1]];
-        if low == 0 || low != high {
+        let unarmed = low == 0 || low != high;
+        if unarmed && !planted::has(Bug::SafePointsPassUnlessAllHaveArmed) {
             return None;
         }
-        self.view = self.armed.take_if(|view| view.epoch.0 as u32 == low)?;
+        self.view = self.armed.take_if(|view| view.epoch.0 as u32 == high)?;
         let view = &self.view;
         self.gone.retain(|&id| view.member(id).is_some());
         Some(view)

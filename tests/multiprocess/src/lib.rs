@@ -32,6 +32,12 @@ pub struct Ended {
     pub output: String,
 }
 
+/// For how many seconds to go on, and the seed, as `tests/soak` says.
+pub fn soak() -> (f64, u64) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<f64>().ok());
+    (number("RONDE_TEST_SECONDS").unwrap_or(60.0), number("RONDE_TEST_SEED").unwrap_or(0.0) as u64)
+}
+
 /// A loopback port that was free a moment ago.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");

@@ -272,6 +272,24 @@ fn churn(seconds: f64, seed: u64, transports: &str) {
     assert!(killed > 3 && spawned > 5, "{killed} of {spawned}");
 }
 
+/// Churn for as long as `tests/soak churn` says, over one transport after the other.
+#[test]
+#[ignore = "as long as one likes: tests/soak churn"]
+fn churn_soak() {
+    if is_child() {
+        return;
+    }
+    let (seconds, seed) = ronde_multiprocess::soak();
+    let until = Instant::now() + Duration::from_secs_f64(seconds);
+    for (round, transports) in ["shm,tcp", "tcp", "shm"].into_iter().cycle().enumerate() {
+        let left = until.saturating_duration_since(Instant::now()).as_secs_f64();
+        if left < 5.0 {
+            return;
+        }
+        churn(left.min(60.0), seed + round as u64, transports);
+    }
+}
+
 #[test]
 fn churn_over_shared_memory() {
     if !is_child() {

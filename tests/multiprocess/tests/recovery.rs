@@ -171,6 +171,32 @@ fn killed_in_the_middle() {
     }
 }
 
+/// Random kills for as long as `tests/soak kill` says.
+#[test]
+#[ignore = "as long as one likes: tests/soak kill"]
+fn kill_soak() {
+    if is_child() {
+        return;
+    }
+    let (seconds, seed) = ronde_multiprocess::soak();
+    let until = Instant::now() + Duration::from_secs_f64(seconds);
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let (mut jobs, mut kills) = (0, 0);
+    while Instant::now() < until {
+        let ranks = rng.random_range(2..7);
+        let mut victims: Vec<usize> = (1..ranks).collect();
+        while victims.len() > 1 && rng.random() {
+            victims.swap_remove(rng.random_range(0..victims.len()));
+        }
+        let transport = ["tcp", "shm", "shm,tcp"][rng.random_range(0..3)];
+        let length = [8, 100, 1000, 20_000, 200_000, 1_000_000][rng.random_range(0..6)];
+        lose(&victims, ranks, transport, length, Fate::Killed, &mut rng);
+        jobs += 1;
+        kills += victims.len();
+    }
+    println!("{kills} ranks of {jobs} jobs were killed, and nothing was wrong");
+}
+
 /// A rank that is stopped is given up after a second; when it wakes it hears that it was expelled.
 #[test]
 fn stopped_and_woken() {

@@ -8,6 +8,7 @@
 
 use super::{Coordinator, Effect, Member, State};
 use crate::membership::{Hello, ToMember, View};
+use crate::planted::{self, Bug};
 use crate::{Epoch, Instant, MemberId};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -195,7 +196,9 @@ impl Coordinator {
         for member in self.members.values_mut() {
             if member.id.is_some_and(|id| next.view.member(id).is_some() && self.view.member(id).is_none()) {
                 member.id = None;
-                self.newcomers_since = Some((now, now));
+                if !planted::has(Bug::ViewsForgetNewcomers) {
+                    self.newcomers_since = Some((now, now));
+                }
             }
         }
     }

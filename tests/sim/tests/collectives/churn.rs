@@ -198,7 +198,7 @@ impl Churn {
             worker.passed = false;
             self.starts_generation(process);
         }
-        if !calm && self.rng.random_ratio(1, 40) && self.staying().len() > 1 {
+        if !calm && self.rng.random_ratio(1, 15) && self.staying().len() > 1 {
             self.workers[process].leaving = true;
         }
     }
@@ -323,6 +323,12 @@ fn schedule(seed: u64, tally: &mut Tally) {
         }
     }
     churn.check_agreement(tally);
+}
+
+/// One schedule, for those who look for mistakes.
+#[cfg(feature = "planted-bugs")]
+pub(crate) fn churn(seed: u64) {
+    schedule(seed, &mut Tally::default());
 }
 
 /// `RONDE_SEED=N` replays one schedule, `RONDE_SEEDS=N` runs so many (from that one on).

@@ -276,14 +276,18 @@ fn survivors_go_on() {
 #[cfg(feature = "planted-bugs")]
 #[test]
 fn planted_bugs_are_caught() {
+    use crate::churn::churn;
     use ronde_core::planted::{Bug, plant};
     const WITHIN: u64 = 2000;
     // Panics are what is looked for here.
     std::panic::set_hook(Box::new(|_| ()));
     let caught = |bug: Bug| {
         plant(Some(bug));
-        let found = (0..WITHIN)
-            .find(|&seed| std::panic::catch_unwind(|| schedule(seed, &mut Tally::default())).is_err());
+        let fails = |seed| {
+            let losses = || schedule(seed, &mut Tally::default());
+            std::panic::catch_unwind(losses).is_err() || std::panic::catch_unwind(|| churn(seed)).is_err()
+        };
+        let found = (0..WITHIN).find(|&seed| fails(seed));
         plant(None);
         (bug, found)
     };
