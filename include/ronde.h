@@ -25,16 +25,30 @@
  * the process that hosts the coordinator is lost, every rank's ops end with the same error, and every later call
  * on the group gives it again.
  *
- * Loss. When another peer is lost, the others go on: their ops succeed, and the outcome, which is the same on all
- * of them, says how many contributed. Ranks and sizes keep their meaning. A contribution is in a result as a whole
- * or not at all; averages divide by the contributors. Blocks of the lost in what is gathered or exchanged hold
- * anything. RONDE_PEER_LOST is the end only of ops that need the lost peer (its messages, an op with it as root)
- * and of those with RONDE_NONE.
+ * Loss. When another peer is lost, or leaves, the others go on: their ops succeed, and the outcome, which is the
+ * same on all of them, says who is absent. Ranks and sizes keep their meaning until the next safe point. A
+ * contribution is in a result as a whole or not at all; averages divide by the contributors. Blocks of the absent
+ * in what is gathered or exchanged hold anything. RONDE_PEER_LOST is the end only of ops that need the lost peer
+ * (its messages, an op with it as root) and of those with RONDE_NONE.
+ *
+ * Growth. With `min_peers` in ronde_config a job starts as soon as so many processes are there. At safe points,
+ * calls of ronde_update that all make at the same place, others join and ranks become dense again:
+ *
+ *   int share = ronde_generation(group) > 0;     // a newcomer: the others are about to share
+ *   for (;;) {
+ *       if (share) ronde_broadcast(group, &state, sizeof state, RONDE_U8, 0, NULL, NULL);
+ *       if (state.step == STEPS) break;
+ *       train(&state, group);                    // all_reduce and so on, by ronde_rank and ronde_size
+ *       ronde_change change = RONDE_CHANGE_INIT;
+ *       ronde_update(group, &change);
+ *       share = change.joined > 0;
+ *   }
  *
  * Threads. Any function may be called from any thread at any time, except that a handle must not be freed
  * (ronde_group_free, ronde_op_free, ronde_op_on_complete) while another call uses it. Calls of one tag must be
  * made in the same order on every rank, so threads that call concurrently use different tags (ronde_options).
- * An op makes progress while its caller waits for it or tests it, and on a thread of the library otherwise.
+ * None of them starts an op while ronde_update runs. An op makes progress while its caller waits for it or tests
+ * it, and on a thread of the library otherwise.
  * Signals: no handler is installed, none is blocked; waits go on after EINTR. After fork() only the parent may
  * use its groups; in the child ronde_close is an error and ronde_group_free only frees.
  *
@@ -73,10 +87,10 @@ typedef enum ronde_status {
     RONDE_OK = 0,
     RONDE_IN_PROGRESS = 1,      /* ronde_op_test only: not ended yet */
     RONDE_INVALID_ARGUMENT = 2, /* this call can never succeed: change it */
-    RONDE_PEER_LOST = 3,        /* a peer died or was cut off; the text names it */
+    RONDE_PEER_LOST = 3,        /* a peer died, was cut off or has left; the text names it */
     RONDE_TIMEOUT = 4,          /* the op's deadline passed; the text names who did not come */
     RONDE_MISMATCH = 5,         /* ranks made different calls; the text has both */
-    RONDE_ABORTED = 6,          /* somebody called ronde_abort, or left while needed */
+    RONDE_ABORTED = 6,          /* somebody called ronde_abort */
     RONDE_EXPELLED = 7,         /* the others went on without this process: it was silent for too long */
     RONDE_RESOURCE = 8,         /* this machine: ports, descriptors, memory */
     RONDE_JOIN_FAILED = 9,      /* address, token, version, ranks, or time */
@@ -195,17 +209,22 @@ typedef struct ronde_config {
     int32_t streams;            /* TCP connections to each peer, 1 to 64 [1] */
     uint16_t first_port;        /* ports to listen on, the first free one [any] */
     uint16_t last_port;
+    int32_t min_peers;          /* without `ranks`: start once so many are there; others join later [no] */
+    int32_t max_peers;          /* nobody joins a job of so many; said where the coordinator is [any number] */
+    int32_t shrink_only;        /* 1: nobody joins once the job runs; said where the coordinator is [no] */
+    int32_t newcomer;           /* 1: join a job that runs; neither host the coordinator nor claim a rank [no] */
 } ronde_config;
 
 #define RONDE_CONFIG_INIT \
-    { sizeof(ronde_config), NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, -1, 0, 0, 0, 0, 0, 0 }
+    { sizeof(ronde_config), NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
 /* Starts the coordinator of one job in this process, whatever its rank, and gives its id; every process of the
- * job, this one too, then joins with it. config may be NULL. */
+ * job, this one too, then joins with it. config may be NULL; max_peers and shrink_only are said here. */
 ronde_status ronde_id_create(const ronde_config *config, ronde_id *id);
 
-/* Joins and returns when all ranks have. config may be NULL: everything from the environment, and without any of
- * it a group of one. On failure *group is NULL. */
+/* Joins and returns when all ranks have, or min_peers. A job that runs already lets newcomers in, with the next
+ * ranks, at its next safe point (ronde_update). config may be NULL: everything from the environment, and without
+ * any of it a group of one. On failure *group is NULL. */
 ronde_status ronde_join(const ronde_config *config, ronde_group **group);
 
 /* Leaves in order. Ops in flight here end with RONDE_CLOSED, and so does every later call; no callback comes
@@ -222,15 +241,15 @@ void ronde_group_free(ronde_group *group);
  * thread. */
 ronde_status ronde_abort(ronde_group *group, const char *reason);
 
-/* This process's rank and the number of ranks; -1 for NULL. */
+/* This process's rank and the number of ranks; -1 for NULL. They change in ronde_update only. */
 int32_t ronde_rank(const ronde_group *group);
 int32_t ronde_size(const ronde_group *group);
 
 /* What ended the group: RONDE_OK while it lives, else the status, with the text in ronde_last_error. */
 ronde_status ronde_failure(const ronde_group *group);
 
-/* Transport ("shm", "tcp") and host name of the link to a rank; "" for this one and unknown ones. They live as
- * long as the handle. */
+/* Transport ("shm", "tcp") and host name of the link to a rank as it is now; "" for this one and unknown ones. The
+ * strings live as long as the handle, also when ronde_update has given the rank to another. */
 const char *ronde_transport(const ronde_group *group, int32_t rank);
 const char *ronde_host(const ronde_group *group, int32_t rank);
 
@@ -242,6 +261,37 @@ ronde_status ronde_split(ronde_group *group, int32_t color, int32_t key, ronde_g
  * group, when no op uses it. */
 ronde_status ronde_mem_alloc(ronde_group *group, size_t bytes, void **memory);
 ronde_status ronde_mem_free(ronde_group *group, void *memory);
+
+/* --------------------------------------------------------------------------------------------- Safe points */
+
+/* What a safe point changed. gone_ranks lives as long as the handle of the group. */
+typedef struct ronde_change {
+    size_t size;               /* sizeof(ronde_change) */
+    int32_t changed;           /* 1: ranks are new from now on */
+    uint32_t generation;       /* as ronde_generation gives it */
+    int32_t rank;              /* this process's, as ronde_rank gives it */
+    int32_t ranks;             /* as ronde_size gives it */
+    int32_t joined;            /* number of newcomers: they have the highest ranks */
+    int32_t gone;              /* number of those who are not there any more */
+    const int32_t *gone_ranks; /* theirs, as they were before, ascending; NULL for none */
+} ronde_change;
+
+#define RONDE_CHANGE_INIT \
+    { sizeof(ronde_change), 0, 0, 0, 0, 0, 0, NULL }
+
+/* A safe point: processes that want to join come in, those that were lost or have left stop being holes. Every
+ * member of the job calls it on the group that ronde_join gave, each at the same place of its program (once a
+ * training step, say). It waits for the ends of all ops of this process, and costs an all-reduce of 8 bytes if
+ * nothing changes. change may be NULL.
+ *
+ * After a change ranks and sizes are new, also those of parts (ronde_split): they keep those of their members that
+ * are there, in the same order. Newcomers are in none of them, need the state of the others, and make the same
+ * calls as they from here on. */
+ronde_status ronde_update(ronde_group *group, ronde_change *change);
+
+/* The stretch of the job that this is, from 0: each ronde_update that changes something adds 1. A process that
+ * joined a job which ran already starts with more than 0. 0 for NULL. */
+uint32_t ronde_generation(const ronde_group *group);
 
 /* ---------------------------------------------------------------------------------------------- Reductions */
 
@@ -280,6 +330,8 @@ typedef struct ronde_options {
 #define RONDE_OPTIONS_INIT \
     { sizeof(ronde_options), 0, NULL, 0, RONDE_RECOVER }
 
+/* What a call that succeeded says of itself. The list of the absent is the library's, and lives until the group is
+ * freed; from an op that outlives its group's handle, until the op is. */
 typedef struct ronde_outcome {
     size_t size;             /* sizeof(ronde_outcome) */
     uint64_t epoch;          /* view in which it committed */
@@ -290,10 +342,12 @@ typedef struct ronde_outcome {
     uint32_t contributors;   /* number of peers whose input is in the result */
     uint32_t interruptions;  /* how often losses interrupted it */
     uint64_t interrupted_ns; /* how long it stood still for them, from when this peer heard of one */
+    const int32_t *absent;   /* ranks whose input is not in the result, ascending; NULL for none */
+    size_t absent_count;
 } ronde_outcome;
 
 #define RONDE_OUTCOME_INIT \
-    { sizeof(ronde_outcome), 0, 0, 0, 0, NULL, 0, 0, 0 }
+    { sizeof(ronde_outcome), 0, 0, 0, 0, NULL, 0, 0, 0, NULL, 0 }
 
 /* --------------------------------------------------------------------------------------------- Collectives
  *

@@ -13,8 +13,8 @@
 //   }
 //
 // Errors are exceptions: ronde::error carries the status and the full text. Rules for threads and memory are
-// those of ronde.h. A container is anything with data() and size() whose elements have a dtype below; lengths
-// follow from it and are checked where two must fit.
+// those of ronde.h, and so is how a job grows and shrinks (group::update). A container is anything with data() and
+// size() whose elements have a dtype below; lengths follow from it and are checked where two must fit.
 #ifndef RONDE_HPP
 #define RONDE_HPP
 
@@ -169,7 +169,41 @@ struct c_options {
 };
 } // namespace detail
 
-using outcome = ronde_outcome;
+// What a call that succeeded says of itself; see ronde_outcome.
+struct outcome {
+    std::uint64_t epoch = 0, seq = 0, bytes_sent = 0, bytes_received = 0;
+    const char *algorithm = ""; // its name, for ever valid
+    std::uint32_t contributors = 0, interruptions = 0;
+    std::chrono::nanoseconds interrupted{0};
+    std::vector<int> absent; // ranks whose input is not in the result, ascending
+};
+
+namespace detail {
+inline std::vector<int> copied(const std::int32_t *ranks, std::size_t count) {
+    return count == 0 ? std::vector<int>() : std::vector<int>(ranks, ranks + count);
+}
+
+inline outcome from_c(const ronde_outcome &of) {
+    return {of.epoch,
+            of.seq,
+            of.bytes_sent,
+            of.bytes_received,
+            of.algorithm,
+            of.contributors,
+            of.interruptions,
+            std::chrono::nanoseconds(of.interrupted_ns),
+            copied(of.absent, of.absent_count)};
+}
+} // namespace detail
+
+// What a safe point changed.
+struct change {
+    bool changed = false; // ranks are new from now on
+    std::uint32_t generation = 0;
+    int rank = 0, size = 0;
+    std::vector<int> joined; // ranks of the newcomers: the highest ones
+    std::vector<int> gone;   // ranks, as they were, of those who are not there any more
+};
 
 // An op in flight. Its buffers must outlive it; destroying the object does not wait.
 class op {
@@ -185,9 +219,9 @@ public:
     }
 
     outcome wait() {
-        outcome result = RONDE_OUTCOME_INIT;
+        ronde_outcome result = RONDE_OUTCOME_INIT;
         detail::check(ronde_op_wait(handle_.get(), &result));
-        return result;
+        return detail::from_c(result);
     }
 
     // Readable once the op has ended; closed with this object.
@@ -206,7 +240,8 @@ public:
         auto call = [](void *context, ronde_status status, const ronde_outcome *result, const char *text) {
             std::unique_ptr<F> f(static_cast<F *>(context));
             if (status == RONDE_OK) {
-                (*f)(nullptr, result);
+                const outcome ended = detail::from_c(*result);
+                (*f)(nullptr, &ended);
             } else {
                 const error problem(status, text);
                 (*f)(&problem, nullptr);
@@ -228,10 +263,10 @@ private:
 struct config {
     std::optional<std::string> coordinator, token, advertise, transports, interfaces;
     std::optional<ronde_id> id;
-    std::optional<int> rank, ranks;
+    std::optional<int> rank, ranks, min_peers, max_peers;
     std::chrono::milliseconds timeout{0}, connect_timeout{0};
     int streams = 0;
-    bool wan = false, insecure = false;
+    bool wan = false, insecure = false, shrink_only = false, newcomer = false;
 };
 
 namespace detail {
@@ -246,11 +281,15 @@ struct c_config {
         value.id = from.id ? &*from.id : nullptr;
         value.rank = from.rank.value_or(-1);
         value.ranks = from.ranks.value_or(0);
+        value.min_peers = from.min_peers.value_or(0);
+        value.max_peers = from.max_peers.value_or(0);
         value.timeout_ms = static_cast<std::int64_t>(from.timeout.count());
         value.connect_timeout_ms = static_cast<std::int64_t>(from.connect_timeout.count());
         value.streams = from.streams;
         value.preset = from.wan ? 2 : 0;
         value.insecure = from.insecure ? 1 : 0;
+        value.shrink_only = from.shrink_only ? 1 : 0;
+        value.newcomer = from.newcomer ? 1 : 0;
     }
     const ronde_config *get() const noexcept { return &value; }
     ronde_config value = RONDE_CONFIG_INIT;
@@ -315,6 +354,18 @@ public:
         if (part == nullptr) return std::nullopt;
         return group(part);
     }
+
+    // A safe point, which every member of the job calls at the same place; see ronde_update.
+    [[nodiscard]] change update() {
+        ronde_change c = RONDE_CHANGE_INIT;
+        detail::check(ronde_update(handle_.get(), &c));
+        change result{c.changed != 0, c.generation, c.rank, c.ranks, {}, {}};
+        for (int rank = c.ranks - c.joined; rank < c.ranks; ++rank) result.joined.push_back(rank);
+        result.gone = detail::copied(c.gone_ranks, static_cast<std::size_t>(c.gone));
+        return result;
+    }
+    // 0 at the start of the job; a process that joined later starts with more, and needs the state of the others.
+    std::uint32_t generation() const noexcept { return ronde_generation(handle_.get()); }
 
     // Zeroed memory that local peers read without a copy. It may outlive this object.
     template <class T>
@@ -511,9 +562,9 @@ private:
 
     template <class F>
     outcome call(const options &with, F f) {
-        outcome result = RONDE_OUTCOME_INIT;
+        ronde_outcome result = RONDE_OUTCOME_INIT;
         detail::check(f(handle_.get(), detail::c_options(with).get(), &result));
-        return result;
+        return detail::from_c(result);
     }
 
     void leave() noexcept {

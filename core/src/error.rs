@@ -157,6 +157,13 @@ pub enum Aborted {
         /// Their words.
         reason: String,
     },
+    /// So few of the last view are left, or can be heard, that another part of it may have gone on alone.
+    NoQuorum {
+        /// Members that are here.
+        here: u32,
+        /// Members that may live.
+        of: u32,
+    },
     /// A group-wide failure announced by the coordinator, as text.
     Announced(String),
 }
@@ -178,6 +185,11 @@ impl std::fmt::Display for Aborted {
                 waited.as_secs_f64()
             ),
             Aborted::Requested { rank, reason } => write!(f, "rank {rank} aborted the group: {reason}"),
+            Aborted::NoQuorum { here, of } => write!(
+                f,
+                "the coordinator was lost or cut off, and only {here} of {of} peers are here: another part of the \
+                 job may go on without them. Look at the other machines and the network between"
+            ),
             Aborted::Announced(text) => f.write_str(text),
         }
     }

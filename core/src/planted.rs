@@ -20,11 +20,12 @@ pub enum Bug {
     NewcomersDoNotReport,
     ViewsForgetNewcomers,
     LogsAskOnceForEachPlace,
+    ResultsOfAllAttemptsAreAlike,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 14] = {
+    pub const ALL: [Bug; 15] = {
         use Bug::*;
         [
             CommitBeforeAllAreDone,
@@ -41,6 +42,7 @@ impl Bug {
             NewcomersDoNotReport,
             ViewsForgetNewcomers,
             LogsAskOnceForEachPlace,
+            ResultsOfAllAttemptsAreAlike,
         ]
     };
 }

@@ -4,7 +4,7 @@
 //!
 //! 1. An op from which a survivor has returned keeps the contributors that it had. Survivors that lack the
 //!    result get it from one that returned.
-//! 2. An op whose complete result every survivor holds is committed as it stands.
+//! 2. An op whose complete result, of one attempt, every survivor holds is committed as it stands.
 //! 3. Every other op starts again among the survivors.
 //!
 //! Ops that start again commit by Done, on every rank and also where they had not been started yet: the plan
@@ -28,11 +28,16 @@ pub struct TagReport {
     pub returned: Seq,
     /// Ops that returned although an earlier one has not.
     pub returned_ahead: Vec<Seq>,
-    /// Ops that have not returned, but whose complete result is here.
-    pub complete: Vec<Seq>,
+    /// Ops that have not returned, but whose complete result is here, with the epoch of the attempt that gave it.
+    pub complete: Vec<(Seq, Epoch)>,
 }
 
 impl TagReport {
+    /// The attempt whose complete result is here.
+    fn attempt(&self, op: Seq) -> Option<Epoch> {
+        self.complete.iter().find(|(seq, _)| *seq == op).map(|(_, epoch)| *epoch)
+    }
+
     fn has_returned(&self, op: Seq) -> bool {
         op < self.returned || self.returned_ahead.contains(&op)
     }
@@ -117,7 +122,7 @@ fn open_ops(members: &[(MemberId, &TagReport)]) -> BTreeSet<Seq> {
     let mut ops = BTreeSet::new();
     for (_, tag) in members {
         let returned = over.0..tag.returned.0.min(over.0 + MOST_OPS);
-        let held = tag.returned_ahead.iter().chain(&tag.complete).copied();
+        let held = tag.returned_ahead.iter().chain(tag.complete.iter().map(|(seq, _)| seq)).copied();
         ops.extend(returned.map(Seq).chain(held.filter(|&seq| seq >= over)));
     }
     ops
@@ -125,14 +130,19 @@ fn open_ops(members: &[(MemberId, &TagReport)]) -> BTreeSet<Seq> {
 
 /// How an op is committed, if it is: who provides the result, and to whom.
 fn settle(members: &[(MemberId, &TagReport)], seq: Seq) -> Option<(Seq, Option<MemberId>, Vec<MemberId>)> {
-    let lacks = |tag: &TagReport| !tag.has_returned(seq) && !tag.complete.contains(&seq);
+    let lacks = |tag: &TagReport| !tag.has_returned(seq) && tag.attempt(seq).is_none();
     let receivers: Vec<MemberId> =
         members.iter().filter(|(_, tag)| lacks(tag)).map(|(member, _)| *member).collect();
     let provider = members.iter().find(|(_, tag)| tag.has_returned(seq)).map(|(member, _)| *member);
     if planted::has(Bug::WhatSomebodyReturnedStartsAgain) {
         return None;
     }
-    let held = receivers.is_empty() || planted::has(Bug::CommitWhatOnlySomeHold);
+    // A coordinator that was lost may have told only some to start again, who then hold another result.
+    let mut attempts = members.iter().filter_map(|(_, tag)| tag.attempt(seq));
+    let first = attempts.next();
+    let alike =
+        attempts.all(|attempt| Some(attempt) == first) || planted::has(Bug::ResultsOfAllAttemptsAreAlike);
+    let held = receivers.is_empty() && alike || planted::has(Bug::CommitWhatOnlySomeHold);
     (provider.is_some() || held).then_some((seq, provider, receivers))
 }
 
@@ -151,7 +161,7 @@ mod tests {
             started: Seq(started),
             returned: Seq(returned),
             returned_ahead: seqs(ahead),
-            complete: seqs(complete),
+            complete: complete.iter().map(|&seq| (Seq(seq), Epoch(1))).collect(),
         };
         Report { epoch: Epoch(2), groups: vec![GROUP], tags: vec![tag] }
     }
@@ -176,6 +186,18 @@ mod tests {
     fn what_everybody_holds_is_committed_and_the_rest_starts_again() {
         let plan = plan_of(vec![report(3, 0, &[], &[0, 2]), report(3, 0, &[], &[0, 1])]);
         assert_eq!(commits(&plan), [(0, None, vec![])]);
+    }
+
+    /// A coordinator told one to start again and died before it told the other.
+    #[test]
+    fn results_of_different_attempts_are_not_one_result() {
+        let again = |mut report: Report| {
+            report.tags[0].complete.iter_mut().for_each(|(_, attempt)| attempt.0 += 1);
+            report
+        };
+        let (one, other) = (report(1, 0, &[], &[0]), again(report(1, 0, &[], &[0])));
+        assert_eq!(commits(&plan_of(vec![one.clone(), other.clone()])), []);
+        assert_eq!(commits(&plan_of(vec![other.clone(), other])), [(0, None, vec![])]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::config::{milliseconds, unknown};
 use crate::group::ronde_group;
+use crate::kept::Kept;
 use crate::op::{conclude, ronde_op};
 use crate::reduction;
 use crate::sized::{self, Sized};
@@ -40,6 +41,8 @@ pub struct ronde_outcome {
     pub(crate) contributors: u32,
     pub(crate) interruptions: u32,
     pub(crate) interrupted_ns: u64,
+    pub(crate) absent: *const i32,
+    pub(crate) absent_count: usize,
 }
 // SAFETY: as above.
 unsafe impl Sized for ronde_outcome {
@@ -93,7 +96,7 @@ impl ronde_call {
 }
 
 impl ronde_outcome {
-    pub(crate) fn of(outcome: &Outcome) -> ronde_outcome {
+    pub(crate) fn of(outcome: &Outcome, kept: &Kept) -> ronde_outcome {
         ronde_outcome {
             size: size_of::<ronde_outcome>(),
             epoch: outcome.epoch.0,
@@ -104,6 +107,8 @@ impl ronde_outcome {
             contributors: outcome.contributors,
             interruptions: outcome.interruptions,
             interrupted_ns: u64::try_from(outcome.interrupted_for.as_nanos()).unwrap_or(u64::MAX),
+            absent: kept.ranks(&outcome.absent),
+            absent_count: outcome.absent.len(),
         }
     }
 }
@@ -227,15 +232,17 @@ fn own_count(call: &mut Call, rank: u32) -> Result<()> {
 /// As [`call`]; `outcome` is null or a `ronde_outcome`.
 unsafe fn run(group: *const ronde_group, raw: &ronde_call, outcome: *mut ronde_outcome) -> i32 {
     // SAFETY: by the contract of this function.
-    let group = match unsafe { handle(group, "group") } {
-        Ok(owner) => &owner.group,
+    let owner = match unsafe { handle(group, "group") } {
+        Ok(owner) => owner,
         Err(error) => return guard(|| Err(error)),
     };
-    guard_group(group, || {
+    guard_group(&owner.group, || {
         // SAFETY: by the contract of this function.
-        let result = group.run(unsafe { call(group, raw) }?);
+        unsafe { sized::check(outcome) }?;
         // SAFETY: by the contract of this function.
-        unsafe { conclude(result, outcome) }
+        let result = owner.group.run(unsafe { call(&owner.group, raw) }?);
+        // SAFETY: by the contract of this function.
+        unsafe { conclude(result, &owner.kept, outcome) }
     })
 }
 
@@ -244,17 +251,17 @@ unsafe fn run(group: *const ronde_group, raw: &ronde_call, outcome: *mut ronde_o
 /// As [`call`]; `op` is null or a place for a pointer.
 unsafe fn start(group: *const ronde_group, raw: &ronde_call, op: *mut *mut ronde_op) -> i32 {
     // SAFETY: by the contract of this function.
-    let group = match unsafe { handle(group, "group") } {
-        Ok(owner) => &owner.group,
+    let owner = match unsafe { handle(group, "group") } {
+        Ok(owner) => owner,
         Err(error) => return guard(|| Err(error)),
     };
-    guard_group(group, || {
+    guard_group(&owner.group, || {
         // SAFETY: by the contract of this function.
         unsafe { give(op, std::ptr::null_mut(), "the place for the op") }?;
         // SAFETY: by the contract of this function.
-        let started = group.start(unsafe { call(group, raw) }?)?;
+        let started = owner.group.start(unsafe { call(&owner.group, raw) }?)?;
         // SAFETY: by the contract of this function.
-        unsafe { give(op, ronde_op::boxed(started, group), "the place for the op") }?;
+        unsafe { give(op, ronde_op::boxed(started, owner), "the place for the op") }?;
         Ok(Status::Ok)
     })
 }

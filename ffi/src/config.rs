@@ -30,6 +30,10 @@ pub struct ronde_config {
     pub(crate) streams: i32,
     pub(crate) first_port: u16,
     pub(crate) last_port: u16,
+    pub(crate) min_peers: i32,
+    pub(crate) max_peers: i32,
+    pub(crate) shrink_only: i32,
+    pub(crate) newcomer: i32,
 }
 // SAFETY: `repr(C)`, starts with a `usize`, no padding, pointers and integers take any value.
 unsafe impl Sized for ronde_config {
@@ -147,17 +151,16 @@ fn numbers(mut config: Config, given: &ronde_config) -> Result<Config> {
         0 => {}
         n => config = config.size(u32::try_from(n).map_err(|_| unknown("ranks", n.into()))?),
     }
+    config = growth(config, given)?;
     config = match given.preset {
         0 => config,
         1 => config.preset(Preset::Lan),
         2 => config.preset(Preset::Wan),
         other => return Err(unknown("preset", other.into())),
     };
-    config = match given.insecure {
-        0 => config,
-        1 => config.insecure(true),
-        other => return Err(unknown("value of insecure", other.into())),
-    };
+    if flag(given.insecure, "value of insecure")? {
+        config = config.insecure(true);
+    }
     config = match given.streams {
         0 => config,
         n => match u8::try_from(n) {
@@ -172,6 +175,34 @@ fn numbers(mut config: Config, given: &ronde_config) -> Result<Config> {
         config = config.ports(given.first_port, given.last_port.max(given.first_port));
     }
     Ok(config)
+}
+
+/// The fields for jobs that grow and shrink.
+fn growth(mut config: Config, given: &ronde_config) -> Result<Config> {
+    match given.min_peers {
+        0 => {}
+        n => config = config.min_peers(u32::try_from(n).map_err(|_| unknown("min_peers", n.into()))?),
+    }
+    match given.max_peers {
+        0 => {}
+        n => config = config.max_peers(u32::try_from(n).map_err(|_| unknown("max_peers", n.into()))?),
+    }
+    if flag(given.shrink_only, "value of shrink_only")? {
+        config = config.shrink_only(true);
+    }
+    if flag(given.newcomer, "value of newcomer")? {
+        config = config.newcomer(true);
+    }
+    Ok(config)
+}
+
+/// 1 is yes, 0 the default.
+fn flag(value: i32, what: &'static str) -> Result<bool> {
+    match value {
+        0 => Ok(false),
+        1 => Ok(true),
+        other => Err(unknown(what, other.into())),
+    }
 }
 
 /// A time of the header: 0 is the default.

@@ -1,34 +1,50 @@
 //! Groups: what they are, how they are split and left, and registered memory.
 
-use crate::status::{Status, give, guard, guard_group, handle, text};
-use runtime::{Error, Group, Misuse, Result, SharedBuffer};
+use crate::kept::Kept;
+use crate::status::{Status, contain, give, guard, guard_group, handle, text};
+use runtime::{Error, Group, LinkInfo, Misuse, Result, SharedBuffer};
 use std::collections::HashMap;
-use std::ffi::{CString, c_char, c_void};
-use std::sync::{Mutex, PoisonError};
+use std::ffi::{c_char, c_void};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// See the header.
 pub struct ronde_group {
     pub(crate) group: Group,
     /// What `ronde_mem_alloc` gave, by address.
     memory: Mutex<HashMap<usize, SharedBuffer>>,
-    /// Host name of each rank, this one's empty.
-    hosts: Vec<CString>,
-    transports: Vec<&'static std::ffi::CStr>,
+    /// The links, as they were in this generation.
+    links: Mutex<Option<(u32, Vec<LinkInfo>)>>,
+    /// Also of ops that outlive this handle.
+    pub(crate) kept: Arc<Kept>,
 }
 
 impl ronde_group {
     pub(crate) fn boxed(group: Group) -> *mut ronde_group {
-        let mut hosts = vec![CString::default(); group.size() as usize];
-        let mut transports = vec![c""; group.size() as usize];
-        for link in group.links() {
-            hosts[link.rank as usize] = CString::new(link.host).unwrap_or_default();
-            transports[link.rank as usize] = match link.transport {
-                "shm" => c"shm",
-                "tcp" => c"tcp",
-                _ => c"other",
-            };
+        let (memory, links, kept) = Default::default();
+        Box::into_raw(Box::new(ronde_group { group, memory, links, kept }))
+    }
+
+    /// Something about the link to a rank; the empty string where there is none.
+    fn of_link(&self, rank: i32, what: impl FnOnce(&LinkInfo) -> *const c_char) -> *const c_char {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let generation = self.group.generation();
+        if links.as_ref().is_none_or(|(of, _)| *of != generation) {
+            *links = Some(links_of_one_generation(&self.group));
         }
-        Box::into_raw(Box::new(ronde_group { group, memory: Mutex::default(), hosts, transports }))
+        let mut all = links.iter().flat_map(|(_, links)| links);
+        let found = all.find(|link| u32::try_from(rank) == Ok(link.rank));
+        found.map_or(c"".as_ptr(), what)
+    }
+}
+
+/// Another thread may be passing a safe point.
+fn links_of_one_generation(group: &Group) -> (u32, Vec<LinkInfo>) {
+    loop {
+        let generation = group.generation();
+        let links = group.links();
+        if group.generation() == generation {
+            return (generation, links);
+        }
     }
 }
 
@@ -62,9 +78,13 @@ pub unsafe extern "C" fn ronde_size(group: *const ronde_group) -> i32 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ronde_transport(group: *const ronde_group, rank: i32) -> *const c_char {
     // SAFETY: by the contract of this function.
-    let group = unsafe { group.as_ref() };
-    let found = group.and_then(|g| g.transports.get(usize::try_from(rank).ok()?));
-    found.map_or(c"".as_ptr(), |name| name.as_ptr())
+    let Some(group) = (unsafe { group.as_ref() }) else { return c"".as_ptr() };
+    let name = |link: &LinkInfo| match link.transport {
+        "shm" => c"shm".as_ptr(),
+        "tcp" => c"tcp".as_ptr(),
+        _ => c"other".as_ptr(),
+    };
+    contain(c"".as_ptr(), || group.of_link(rank, name))
 }
 
 /// See the header.
@@ -75,9 +95,8 @@ pub unsafe extern "C" fn ronde_transport(group: *const ronde_group, rank: i32) -
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ronde_host(group: *const ronde_group, rank: i32) -> *const c_char {
     // SAFETY: by the contract of this function.
-    let group = unsafe { group.as_ref() };
-    let found = group.and_then(|g| g.hosts.get(usize::try_from(rank).ok()?));
-    found.map_or(c"".as_ptr(), |name| name.as_ptr())
+    let Some(group) = (unsafe { group.as_ref() }) else { return c"".as_ptr() };
+    contain(c"".as_ptr(), || group.of_link(rank, |link| group.kept.name(&link.host)))
 }
 
 /// See the header.

@@ -4,6 +4,7 @@
 use crate::collectives::{ronde_call, ronde_options, ronde_outcome};
 use crate::config::{ronde_config, ronde_id, ronde_store};
 use crate::status::Status;
+use crate::update::ronde_change;
 use runtime::{Collective, DType, ReduceOp};
 use std::fmt::Write;
 use std::mem::offset_of;
@@ -53,7 +54,11 @@ fn structs(facts: &mut Facts) {
             insecure,
             streams,
             first_port,
-            last_port
+            last_port,
+            min_peers,
+            max_peers,
+            shrink_only,
+            newcomer
         }
     );
     layout!(facts, ronde_id {});
@@ -70,9 +75,12 @@ fn structs(facts: &mut Facts) {
             algorithm,
             contributors,
             interruptions,
-            interrupted_ns
+            interrupted_ns,
+            absent,
+            absent_count
         }
     );
+    layout!(facts, ronde_change { size, changed, generation, rank, ranks, joined, gone, gone_ranks });
     layout!(
         facts,
         ronde_call {

@@ -10,10 +10,12 @@
 mod collectives;
 mod config;
 mod group;
+mod kept;
 mod op;
 mod reduction;
 mod sized;
 mod status;
+mod update;
 
 #[cfg(test)]
 mod layout;

@@ -1,15 +1,20 @@
 //! Asynchronous ops: tested, waited for, given a callback, or polled as a descriptor.
 
 use crate::collectives::ronde_outcome;
+use crate::group::ronde_group;
+use crate::kept::Kept;
 use crate::sized;
 use crate::status::{Status, fail, give, guard, handle, null};
 use runtime::{Op, Outcome, Result};
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 /// See the header.
 pub struct ronde_op {
     op: Op,
+    /// What outcomes point to.
+    kept: Arc<Kept>,
     /// A group that is freed early must not take its ops with it.
     _group: runtime::Group,
 }
@@ -26,10 +31,10 @@ struct ToCall {
 unsafe impl Send for ToCall {}
 
 impl ToCall {
-    fn call(self, result: &Result<Outcome>) {
+    fn call(self, result: &Result<Outcome>, kept: &Kept) {
         match result {
             Ok(outcome) => {
-                let outcome = ronde_outcome::of(outcome);
+                let outcome = ronde_outcome::of(outcome, kept);
                 // SAFETY: the caller's function, with arguments as the header promises.
                 unsafe { (self.callback)(self.context, Status::Ok as i32, &outcome, c"".as_ptr()) }
             }
@@ -44,8 +49,9 @@ impl ToCall {
 }
 
 impl ronde_op {
-    pub(crate) fn boxed(op: Op, group: &runtime::Group) -> *mut ronde_op {
-        Box::into_raw(Box::new(ronde_op { op, _group: group.clone() }))
+    pub(crate) fn boxed(op: Op, owner: &ronde_group) -> *mut ronde_op {
+        let (kept, _group) = (owner.kept.clone(), owner.group.clone());
+        Box::into_raw(Box::new(ronde_op { op, kept, _group }))
     }
 }
 
@@ -54,11 +60,15 @@ impl ronde_op {
 /// # Safety
 ///
 /// `place` is null or a `ronde_outcome` that nobody else uses.
-pub(crate) unsafe fn conclude(result: Result<Outcome>, place: *mut ronde_outcome) -> Result<Status> {
+pub(crate) unsafe fn conclude(
+    result: Result<Outcome>,
+    kept: &Kept,
+    place: *mut ronde_outcome,
+) -> Result<Status> {
     let outcome = result?;
     if !place.is_null() {
         // SAFETY: by the contract of this function.
-        unsafe { sized::write(place, ronde_outcome::of(&outcome)) }?;
+        unsafe { sized::write(place, ronde_outcome::of(&outcome, kept)) }?;
     }
     Ok(Status::Ok)
 }
@@ -72,10 +82,13 @@ pub(crate) unsafe fn conclude(result: Result<Outcome>, place: *mut ronde_outcome
 pub unsafe extern "C" fn ronde_op_test(op: *const ronde_op, outcome: *mut ronde_outcome) -> i32 {
     guard(|| {
         // SAFETY: by the contract of this function.
-        match unsafe { handle(op, "op") }?.op.test() {
+        let op = unsafe { handle(op, "op") }?;
+        // SAFETY: by the contract of this function.
+        unsafe { sized::check(outcome) }?;
+        match op.op.test() {
             None => Ok(Status::InProgress),
             // SAFETY: by the contract of this function.
-            Some(result) => unsafe { conclude(result, outcome) },
+            Some(result) => unsafe { conclude(result, &op.kept, outcome) },
         }
     })
 }
@@ -89,9 +102,11 @@ pub unsafe extern "C" fn ronde_op_test(op: *const ronde_op, outcome: *mut ronde_
 pub unsafe extern "C" fn ronde_op_wait(op: *const ronde_op, outcome: *mut ronde_outcome) -> i32 {
     guard(|| {
         // SAFETY: by the contract of this function.
-        let result = unsafe { handle(op, "op") }?.op.wait();
+        let op = unsafe { handle(op, "op") }?;
         // SAFETY: by the contract of this function.
-        unsafe { conclude(result, outcome) }
+        unsafe { sized::check(outcome) }?;
+        // SAFETY: by the contract of this function.
+        unsafe { conclude(op.op.wait(), &op.kept, outcome) }
     })
 }
 
@@ -154,12 +169,12 @@ pub unsafe extern "C" fn ronde_op_on_complete(
             return Ok(fail(&null("callback")));
         };
         // SAFETY: made by `boxed`, and by the contract of this function nobody else has it.
-        let ronde_op { op, _group } = *unsafe { Box::from_raw(op) };
+        let ronde_op { op, kept, _group } = *unsafe { Box::from_raw(op) };
         let to_call = ToCall { callback, context };
         op.on_complete(move |result| {
             // The group lives until its last op has ended.
             let _group = _group;
-            to_call.call(result);
+            to_call.call(result, &kept);
         });
         Ok(Status::Ok)
     })

@@ -72,6 +72,19 @@ pub(crate) unsafe fn read_optional<T: Sized>(place: *const T) -> Result<Option<T
     if place.is_null() { Ok(None) } else { unsafe { read(place) }.map(Some) }
 }
 
+/// Refuses a struct whose size is impossible before anything is done for it; null is allowed.
+///
+/// # Safety
+///
+/// `place` is null or points to at least a `size_t`.
+pub(crate) unsafe fn check<T: Sized>(place: *const T) -> Result<(), Error> {
+    if place.is_null() {
+        return Ok(());
+    }
+    // SAFETY: not null, and by the contract of this function.
+    unsafe { size_of_callers(place) }.map(drop)
+}
+
 /// Writes as much of `value` as the caller's struct has, past its size; nothing for null.
 ///
 /// # Safety
@@ -121,6 +134,8 @@ mod tests {
         assert!(read_words(&[32, 5, 6, 1]).unwrap_err().contains("does not know"));
         for bad in [0, 7, 4097, u64::MAX] {
             assert!(read_words(&[bad, 5, 6]).unwrap_err().contains("sizeof(now)"), "{bad}");
+            // SAFETY: only the size is read.
+            assert!(unsafe { check((&raw const bad).cast::<Now>()) }.is_err(), "{bad}");
         }
     }
 
@@ -143,5 +158,7 @@ mod tests {
         assert!(unsafe { read::<Now>(std::ptr::null()) }.is_err());
         // SAFETY: null is allowed.
         assert!(unsafe { read_optional::<Now>(std::ptr::null()) }.unwrap().is_none());
+        // SAFETY: null is allowed.
+        assert!(unsafe { check::<Now>(std::ptr::null()) }.is_ok());
     }
 }

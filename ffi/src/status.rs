@@ -97,6 +97,11 @@ pub(crate) fn guard_group(group: &Group, body: impl FnOnce() -> Result<Status, E
     })
 }
 
+/// For functions that have no status to give: what they give instead after a panic.
+pub(crate) fn contain<T>(instead: T, body: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or(instead)
+}
+
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
@@ -175,6 +180,7 @@ mod tests {
         assert_eq!(status, Status::Internal as i32);
         assert!(last_error().contains("on purpose"), "{}", last_error());
         std::thread::spawn(|| assert_eq!(last_error(), "")).join().unwrap();
+        assert_eq!((contain(1, || 2), contain(1, || panic!("on purpose"))), (2, 1));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A member's connection to the coordinator.
 
-use crate::bootstrap::{ControlEvents, Listener, News};
+use crate::bootstrap::{ControlEvents, Identity, Listener, News, Succession};
 use crate::config::Config;
 use crate::engine::lock;
 use ronde_core::error::{Error, PeerLost, Result};
@@ -152,11 +152,15 @@ struct Progress {
 }
 
 struct Shared {
-    stream: TcpStream,
+    /// To the coordinator there is now.
+    stream: Mutex<Arc<TcpStream>>,
     peer: PeerId,
     writing: Mutex<()>,
     progress: Mutex<Progress>,
     changed: Condvar,
+    /// Kept until the end: it may host the coordinator.
+    listener: Mutex<Option<Listener>>,
+    succession: Succession,
 }
 
 /// The control connection of a member that has a view.
@@ -164,8 +168,6 @@ pub(crate) struct Control {
     /// The process that joined; one forked from it shares the sockets, and must leave them alone.
     process: u32,
     shared: Arc<Shared>,
-    /// Kept until the end: it may host the coordinator.
-    listener: Mutex<Option<Listener>>,
 }
 
 impl Control {
@@ -174,37 +176,36 @@ impl Control {
     pub(crate) fn start(
         stream: TcpStream,
         view: &View,
-        peer: PeerId,
+        identity: &Identity,
+        listener: Listener,
         config: &Config,
         events: Arc<dyn ControlEvents>,
     ) -> Result<Control> {
         let failed = |e: io::Error| Error::resource(format!("cannot start the control connection: {e}"));
         // The coordinator beats like its members; its silence is its loss.
         stream.set_read_timeout(Some(config.suspect_after())).map_err(failed)?;
+        let peer = identity.peer;
         let shared = Arc::new(Shared {
-            stream,
+            stream: Mutex::new(Arc::new(stream)),
             peer,
             writing: Mutex::new(()),
             progress: Mutex::new(Progress { proposed_epoch: view.epoch, ..Progress::default() }),
             changed: Condvar::new(),
+            listener: Mutex::new(Some(listener)),
+            succession: Succession::new(config, identity),
         });
         let (reader, lost) = (shared.clone(), coordinator_lost(view, peer));
-        let read = move || reader.read_until_the_end(&*events, &lost);
+        let read = move || reader.follow_coordinators(&*events, &lost);
         std::thread::Builder::new().name("ronde-control".into()).spawn(read).map_err(failed)?;
         let (beater, every) = (shared.clone(), config.heartbeat);
         let beat = move || beater.beat(every);
         std::thread::Builder::new().name("ronde-heartbeat".into()).spawn(beat).map_err(failed)?;
-        Ok(Control { process: std::process::id(), shared, listener: Mutex::new(None) })
+        Ok(Control { process: std::process::id(), shared })
     }
 
     /// True in a child of the process that joined.
     pub(crate) fn is_forked(&self) -> bool {
         self.process != std::process::id()
-    }
-
-    /// Keeps the listener until the end.
-    pub(crate) fn keep(&self, listener: Listener) {
-        *lock(&self.listener) = Some(listener);
     }
 
     /// What ended the job, if anything did.
@@ -295,7 +296,7 @@ impl Control {
     /// Where the coordinator is in this process: waits until the others have left too, since they need it.
     /// False if some are still there after so long.
     pub(crate) fn see_the_others_off(&self, patience: Duration) -> bool {
-        lock(&self.listener).as_ref().is_none_or(|listener| listener.wait_for_the_job_until(patience))
+        lock(&self.shared.listener).as_ref().is_none_or(|listener| listener.wait_for_the_job_until(patience))
     }
 
     /// Ends the threads and the listener.
@@ -305,8 +306,9 @@ impl Control {
         }
         lock(&self.shared.progress).ended = true;
         self.shared.changed.notify_all();
-        let _ = self.shared.stream.shutdown(Shutdown::Both);
-        drop(lock(&self.listener).take());
+        let _ = self.shared.stream().shutdown(Shutdown::Both);
+        let listener = lock(&self.shared.listener).take();
+        drop(listener);
     }
 }
 
@@ -316,10 +318,22 @@ impl Drop for Control {
     }
 }
 
+/// Why the words of a coordinator end.
+enum End {
+    /// This member has left, or the job has failed.
+    Over,
+    /// The coordinator was lost; true if it only said nothing any more, and may live.
+    Lost(bool),
+}
+
 impl Shared {
+    fn stream(&self) -> Arc<TcpStream> {
+        lock(&self.stream).clone()
+    }
+
     fn send(&self, message: &FromMember) {
         let _one_at_a_time = lock(&self.writing);
-        if let Err(error) = write_message(&self.stream, message) {
+        if let Err(error) = write_message(&self.stream(), message) {
             tracing::debug!("the coordinator cannot be told: {error}");
         }
     }
@@ -334,11 +348,44 @@ impl Shared {
         }
     }
 
-    fn read_until_the_end(&self, events: &dyn ControlEvents, lost: &Error) {
+    /// Listens to the coordinator and, when that is lost, to the one that takes its place.
+    fn follow_coordinators(&self, events: &dyn ControlEvents, lost: &Error) {
+        while let End::Lost(silent) = self.read_until_the_end(events) {
+            if silent {
+                // If it lives and hears this, it knows that it is not the coordinator any more.
+                self.send(&FromMember::Succeeded);
+            }
+            let _ = self.stream().shutdown(Shutdown::Both);
+            let is_over = || {
+                let progress = lock(&self.progress);
+                progress.ended || progress.released || progress.failure.is_some()
+            };
+            match self.succession.find(events, &self.listener, silent, &is_over) {
+                Some(stream) => *lock(&self.stream) = Arc::new(stream),
+                None if is_over() => break,
+                None => {
+                    self.failed(events, lost.clone());
+                    break;
+                }
+            }
+        }
+        self.note(|progress| progress.ended = true);
+        // Nothing more is said on it: lets the coordinator end too.
+        let _ = self.stream().shutdown(Shutdown::Both);
+    }
+
+    fn read_until_the_end(&self, events: &dyn ControlEvents) -> End {
+        let stream = self.stream();
         loop {
-            match read_message(&self.stream) {
-                Ok(ToMember::Verdict(verdict)) => break self.failed(events, self.in_my_eyes(verdict)),
-                Ok(ToMember::Refused(text)) => break self.failed(events, Error::join(text)),
+            match read_message(&stream) {
+                Ok(ToMember::Verdict(verdict)) => {
+                    self.failed(events, self.in_my_eyes(verdict));
+                    return End::Over;
+                }
+                Ok(ToMember::Refused(text)) => {
+                    self.failed(events, Error::join(text));
+                    return End::Over;
+                }
                 Ok(ToMember::Activate(epoch)) => self.note(|progress| progress.activated = Some(epoch)),
                 Ok(ToMember::View(view)) => {
                     events.tell(News::View(view.clone()));
@@ -351,28 +398,20 @@ impl Shared {
                     events.tell(News::Armed(epoch));
                     self.note(|progress| progress.armed = Some(epoch));
                 }
+                Ok(ToMember::Arm(view)) => events.tell(News::Arm(view)),
                 Ok(ToMember::Shrink(epoch)) => events.tell(News::Shrink(epoch)),
                 Ok(ToMember::Left(member)) => events.tell(News::Left(member)),
                 Ok(ToMember::Prepare { epoch, lost }) => events.tell(News::Prepare(epoch, lost)),
                 Ok(ToMember::Resume { plan, shrink, .. }) => events.tell(News::Resume(plan, shrink)),
                 Ok(ToMember::Released) => self.note(|progress| progress.released = true),
                 Ok(_) => {}
-                Err(_) => {
-                    // The end, or silence for longer than the coordinator may be silent.
-                    let orderly = {
-                        let progress = lock(&self.progress);
-                        progress.released || progress.ended
-                    };
-                    if !orderly {
-                        self.failed(events, lost.clone());
-                    }
-                    break;
+                Err(error) => {
+                    let progress = lock(&self.progress);
+                    let silent = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+                    return if progress.released || progress.ended { End::Over } else { End::Lost(silent) };
                 }
             }
         }
-        self.note(|progress| progress.ended = true);
-        // Nothing more is said on it: lets the coordinator end too.
-        let _ = self.stream.shutdown(Shutdown::Both);
     }
 
     fn failed(&self, events: &dyn ControlEvents, error: Error) {

@@ -32,9 +32,16 @@ pub(crate) struct EmbeddedCoordinator {
 
 impl EmbeddedCoordinator {
     pub(crate) fn start(config: &Config) -> Result<EmbeddedCoordinator> {
-        let (connections, incoming) = mpsc::sync_channel(1024);
-        let (done, finished) = mpsc::sync_channel(1);
-        let options = CoordinatorOptions {
+        EmbeddedCoordinator::run(Coordinator::new(EmbeddedCoordinator::options(config)))
+    }
+
+    /// One that takes the place of another, which was lost.
+    pub(crate) fn succeed(config: &Config) -> Result<EmbeddedCoordinator> {
+        EmbeddedCoordinator::run(Coordinator::successor(EmbeddedCoordinator::options(config)))
+    }
+
+    fn options(config: &Config) -> CoordinatorOptions {
+        CoordinatorOptions {
             size: config.size,
             min_peers: config.min_peers,
             max_peers: config.max_peers,
@@ -42,7 +49,12 @@ impl EmbeddedCoordinator {
             suspect_after: config.suspect_after(),
             heartbeat: config.heartbeat,
             ..CoordinatorOptions::default()
-        };
+        }
+    }
+
+    fn run(machine: Coordinator) -> Result<EmbeddedCoordinator> {
+        let (connections, incoming) = mpsc::sync_channel(1024);
+        let (done, finished) = mpsc::sync_channel(1);
         let failed = |e: std::io::Error| Error::resource(format!("cannot start the coordinator: {e}"));
         let (events, queue) = mpsc::sync_channel(4096);
         let forward = events.clone();
@@ -59,7 +71,7 @@ impl EmbeddedCoordinator {
         std::thread::Builder::new()
             .name("ronde-coordinator".into())
             .spawn(move || {
-                Shell::new(options, events).run(&queue);
+                Shell::new(machine, events).run(&queue);
                 // Nobody waits any more if the process is ending.
                 let _ = done.send(());
             })
@@ -111,8 +123,7 @@ struct Shell {
 }
 
 impl Shell {
-    fn new(options: CoordinatorOptions, events: mpsc::SyncSender<Event>) -> Shell {
-        let machine = Coordinator::new(options);
+    fn new(machine: Coordinator, events: mpsc::SyncSender<Event>) -> Shell {
         Shell { machine, streams: BTreeMap::new(), next: 0, events, start: std::time::Instant::now() }
     }
 

@@ -1,7 +1,7 @@
 //! The group handle: what users call.
 
 use crate::config::Config;
-use crate::engine::{Current, Engine, GroupCell, Prepared};
+use crate::engine::{Current, Engine, GroupCell, Prepared, lock};
 use crate::op::Op;
 use crate::validate;
 use ronde_core::call::{Call, CallOptions};
@@ -12,8 +12,8 @@ use ronde_core::memory::{Arena, Pod, lend};
 use ronde_core::reduce::{Kernels, Reduction};
 use ronde_core::{Collective, DType, GroupId, MemberId, Rank, ReduceOp, Tag};
 use ronde_shm::SharedBuffer;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Tag of the library's own calls on a group.
@@ -44,7 +44,8 @@ struct Inner {
     engine: Arc<Engine>,
     id: GroupId,
     cell: Arc<GroupCell>,
-    splits: AtomicU32,
+    /// The generation, and how many splits there were in it: newcomers count like the others.
+    splits: Mutex<(u32, u32)>,
     closed: AtomicBool,
     /// The group that `join` made: closing it ends the job here.
     is_world: bool,
@@ -83,7 +84,7 @@ impl Config {
 
 impl Group {
     fn new(engine: Arc<Engine>, id: GroupId, cell: Arc<GroupCell>, is_world: bool) -> Group {
-        let (splits, closed) = (AtomicU32::new(0), AtomicBool::new(false));
+        let (splits, closed) = (Mutex::default(), AtomicBool::new(false));
         Group { inner: Arc::new(Inner { id, cell, splits, closed, is_world, engine }) }
     }
 
@@ -121,7 +122,8 @@ impl Group {
             .filter(|(rank, _)| *rank != current.planner.rank().index())
             .map(|(rank, &member)| LinkInfo {
                 rank: rank as u32,
-                transport: transports[member],
+                // None if another thread is just passing a safe point.
+                transport: transports.get(member).copied().unwrap_or_default(),
                 host: view.member(MemberId(member as u32)).map_or_else(String::new, |m| m.host.clone()),
             })
             .collect()
@@ -189,7 +191,15 @@ impl Group {
     /// Splits the group: members with the same colour form a new one, ranked by (key, old rank).
     /// `None` joins no new group. Every member calls it.
     pub fn split(&self, color: Option<u32>, key: i32) -> Result<Option<Group>> {
-        let number = self.inner.splits.fetch_add(1, Ordering::Relaxed);
+        let generation = self.generation();
+        let number = {
+            let mut splits = lock(&self.inner.splits);
+            if splits.0 != generation {
+                *splits = (generation, 0);
+            }
+            splits.1 += 1;
+            splits.1
+        };
         let mine = [color.map_or(-1, i64::from), i64::from(key)];
         let current = self.current();
         let mut all = vec![0i64; 2 * current.planner.members().len()];
@@ -206,7 +216,7 @@ impl Group {
         let me = chosen.iter().position(|(_, rank)| *rank == current.planner.rank().index());
         let Some(me) = me else { return Err(Error::internal("a split lost its own caller")) };
         let members = chosen.iter().map(|(_, rank)| current.planner.members()[*rank]).collect();
-        let id = child_id(self.inner.id, number, color);
+        let id = child_id(self.inner.id, (generation, number), color);
         let engine = self.inner.engine.clone();
         let cell = engine.add_group(id, members, Rank(me as u32));
         Ok(Some(Group::new(engine, id, cell, false)))
@@ -438,11 +448,12 @@ fn call<T: Element>(collective: Collective, count: usize, options: &CallOptions)
 }
 
 /// The id of a sub-group: the same on all members, different for every split.
-fn child_id(parent: GroupId, number: u32, color: u32) -> GroupId {
-    let mut bytes = [0u8; 16];
+fn child_id(parent: GroupId, (generation, number): (u32, u32), color: u32) -> GroupId {
+    let mut bytes = [0u8; 20];
     bytes[..8].copy_from_slice(&parent.0.to_le_bytes());
-    bytes[8..12].copy_from_slice(&number.to_le_bytes());
-    bytes[12..].copy_from_slice(&color.to_le_bytes());
+    for (at, part) in [generation, number, color].into_iter().enumerate() {
+        bytes[8 + 4 * at..][..4].copy_from_slice(&part.to_le_bytes());
+    }
     GroupId(xxhash_rust::xxh3::xxh3_64(&bytes) | 1)
 }
 

@@ -16,6 +16,7 @@ static void nothing_given(void) {
     FAILS(ronde_abort(NULL, "x"), RONDE_INVALID_ARGUMENT, "group");
     FAILS(ronde_split(NULL, 0, 0, NULL), RONDE_INVALID_ARGUMENT, "group");
     FAILS(ronde_split(group, 0, 0, NULL), RONDE_INVALID_ARGUMENT, "null");
+    FAILS(ronde_update(NULL, NULL), RONDE_INVALID_ARGUMENT, "group");
     FAILS(ronde_mem_alloc(group, 8, NULL), RONDE_INVALID_ARGUMENT, "null");
     FAILS(ronde_mem_free(NULL, &x), RONDE_INVALID_ARGUMENT, "group");
     FAILS(ronde_mem_free(group, &x), RONDE_INVALID_ARGUMENT, "ronde_mem_alloc");
@@ -37,7 +38,8 @@ static void nothing_given(void) {
     OK(ronde_op_wait_all((ronde_op *const *)none, 2));
     OK(ronde_close(NULL));
     ronde_group_free(NULL), ronde_op_free(NULL);
-    CHECK(ronde_rank(NULL) == -1 && ronde_size(NULL) == -1);
+    CHECK(ronde_rank(NULL) == -1 && ronde_size(NULL) == -1 && ronde_generation(NULL) == 0);
+    CHECK(ronde_host(NULL, 0)[0] == 0 && ronde_transport(NULL, 0)[0] == 0);
     (void)id;
 }
 
@@ -92,6 +94,35 @@ static void options(void) {
     FAILS(ronde_barrier(group, &with, NULL), RONDE_INVALID_ARGUMENT, "tolerance");
 }
 
+/* Refused before anybody else counts on it: the others have not moved on when this one is called again. */
+static void updates(void) {
+    ronde_change change = RONDE_CHANGE_INIT;
+    ronde_outcome outcome = RONDE_OUTCOME_INIT;
+    ronde_group *part;
+    OK(ronde_split(group, 0, 0, &part));
+    FAILS(ronde_update(part, &change), RONDE_INVALID_ARGUMENT, "whole job");
+    OK(ronde_close(part));
+    FAILS(ronde_update(part, NULL), RONDE_INVALID_ARGUMENT, "whole job");
+    ronde_group_free(part);
+    change.size = 3;
+    FAILS(ronde_update(group, &change), RONDE_INVALID_ARGUMENT, "sizeof(ronde_change)");
+    change.size = (size_t)1 << 40;
+    FAILS(ronde_update(group, &change), RONDE_INVALID_ARGUMENT, "sizeof(ronde_change)");
+    outcome.size = 0;
+    FAILS(ronde_barrier(group, NULL, &outcome), RONDE_INVALID_ARGUMENT, "sizeof(ronde_outcome)");
+    ronde_op *op;
+    OK(ronde_barrier_start(group, NULL, &op));
+    FAILS(ronde_op_test(op, &outcome), RONDE_INVALID_ARGUMENT, "sizeof(ronde_outcome)");
+    FAILS(ronde_op_wait(op, &outcome), RONDE_INVALID_ARGUMENT, "sizeof(ronde_outcome)");
+    OK(ronde_op_wait(op, NULL));
+    ronde_op_free(op);
+    change.size = sizeof change, change.changed = change.rank = change.ranks = change.gone = 77;
+    OK(ronde_update(group, &change));
+    CHECK(!change.changed && change.generation == 0 && change.rank == rank && change.ranks == ranks);
+    CHECK(change.joined == 0 && change.gone == 0 && change.gone_ranks == NULL);
+    OK(ronde_update(group, NULL));
+}
+
 static void configs(void) {
     ronde_group *other = (ronde_group *)&rank;
     ronde_config config = RONDE_CONFIG_INIT;
@@ -115,6 +146,10 @@ static void configs(void) {
     REFUSED(streams, -1, RONDE_INVALID_ARGUMENT, "streams is -1");
     REFUSED(rank, -2, RONDE_INVALID_ARGUMENT, "rank -2");
     REFUSED(ranks, -2, RONDE_INVALID_ARGUMENT, "ranks -2");
+    REFUSED(min_peers, -1, RONDE_INVALID_ARGUMENT, "min_peers -1");
+    REFUSED(max_peers, -3, RONDE_INVALID_ARGUMENT, "max_peers -3");
+    REFUSED(shrink_only, 2, RONDE_INVALID_ARGUMENT, "shrink_only 2");
+    REFUSED(newcomer, -1, RONDE_INVALID_ARGUMENT, "newcomer -1");
     REFUSED(timeout_ms, -1, RONDE_INVALID_ARGUMENT, "timeout_ms is -1");
     REFUSED(transports, "pigeon", RONDE_JOIN_FAILED, "pigeon");
     REFUSED(coordinator, "nonsense", RONDE_JOIN_FAILED, "nonsense");
@@ -131,6 +166,8 @@ static void after_close(void) {
     OK(ronde_close(group));
     FAILS(ronde_all_reduce(group, &x, &y, 1, RONDE_F32, RONDE_SUM, NULL, NULL), RONDE_CLOSED, "closed");
     FAILS(ronde_failure(group), RONDE_CLOSED, "closed");
+    FAILS(ronde_update(group, NULL), RONDE_CLOSED, "closed");
+    CHECK(ronde_size(group) == ranks && (ronde_host(group, ranks - 1 - rank)[0] != 0) == (ranks - 1 - rank != rank));
     OK(ronde_close(group)); /* twice is once */
     ronde_group_free(group);
     OK(ronde_op_wait(op, NULL)); /* ended before, and outlives the group's handle */
@@ -146,6 +183,7 @@ int main(void) {
     buffers();
     numbers();
     options();
+    updates();
     configs();
     /* None of it did any harm. */
     int32_t x = rank, y = -1;

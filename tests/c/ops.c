@@ -5,6 +5,7 @@
 #include <math.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stddef.h>
 
 static ronde_group *group;
 static int rank, ranks;
@@ -235,9 +236,15 @@ static void options(void) {
         ronde_outcome known;
         uint64_t later[2];
     } result = {RONDE_OUTCOME_INIT, {42, 42}};
+    /* Outcomes had no list of the absent once. */
+    ronde_outcome short_one = RONDE_OUTCOME_INIT;
+    short_one.size = offsetof(ronde_outcome, absent), short_one.absent_count = 42;
+    OK(ronde_barrier(group, NULL, &short_one));
+    CHECK(short_one.contributors == (uint32_t)ranks && short_one.absent_count == 42);
     newer.known.size = sizeof newer, result.known.size = sizeof result;
     OK(ronde_barrier(group, (const ronde_options *)(const void *)&old, NULL));
     OK(ronde_barrier(group, &newer.known, &result.known));
+    CHECK(result.known.absent == NULL && result.known.absent_count == 0);
     CHECK(result.known.contributors == (uint32_t)ranks && result.later[0] == 42 && result.later[1] == 42);
     newer.later[1] = 1;
     FAILS(ronde_barrier(group, &newer.known, NULL), RONDE_INVALID_ARGUMENT, "does not know");

@@ -60,14 +60,37 @@ static void late(void) {
     CHECK(seconds() - start >= 0.29 && seconds() - start < 5);
 }
 
+/* Of three, two go on: 2 is absent until the next safe point, and whoever needs it is told. */
+static void without_rank_2(void) {
+    float x = (float)(rank + 1), y = -1;
+    ronde_options none = RONDE_OPTIONS_INIT;
+    ronde_outcome outcome = RONDE_OUTCOME_INIT, after = RONDE_OUTCOME_INIT;
+    ronde_change change = RONDE_CHANGE_INIT;
+    double start = seconds();
+    none.tolerance = RONDE_NONE;
+    OK(ronde_all_reduce(group, &x, &y, 1, RONDE_F32, RONDE_AVG, NULL, &outcome));
+    CHECK(y == 1.5f && outcome.contributors == 2 && outcome.absent_count == 1 && outcome.absent[0] == 2);
+    FAILS(ronde_barrier(group, &none, NULL), RONDE_PEER_LOST, "peer 2");
+    FAILS(ronde_broadcast(group, &x, 1, RONDE_F32, 2, NULL, NULL), RONDE_PEER_LOST, "peer 2");
+    while (!change.changed) {
+        OK(ronde_update(group, &change));
+        CHECK(seconds() - start < 20);
+    }
+    CHECK(change.generation == 1 && change.rank == rank && change.ranks == 2 && change.joined == 0);
+    CHECK(change.gone == 1 && change.gone_ranks[0] == 2 && outcome.absent[0] == 2);
+    OK(ronde_barrier(group, &none, &after));
+    CHECK(after.contributors == 2 && after.absent_count == 0 && after.absent == NULL);
+    FAILS(ronde_broadcast(group, &x, 1, RONDE_F32, 2, NULL, NULL), RONDE_INVALID_ARGUMENT, "root");
+}
+
 static void left(void) {
     float x = 0;
     ronde_op *op;
     OK(ronde_recv_start(group, &x, 1, RONDE_F32, rank == 2 ? 0 : 2, NULL, &op)); /* nobody sends it */
     if (rank != 2) {
-        ronde_status status = ronde_barrier(group, NULL, NULL);
-        CHECK(status == RONDE_OK || status == RONDE_ABORTED);
-        FAILS(ronde_op_wait(op, NULL), RONDE_ABORTED, "left");
+        OK(ronde_barrier(group, NULL, NULL));
+        FAILS(ronde_op_wait(op, NULL), RONDE_PEER_LOST, "rank 2 left");
+        without_rank_2();
     } else {
         OK(ronde_barrier(group, NULL, NULL));
         OK(ronde_close(group));
@@ -120,6 +143,7 @@ static void survived(void) {
         OK(ronde_op_wait(op, &outcome));
         ronde_op_free(op);
         CHECK(outcome.contributors == 3 || outcome.contributors == 2);
+        CHECK(outcome.absent_count == 3 - outcome.contributors && (outcome.absent_count == 0 || outcome.absent[0] == 2));
         for (int i = 0; i < N; i++) CHECK((in_place ? x : y)[i] == (outcome.contributors == 3 ? 6 : 3));
         for (int i = 0; i < N && !in_place; i++) CHECK(x[i] == (float)(rank + 1));
         more -= outcome.contributors == 2;
@@ -132,6 +156,7 @@ static void survived(void) {
     FAILS(ronde_broadcast(group, x, 1, RONDE_F32, 2, NULL, NULL), RONDE_PEER_LOST, "peer 2");
     FAILS(ronde_send(group, x, 1, RONDE_F32, 2, NULL, NULL), RONDE_PEER_LOST, "peer 2");
     OK(ronde_barrier(group, NULL, NULL));
+    without_rank_2();
 }
 
 int main(int argc, char **argv) {

@@ -1,4 +1,6 @@
 // ronde.hpp: every member once or more, with values, and its checks of lengths.
+//
+// usage: wrapper | wrapper grow      (the second not under a launcher)
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -40,7 +42,50 @@ void throws(ronde_status status, std::string_view words, F f) {
     std::exit(1);
 }
 
-int main() {
+// One member of a job that another joins and leaves: every step has the sum of all ranks, and a newcomer gets the
+// number of steps that there were.
+void member(const ronde_id &id, bool is_newcomer) {
+    ronde::config config;
+    config.id = id;
+    config.newcomer = is_newcomer;
+    if (!is_newcomer) config.min_peers = 1;
+    auto group = ronde::group::join(config);
+    CHECK(group.rank() == is_newcomer && group.size() == 1 + is_newcomer && group.generation() == is_newcomer);
+    std::thread newcomer;
+    std::vector<int> steps(1, is_newcomer ? -1 : 0);
+    const auto start = std::chrono::steady_clock::now();
+    for (bool share = is_newcomer, grown = is_newcomer;;) {
+        if (share) group.broadcast(steps, 0);
+        CHECK(steps[0] >= is_newcomer);
+        std::vector<int> x(1000, group.rank() + 1);
+        const auto outcome = group.all_reduce(x);
+        ++steps[0];
+        const bool both = group.size() == 2 && outcome.absent.empty();
+        CHECK(x == std::vector<int>(1000, both ? 3 : 1) && outcome.contributors == 1u + both);
+        CHECK(both || group.size() == 1 || outcome.absent == std::vector<int>{1});
+        if (is_newcomer) break;
+        if (!newcomer.joinable()) newcomer = std::thread(member, id, true);
+        const ronde::change change = group.update();
+        CHECK(change.changed == (change.joined.size() + change.gone.size() > 0) && change.rank == 0);
+        CHECK(change.size == group.size() && change.generation == group.generation());
+        share = change.joined == std::vector<int>{1};
+        CHECK(share || change.joined.empty());
+        grown = grown || share;
+        if (change.gone == std::vector<int>{1}) {
+            CHECK(grown && group.size() == 1 && group.generation() == 2);
+            break;
+        }
+        CHECK(change.gone.empty() && std::chrono::steady_clock::now() - start < std::chrono::seconds(60));
+    }
+    group.close();
+    if (newcomer.joinable()) newcomer.join();
+}
+
+int main(int argc, char **argv) {
+    if (argc == 2 && std::string_view(argv[1]) == "grow") {
+        member(ronde::create_id(), false);
+        return 0;
+    }
     static_assert(ronde::dtype_of<unsigned char>::value == RONDE_U8 && ronde::dtype_of<long long>::value == RONDE_I64);
     auto group = ronde::group::join();
     const int n = group.size(), me = group.rank();
@@ -49,7 +94,8 @@ int main() {
 
     std::vector<double> x(1000, me), y(1000);
     const auto done = group.all_reduce(x, y, ronde::sum);
-    CHECK(done.contributors == static_cast<unsigned>(n) && y == std::vector<double>(1000, triangle));
+    CHECK(done.contributors == static_cast<unsigned>(n) && done.absent.empty() && done.interrupted.count() == 0);
+    CHECK(y == std::vector<double>(1000, triangle));
     group.all_reduce(x, ronde::avg);
     CHECK(x[999] == triangle / n);
     std::array<bfloat16, 3> halves{{{0x3f80}, {0x4000}, {0x0000}}}; // 1, 2, 0
@@ -146,6 +192,10 @@ int main() {
     CHECK(part && part->size() == (n + (me % 2 == 0)) / 2);
     CHECK(!group.split(-1).has_value());
     part->barrier();
+    throws(RONDE_INVALID_ARGUMENT, "whole job", [&] { (void)part->update(); });
+    const auto change = group.update();
+    CHECK(!change.changed && change.generation == 0 && group.generation() == 0 && change.rank == me && change.size == n);
+    CHECK(change.joined.empty() && change.gone.empty());
     {
         auto shared = group.allocate<float>(4096);
         ronde_call call = RONDE_CALL_INIT;

@@ -40,7 +40,9 @@ impl<P: Plan> Executor<P> {
         self.frozen_since.get_or_insert(now);
         self.epoch = epoch;
         self.log_complete_ops();
-        for (link, error) in lost {
+        // A newcomer may hear of some whom it never knew.
+        let known = self.losses.len();
+        for (link, error) in lost.iter().filter(|(link, _)| *link < known) {
             let link = *link;
             self.losses[link].get_or_insert_with(|| error.clone());
             self.close_link(links, link);
@@ -106,7 +108,7 @@ impl<P: Plan> Executor<P> {
                 && let Some(tag) =
                     tags.iter_mut().find(|tag| (tag.formation, tag.tag) == (op.id.formation(), op.id.tag))
             {
-                tag.complete.push(op.id.seq);
+                tag.complete.push((op.id.seq, op.header.epoch));
             }
         }
         Report { epoch, groups: groups.iter().map(|group| group.formation).collect(), tags }

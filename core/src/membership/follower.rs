@@ -1,8 +1,9 @@
 //! A member's half: which view is in effect here, and which one is next.
 
-use super::View;
+use super::coordinator::VERSION;
+use super::{MemberInfo, Rejoin, View};
 use crate::planted::{self, Bug};
-use crate::{Epoch, MemberId};
+use crate::{Epoch, MemberId, PeerId};
 use std::collections::BTreeSet;
 
 /// Follows what the coordinator says of views. It decides nothing: a view takes effect when the safe point's op
@@ -16,12 +17,15 @@ pub struct Follower {
     armed: Option<View>,
     /// Of the views above, those that have left or were lost.
     gone: BTreeSet<MemberId>,
+    /// The highest number that was told, of a view or a loss.
+    told: Epoch,
 }
 
 impl Follower {
     /// For a member whose first view is this.
     pub fn new(view: View) -> Follower {
-        Follower { view, proposed: None, armed: None, gone: BTreeSet::new() }
+        let told = view.epoch;
+        Follower { view, proposed: None, armed: None, gone: BTreeSet::new(), told }
     }
 
     /// The view in effect.
@@ -36,6 +40,7 @@ impl Follower {
 
     /// The coordinator wants the links of a view to be made. A view that it proposed before is void.
     pub fn propose(&mut self, view: View) {
+        self.note(view.epoch);
         self.proposed = Some(view);
     }
 
@@ -47,13 +52,60 @@ impl Follower {
 
     /// A view of those who are left is armed.
     pub fn shrink(&mut self, epoch: Epoch) -> &View {
+        self.note(epoch);
         let gone: Vec<MemberId> = self.gone.iter().copied().collect();
         self.armed.insert(self.view.next(epoch, &gone, Vec::new()))
     }
 
+    /// A view is armed that the coordinator before this one had proposed.
+    pub fn arm_view(&mut self, view: View) {
+        self.note(view.epoch);
+        self.armed = Some(view);
+    }
+
+    /// A loss, or a view, has this number.
+    pub fn note(&mut self, epoch: Epoch) {
+        self.told = self.told.max(epoch);
+    }
+
+    /// What a successor of the coordinator has to know; the caller adds which members it sees to be dead.
+    pub fn rejoin(&self, peer: PeerId, dead: Vec<MemberId>) -> Rejoin {
+        Rejoin {
+            version: VERSION,
+            peer,
+            view: self.view.clone(),
+            armed: self.armed.clone(),
+            gone: self.gone.iter().copied().collect(),
+            epoch: self.told,
+            dead,
+            hosts_coordinator: false,
+        }
+    }
+
+    /// Who takes the coordinator's place if its host is lost: the first of these that lives. Empty where no
+    /// member hosts it.
+    pub fn heirs(&self) -> Vec<MemberInfo> {
+        let Some(host) = self.view.host else { return Vec::new() };
+        let can = |m: &&MemberInfo| m.id != host && !self.gone.contains(&m.id);
+        self.view.members.iter().filter(can).cloned().collect()
+    }
+
+    /// The coordinator is hosted by this member now.
+    pub fn hosted_by(&mut self, host: Option<MemberId>) {
+        self.view.host = host;
+        if let Some(armed) = &mut self.armed {
+            armed.host = host;
+        }
+    }
+
     /// A member has left or was lost.
     pub fn is_gone(&mut self, member: MemberId) {
-        self.gone.insert(member);
+        // What a new coordinator says of the view before concerns nobody here any more, and the number may be
+        // given to another.
+        let views = [Some(&self.view), self.armed.as_ref()];
+        if views.into_iter().flatten().any(|view| view.member(member).is_some()) {
+            self.gone.insert(member);
+        }
     }
 
     /// What this member contributes to the safe point's op, of which everybody gets the least of each: the

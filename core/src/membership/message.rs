@@ -100,11 +100,36 @@ pub struct Hello {
     pub info: MemberInfo,
 }
 
+/// Where a member stands that has lost its coordinator, for the one that takes its place.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Rejoin {
+    /// Version of the control protocol.
+    pub version: u32,
+    /// The member.
+    pub peer: PeerId,
+    /// The view in effect there.
+    pub view: View,
+    /// The view that takes effect at its next safe point.
+    pub armed: Option<View>,
+    /// Members of these views that have left or were lost, as it was told.
+    pub gone: Vec<MemberId>,
+    /// The highest number that it was told of, of a view or a loss.
+    pub epoch: Epoch,
+    /// Members whose processes have ended as far as it can see: their connections to it were closed.
+    pub dead: Vec<MemberId>,
+    /// It hosts the new coordinator.
+    pub hosts_coordinator: bool,
+}
+
 /// From a member to the coordinator.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum FromMember {
     /// First message.
     Hello(Hello),
+    /// First message to the successor of a coordinator.
+    Rejoin(Box<Rejoin>),
+    /// Last message to a coordinator that was silent: the members go on with another.
+    Succeeded,
     /// All links of the view are up.
     Linked(Epoch),
     /// A link of the view cannot be made.
@@ -189,6 +214,8 @@ pub enum ToMember {
     Armed(Epoch),
     /// A view of those who are left takes effect at the next safe point; no links are missing.
     Shrink(Epoch),
+    /// This view takes effect at the next safe point: the coordinator before had told some members.
+    Arm(View),
     /// The view is in effect: go.
     Activate(Epoch),
     /// A member left in order.
@@ -226,6 +253,8 @@ pub enum Verdict {
     Timeout { op: OpId, collective: Collective, waited: Duration, culprits: String },
     Requested { rank: Rank, reason: String },
     Join(String),
+    NoQuorum { here: u32, of: u32 },
+    Deposed(Epoch),
 }
 
 impl From<Verdict> for Error {
@@ -242,6 +271,11 @@ impl From<Verdict> for Error {
                 Error::Aborted(Arc::new(Aborted::Requested { rank, reason }))
             }
             Verdict::Join(text) => Error::join(text),
+            Verdict::NoQuorum { here, of } => Error::Aborted(Arc::new(Aborted::NoQuorum { here, of })),
+            Verdict::Deposed(epoch) => Error::Expelled {
+                epoch,
+                reason: "its coordinator was silent, and the others went on with another".into(),
+            },
         }
     }
 }

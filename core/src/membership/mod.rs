@@ -15,6 +15,6 @@ mod message;
 pub use coordinator::{Coordinator, CoordinatorOptions, Effect, VERSION};
 pub use follower::Follower;
 pub use message::{
-    FromMember, Hello, MAX_MESSAGE_BYTES, MachineId, MemberInfo, MessageError, ToMember, Verdict, View,
-    decode, encode,
+    FromMember, Hello, MAX_MESSAGE_BYTES, MachineId, MemberInfo, MessageError, Rejoin, ToMember, Verdict,
+    View, decode, encode,
 };

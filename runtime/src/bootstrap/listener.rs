@@ -42,14 +42,17 @@ pub(crate) struct Listener {
     unix_name: String,
     stop: Arc<AtomicBool>,
     /// Keeps the embedded coordinator alive.
-    coordinator: Option<EmbeddedCoordinator>,
+    coordinator: Mutex<Option<EmbeddedCoordinator>>,
+    router: Arc<Router>,
+    /// Where it listens besides.
+    also: Mutex<Vec<SocketAddr>>,
 }
 
 /// Where connections go once they have proved themselves.
 struct Router {
     identity: Identity,
     arrivals: mpsc::SyncSender<Arrival>,
-    control: Option<mpsc::SyncSender<TcpStream>>,
+    control: Mutex<Option<mpsc::SyncSender<TcpStream>>>,
     strangers: Mutex<Strangers>,
     stop: Arc<AtomicBool>,
 }
@@ -100,25 +103,59 @@ impl Listener {
         let router = Arc::new(Router {
             identity: identity.clone(),
             arrivals,
-            control: coordinator.as_ref().map(EmbeddedCoordinator::connections),
+            control: Mutex::new(coordinator.as_ref().map(EmbeddedCoordinator::connections)),
             strangers: Mutex::default(),
             stop: stop.clone(),
         });
         router.clone().spawn("ronde-listen", move |router| router.accept_tcp(&tcp)).map_err(failed)?;
-        router.spawn("ronde-local", move |router| router.accept_unix(&unix)).map_err(failed)?;
-        Ok((Listener { address, unix_name, stop, coordinator }, inbox))
+        router.clone().spawn("ronde-local", move |router| router.accept_unix(&unix)).map_err(failed)?;
+        let coordinator = Mutex::new(coordinator);
+        Ok((Listener { address, unix_name, stop, coordinator, router, also: Mutex::default() }, inbox))
+    }
+
+    /// Hosts the coordinator that takes the place of another. Newcomers find it also where that one was, if the
+    /// address is this machine's and free again.
+    pub(crate) fn host_successor(&self, config: &Config) -> Result<()> {
+        let mut coordinator = lock(&self.coordinator);
+        if coordinator.is_some() {
+            return Ok(());
+        }
+        let started = EmbeddedCoordinator::succeed(config)?;
+        *lock(&self.router.control) = Some(started.connections());
+        *coordinator = Some(started);
+        for address in super::coordinator_addresses(config).unwrap_or_default() {
+            self.listen_also(address);
+        }
+        Ok(())
+    }
+
+    fn listen_also(&self, address: SocketAddr) {
+        let Ok(tcp) = TcpListener::bind(address) else { return };
+        if self.router.clone().spawn("ronde-heir", move |router| router.accept_tcp(&tcp)).is_ok() {
+            lock(&self.also).push(address);
+        }
+    }
+
+    /// Where this process itself reaches it.
+    pub(crate) fn reachable_address(&self) -> SocketAddr {
+        let ip = match self.address.ip() {
+            ip if !ip.is_unspecified() => ip,
+            IpAddr::V4(_) => IpAddr::from([127, 0, 0, 1]),
+            IpAddr::V6(_) => IpAddr::from(std::net::Ipv6Addr::LOCALHOST.octets()),
+        };
+        SocketAddr::new(ip, self.address.port())
     }
 
     /// Waits until the job of the coordinator here has ended.
     pub(crate) fn wait_for_the_job(&self) {
-        if let Some(coordinator) = &self.coordinator {
+        if let Some(coordinator) = &*lock(&self.coordinator) {
             coordinator.wait();
         }
     }
 
     /// The same, for so long at most; false if it goes on. True where no coordinator is.
     pub(crate) fn wait_for_the_job_until(&self, patience: Duration) -> bool {
-        self.coordinator.as_ref().is_none_or(|coordinator| coordinator.wait_for(patience))
+        lock(&self.coordinator).as_ref().is_none_or(|coordinator| coordinator.wait_for(patience))
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -133,8 +170,10 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        // Wakes the two accept calls, which then see `stop`.
-        let _ = TcpStream::connect_timeout(&self.address, PATIENCE);
+        // Wakes the accept calls, which then see `stop`.
+        for address in lock(&self.also).iter().chain([&self.address]) {
+            let _ = TcpStream::connect_timeout(address, PATIENCE);
+        }
         if let Ok(name) = std::os::unix::net::SocketAddr::from_abstract_name(&self.unix_name) {
             let _ = UnixStream::connect_addr(&name);
         }
@@ -226,7 +265,7 @@ impl Router {
         self.no_stranger(number)?;
         stream.set_read_timeout(None)?;
         stream.set_write_timeout(None)?;
-        match (purpose, &self.control) {
+        match (purpose, &*lock(&self.control)) {
             (Purpose::Data, _) => self.arrived(Arrival::Tcp(peer, stream, streams)),
             (Purpose::Control, Some(control)) => control
                 .try_send(stream)

@@ -9,6 +9,7 @@ mod interface;
 mod linker;
 mod listener;
 mod store;
+mod succession;
 
 use crate::config::Config;
 use crate::control::{Control, NoView, Rendezvous};
@@ -19,13 +20,14 @@ pub(crate) use interface::{Family, InterfaceFilter};
 pub(crate) use linker::{Linker, PeerSockets, Ready, share_memory};
 pub(crate) use listener::{Inbox, Listener};
 use ronde_core::error::{Error, PeerLost, Result};
-use ronde_core::membership::{Hello, MemberInfo, View};
+use ronde_core::membership::{Hello, MemberInfo, Rejoin, View};
 use ronde_core::recovery::RecoveryPlan;
 use ronde_core::{Epoch, MemberId, PeerId};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Instant;
 pub use store::Store;
+pub(crate) use succession::Succession;
 
 /// A process whose first view is in effect, or waits only for a safe point of the others.
 pub(crate) struct Joined {
@@ -50,6 +52,8 @@ pub(crate) enum News {
     Armed(Epoch),
     /// A view of those who are left is armed.
     Shrink(Epoch),
+    /// This view is armed.
+    Arm(View),
 }
 
 /// What the control thread tells the engine.
@@ -58,6 +62,11 @@ pub(crate) trait ControlEvents: Send + Sync {
     fn failed(&self, error: Error);
     /// What it has to know of the others, in order.
     fn tell(&self, news: News);
+    /// Where this member stands, for another coordinator, and who may host that, in order; `None` while it is
+    /// in no view.
+    fn rejoin(&self) -> Option<(Rejoin, Vec<MemberInfo>)>;
+    /// The coordinator is hosted by this member from now on.
+    fn hosted_by(&self, host: Option<MemberId>);
 }
 
 /// What a member has once there is a view.
@@ -132,8 +141,7 @@ pub(crate) fn join(config: &Config, events: Arc<dyn ControlEvents>) -> Result<Jo
     let met = handshake::retry(deadline, |_| meet(config, deadline), |e| matches!(e, NoView::Never(_)));
     let Met { identity, listener, inbox, view, stream } = met.map_err(NoView::into_error)?;
     let peer = identity.peer;
-    let control = Arc::new(Control::start(stream, &view, peer, config, events)?);
-    control.keep(listener);
+    let control = Arc::new(Control::start(stream, &view, &identity, listener, config, events)?);
     let mut linker = Linker::new(config, identity, inbox);
     let view = linker.first_view(view, &control, deadline)?;
     Ok(Joined { view, peer, linker, control, deadline })

@@ -22,7 +22,7 @@ use ronde_algorithms::kernels::CpuKernels;
 use ronde_core::call::Call;
 use ronde_core::collective::{Effect, Executor, Limits, Links, NewOp, OpHandle, Overdue};
 use ronde_core::error::{Aborted, Error, Misuse, Outcome, Result};
-use ronde_core::membership::{Follower, FromMember};
+use ronde_core::membership::{Follower, FromMember, MemberInfo, Rejoin};
 use ronde_core::memory::Arena;
 use ronde_core::transport::Link;
 use ronde_core::{Instant, MemberId, PeerId, Rank};
@@ -35,8 +35,10 @@ use std::time::Duration;
 use views::Registered;
 pub(crate) use views::{Current, GroupCell};
 
-/// How long the engine waits for the coordinator's verdict before it fails ops on its own.
+/// How long the engine waits for the coordinator's verdict before it fails ops on its own: at least so long, and
+/// so many times as long as a member may be silent, since another coordinator may have to be found first.
 const VERDICT_PATIENCE: Duration = Duration::from_secs(5);
+const VERDICT_SILENCES: u32 = 8;
 /// How often the background thread looks in when no op is open.
 const IDLE_TICK: Duration = Duration::from_millis(20);
 
@@ -82,6 +84,7 @@ pub(crate) struct Engine {
     pub(crate) kernels: &'static CpuKernels,
     pub(crate) registry: Arc<ronde_shm::Registry>,
     pub(crate) timeout: Duration,
+    verdict_patience: Duration,
     oversubscribed: AtomicBool,
     stop: AtomicBool,
 }
@@ -96,6 +99,8 @@ pub(crate) struct Announced {
     waker: Mutex<Option<Arc<Waker>>>,
     /// Woken when the background thread should look.
     background: Condvar,
+    /// Once there is one.
+    engine: Mutex<std::sync::Weak<Engine>>,
 }
 
 impl Announced {
@@ -118,6 +123,18 @@ impl ControlEvents for Announced {
     fn tell(&self, news: News) {
         lock(&self.queue).push_back(news);
         self.wake();
+    }
+
+    fn rejoin(&self) -> Option<(Rejoin, Vec<MemberInfo>)> {
+        let engine = lock(&self.engine).upgrade()?;
+        Some(engine.rejoin())
+    }
+
+    fn hosted_by(&self, host: Option<MemberId>) {
+        let engine = lock(&self.engine).upgrade();
+        if let Some(engine) = engine {
+            lock(&engine.inner).follower.hosted_by(host);
+        }
     }
 }
 
@@ -183,9 +200,11 @@ impl Engine {
             kernels: CpuKernels::detect(),
             registry,
             timeout: config.timeout,
+            verdict_patience: VERDICT_PATIENCE.max(config.suspect_after() * VERDICT_SILENCES),
             stop: AtomicBool::new(false),
         });
         let world = engine.begin(&view)?;
+        *lock(&engine.announced.engine) = Arc::downgrade(&engine);
         engine.clone().spawn_background()?;
         let control = engine.control.clone();
         std::thread::Builder::new()
@@ -470,6 +489,10 @@ impl Engine {
                         self.arm(inner);
                     }
                 }
+                News::Arm(view) => {
+                    inner.follower.arm_view(view);
+                    self.arm(inner);
+                }
                 News::Shrink(epoch) => {
                     inner.follower.shrink(epoch);
                     self.arm(inner);
@@ -505,7 +528,7 @@ impl Engine {
         }
         let now = self.now();
         if let Some((since, error, _)) = &inner.pending_verdict {
-            if now.since(*since) > VERDICT_PATIENCE {
+            if now.since(*since) > self.verdict_patience {
                 let error = error.clone();
                 self.announced.failed(error);
             }

@@ -17,15 +17,14 @@ impl Engine {
         }
         // What was reported of a link is answered with this; links to others are looked at again.
         inner.pending_verdict = None;
+        inner.follower.note(epoch);
         let mut errors: Vec<(usize, Error)> = Vec::with_capacity(lost.len());
         for peer in lost {
             inner.follower.is_gone(peer.member);
             let at = peer.member.index();
             let error = Error::PeerLost(Arc::new(peer));
             tracing::warn!("{error}");
-            if at < inner.links.len() {
-                errors.push((at, error));
-            }
+            errors.push((at, error));
         }
         let report = inner.executor.freeze(epoch, &errors, self.now(), &mut inner.links);
         let Inner { groups, executor, follower, .. } = inner;

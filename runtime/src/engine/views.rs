@@ -4,7 +4,7 @@ use super::{Engine, Inner, links, lock};
 use crate::planner::Planner;
 use ronde_core::collective::{GroupIndex, NewGroup};
 use ronde_core::error::{Error, Result};
-use ronde_core::membership::{FromMember, View};
+use ronde_core::membership::{FromMember, MemberInfo, Rejoin, View};
 use ronde_core::{Formation, Generation, GroupId, MemberId, Rank};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
@@ -170,6 +170,20 @@ impl Engine {
         }
         // Fails for want of descriptors only, and there are fewer to watch than before.
         let _ = self.waker.watch(&inner.link_states);
+    }
+
+    /// Where this process stands, for a coordinator that takes the place of another, and who may host that.
+    pub(super) fn rejoin(&self) -> (Rejoin, Vec<MemberInfo>) {
+        let inner = &mut *lock(&self.inner);
+        // What the one before said counts, also what nobody has looked at yet; and who has died is seen now.
+        self.poll(inner);
+        let view = inner.follower.view();
+        let is_dead = |m: &&MemberInfo| {
+            let at = m.id.index();
+            m.peer != inner.me && inner.links.get(at).is_none_or(Option::is_none)
+        };
+        let dead = view.members.iter().filter(is_dead).map(|m| m.id).collect();
+        (inner.follower.rejoin(inner.me, dead), inner.follower.heirs())
     }
 
     /// The generation that calls are made in.

@@ -1,13 +1,15 @@
 //! The production coordinator, and what goes between it and the members.
 
 use crate::Cluster;
-use crate::peer::peer_id;
+use crate::peer::{peer_id, process_of};
 use rand::Rng;
+use rand::rngs::SmallRng;
 use ronde_core::call::Call;
 use ronde_core::collective::GroupIndex;
 use ronde_core::error::{Error, PeerLost};
 use ronde_core::membership::{
-    self, Coordinator, CoordinatorOptions, Effect, FromMember, Hello, MachineId, MemberInfo, ToMember, View,
+    self, Coordinator, CoordinatorOptions, Effect, FromMember, Hello, MachineId, MemberInfo, ToMember,
+    Verdict, View,
 };
 use ronde_core::recovery::RecoveryPlan;
 use ronde_core::{Epoch, Instant, MemberId};
@@ -16,13 +18,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Silence and slow links are not what is simulated here: nobody is given up for them.
-const NEVER: Duration = Duration::from_secs(1 << 30);
+const NEVER: Duration = Duration::from_secs(1 << 20);
 
 /// The coordinator, with a connection to each process that has its number.
 pub(crate) struct Control {
     pub(crate) coordinator: Coordinator,
-    /// On the way to each process, and to the coordinator.
-    to_members: BTreeMap<usize, VecDeque<ToMember>>,
+    /// The process that hosts it; `None` while there is no coordinator.
+    host: Option<usize>,
+    /// On the way to each process (`None`: the connection ends), and to the coordinator.
+    to_members: BTreeMap<usize, VecDeque<Option<ToMember>>>,
     to_coordinator: VecDeque<(usize, FromMember)>,
     /// Processes that are making the links of a view.
     linking: Vec<(usize, Epoch)>,
@@ -45,20 +49,14 @@ fn hello(process: usize, size: Option<u32>) -> FromMember {
         rank,
         size,
         min_peers: None,
-        hosts_coordinator: false,
+        hosts_coordinator: process == 0,
         info,
     })
 }
 
 impl Control {
     pub(crate) fn of_an_active_job(world: usize) -> (Control, View) {
-        let options = CoordinatorOptions {
-            suspect_after: NEVER,
-            heartbeat: NEVER,
-            link_patience: NEVER,
-            ..CoordinatorOptions::default()
-        };
-        let mut coordinator = Coordinator::new(options);
+        let mut coordinator = Coordinator::new(options());
         for process in 0..world {
             let hello = hello(process, Some(world as u32));
             coordinator.handle_message(process as u64, hello, Instant(0));
@@ -69,10 +67,15 @@ impl Control {
         drop(coordinator.take_effects());
         let view = coordinator.view().clone();
         let (to_members, to_coordinator) = (BTreeMap::new(), VecDeque::new());
-        (Control { coordinator, to_members, to_coordinator, linking: Vec::new() }, view)
+        (Control { coordinator, host: Some(0), to_members, to_coordinator, linking: Vec::new() }, view)
     }
 
     pub(crate) fn send(&mut self, from: usize, message: FromMember) {
+        // What is said to a coordinator that is gone is lost.
+        let connected = |queue: &VecDeque<Option<ToMember>>| !queue.iter().any(Option::is_none);
+        if self.host.is_none() || !self.to_members.get(&from).is_none_or(connected) {
+            return;
+        }
         self.to_coordinator.push_back((from, message));
     }
 
@@ -80,9 +83,31 @@ impl Control {
     fn route(&mut self) {
         for effect in self.coordinator.take_effects() {
             if let Effect::Send(to, message) = effect {
-                self.to_members.entry(to as usize).or_default().push_back(message);
+                self.to_members.entry(to as usize).or_default().push_back(Some(message));
             }
         }
+    }
+
+    /// The coordinator goes with its process. Of what it had sent some may be lost.
+    fn crash(&mut self, processes: usize, rng: &mut SmallRng) {
+        self.host = None;
+        self.to_coordinator.clear();
+        self.linking.clear();
+        for process in 0..processes {
+            let queue = self.to_members.entry(process).or_default();
+            queue.truncate(rng.random_range(0..=queue.len()));
+            queue.retain(Option::is_some);
+            queue.push_back(None);
+        }
+    }
+}
+
+fn options() -> CoordinatorOptions {
+    CoordinatorOptions {
+        suspect_after: NEVER,
+        heartbeat: NEVER,
+        link_patience: NEVER,
+        ..CoordinatorOptions::default()
     }
 }
 
@@ -90,12 +115,31 @@ impl Cluster {
     /// A process starts on a node and asks to join.
     pub fn newcomer(&mut self, node: u32) -> usize {
         let process = self.spawn(node);
-        self.control.send(process, hello(process, None));
+        match self.control.host {
+            Some(_) => self.control.send(process, hello(process, None)),
+            // It asks once there is a coordinator again.
+            None => self.control.to_members.entry(process).or_default().push_back(None),
+        }
         process
+    }
+
+    /// The process that hosts the coordinator, if there is one.
+    pub fn host(&self) -> Option<usize> {
+        self.control.host
+    }
+
+    /// A process has died; the coordinator, if it was the host, with it.
+    pub(crate) fn crash_coordinator_of(&mut self, process: usize) {
+        if self.control.host == Some(process) {
+            self.control.crash(self.peers.len(), &mut self.rng);
+        }
     }
 
     /// The coordinator notices that a process has ended, or has left.
     pub fn notice_death(&mut self, process: usize) {
+        if self.control.host.is_none() {
+            return;
+        }
         // Nothing that it said overtakes its end.
         let (said, other) = std::mem::take(&mut self.control.to_coordinator)
             .into_iter()
@@ -106,6 +150,22 @@ impl Cluster {
         }
         self.control.coordinator.handle_closed(process as u64, Instant(self.now));
         self.control.route();
+        if self.control.coordinator.is_succeeding() {
+            self.tell_that_links_ended(process);
+        }
+    }
+
+    /// A new coordinator may wait for one that has died: the others say that their links to it have ended.
+    fn tell_that_links_ended(&mut self, dead: usize) {
+        for process in self.alive() {
+            let Some(follower) = &self.peers[process].follower else { continue };
+            let view = follower.armed().unwrap_or(follower.view());
+            if let Some(info) = view.members.iter().find(|m| m.peer == peer_id(dead)) {
+                let reason = format!("process {process} saw it end");
+                let member = info.id;
+                self.control.send(process, FromMember::LinkFailed { member, reason });
+            }
+        }
     }
 
     /// A process leaves in order: nobody needs anything of it. It makes no further step.
@@ -130,10 +190,13 @@ impl Cluster {
             _ => {
                 let process = self.rng.random_range(0..self.peers.len());
                 let queue = self.control.to_members.get_mut(&process);
-                if !self.dead[process]
-                    && let Some(message) = queue.and_then(VecDeque::pop_front)
-                {
-                    self.member_hears(process, message);
+                if self.dead[process] {
+                    return;
+                }
+                match queue.and_then(VecDeque::pop_front) {
+                    Some(Some(message)) => self.member_hears(process, message),
+                    Some(None) => self.is_orphaned(process),
+                    None => {}
                 }
             }
         }
@@ -150,7 +213,59 @@ impl Cluster {
         }
     }
 
+    /// A process has lost its coordinator: it goes to the first of the heirs that lives, once that has noticed
+    /// too.
+    fn is_orphaned(&mut self, process: usize) {
+        let Some(follower) = &self.peers[process].follower else { return self.newcomer_is_orphaned(process) };
+        let lives = |m: &&MemberInfo| !self.dead[process_of(m.peer)];
+        let Some(heir) = follower.heirs().iter().find(lives).map(|m| (process_of(m.peer), m.id)) else {
+            panic!("process {process} has nobody to go to");
+        };
+        let here = heir.0 == process;
+        if here && self.control.host != Some(process) {
+            assert!(self.control.host.is_none_or(|host| self.dead[host]), "two coordinators");
+            self.control.coordinator = Coordinator::successor(options());
+            self.control.host = Some(process);
+        }
+        if self.control.host != Some(heir.0) {
+            let queue = self.control.to_members.entry(process).or_default();
+            return queue.push_front(None);
+        }
+        let dead = follower.view().members.iter().filter(|m| self.dead[process_of(m.peer)]).map(|m| m.id);
+        let mut rejoin = follower.rejoin(peer_id(process), dead.collect());
+        rejoin.hosts_coordinator = here;
+        self.control.send(process, FromMember::Rejoin(Box::new(rejoin)));
+        if let Some(follower) = &mut self.peers[process].follower {
+            follower.hosted_by(Some(heir.1));
+        }
+    }
+
+    /// It asks the next coordinator, unless others may reckon with it already.
+    fn newcomer_is_orphaned(&mut self, process: usize) {
+        if self.peers[process].first_view.is_some() {
+            return self.kill(process);
+        }
+        match self.control.host {
+            Some(_) => self.control.send(process, hello(process, None)),
+            None => self.control.to_members.entry(process).or_default().push_front(None),
+        }
+    }
+
     fn wait_for_coordinator(&mut self) {
+        let orphans = |(process, queue): (&usize, &VecDeque<Option<ToMember>>)| {
+            !self.dead[*process] && queue.iter().any(Option::is_none)
+        };
+        let all_came = self.control.to_coordinator.is_empty() && !self.control.to_members.iter().any(orphans);
+        if self.control.coordinator.is_succeeding() && self.control.host.is_some() && all_came {
+            // Who has not come is dead.
+            let due = self.control.coordinator.next_deadline().unwrap_or_default();
+            self.now = self.now.max(due.0);
+            self.control.coordinator.handle_tick(Instant(self.now));
+            return self.control.route();
+        }
+        if self.control.host.is_none() {
+            return;
+        }
         let Some(due) = self.control.coordinator.next_deadline() else { return };
         if due.since(Instant(self.now)) < Duration::from_secs(1) {
             self.now = self.now.max(due.0);
@@ -174,6 +289,12 @@ impl Cluster {
                 }
             }
             ToMember::Armed(epoch) => self.armed(process, epoch),
+            ToMember::Arm(view) => {
+                if let Some(follower) = &mut self.peers[process].follower {
+                    follower.arm_view(view);
+                }
+                self.arm(process);
+            }
             ToMember::Shrink(epoch) => self.shrink(process, epoch),
             ToMember::Activate(_) => self.peers[process].active = true,
             ToMember::Left(member) => {
@@ -184,6 +305,8 @@ impl Cluster {
                 peer.executor.peer_left(member.index());
                 peer.left.push(member);
             }
+            // Nobody that the new coordinator knows had heard of the view that this one waited for.
+            ToMember::Verdict(Verdict::Deposed(_)) if !self.peers[process].active => self.kill(process),
             ToMember::Verdict(verdict) => panic!("nothing ends this job: {verdict:?}"),
             ToMember::Refused(text) => panic!("nobody is refused: {text}"),
             _ => {}
@@ -229,14 +352,16 @@ impl Cluster {
 
     /// True if no message is on its way between the coordinator and those that live.
     pub fn is_quiet(&self) -> bool {
-        let waits =
-            |(process, queue): (&usize, &VecDeque<ToMember>)| !self.dead[*process] && !queue.is_empty();
+        let waits = |(process, queue): (&usize, &VecDeque<Option<ToMember>>)| {
+            !self.dead[*process] && !queue.is_empty()
+        };
         self.control.to_coordinator.is_empty() && !self.control.to_members.iter().any(waits)
     }
 
     fn freeze(&mut self, process: usize, epoch: Epoch, lost: Vec<PeerLost>) {
         let peer = &mut self.peers[process];
         let follower = peer.follower.as_mut().expect("it takes part");
+        follower.note(epoch);
         let lost: Vec<(usize, Error)> = lost
             .into_iter()
             .map(|lost| {

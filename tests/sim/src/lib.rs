@@ -153,6 +153,7 @@ impl Cluster {
     pub fn kill(&mut self, process: usize) {
         self.dead[process] = true;
         self.network.kill(process);
+        self.crash_coordinator_of(process);
     }
 
     /// Processes that live.

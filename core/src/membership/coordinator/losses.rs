@@ -21,6 +21,9 @@ impl Coordinator {
     /// that is waited for; without it the accused goes, by rule. One that has left in order is missed only now,
     /// by an op that needs it.
     pub(super) fn accuse(&mut self, member: MemberId, reason: String, now: Instant) {
+        if self.is_succeeding() {
+            self.is_dead_to_one_who_rejoined(member);
+        }
         if matches!(self.state, State::Failed(_)) || self.fenced.contains(&member) {
             return;
         }
@@ -28,6 +31,17 @@ impl Coordinator {
             self.lose(member, &reason, now);
         } else if self.connection_of(member).is_some() && self.accusation.is_none() {
             self.accusation = Some(Accusation { member, reason, since: now });
+        }
+    }
+
+    /// A member says nothing any more.
+    pub(super) fn lose_silent(&mut self, id: MemberId, now: Instant) {
+        match self.keeps_quorum_without(id) {
+            true => self.lose(id, "it sent no heartbeat (stopped, overloaded, or cut off)", now),
+            false => {
+                let of = self.view.members.len() - self.gone.len();
+                self.fail(Verdict::NoQuorum { here: of.saturating_sub(1) as u32, of: of as u32 });
+            }
         }
     }
 

@@ -1,7 +1,9 @@
 //! The coordinator's half: who came, and what follows. What follows a loss stands in [`losses`], how the
-//! members of a job that runs change at safe points in [`views`].
+//! members of a job that runs change at safe points in [`views`], and how another coordinator takes over in
+//! [`succession`].
 
 mod losses;
+mod succession;
 mod views;
 
 use super::message::{FromMember, Hello, MemberInfo, ToMember, Verdict, View};
@@ -12,6 +14,7 @@ use crate::{Epoch, Incarnation, Instant, MemberId, Rank};
 use losses::Accusation;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use succession::Gathered;
 use views::NextView;
 
 /// Version of the control protocol.
@@ -84,6 +87,8 @@ enum State {
         lost: Vec<PeerLost>,
         reports: BTreeMap<MemberId, Report>,
     },
+    /// Members whose coordinator was lost come here.
+    Succeeding(Gathered),
     Failed(Verdict),
 }
 
@@ -149,21 +154,31 @@ impl Coordinator {
 
     /// When [`Coordinator::handle_tick`] wants to be called next.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let accusation = self.accusation.as_ref().map(|a| a.since.after(self.options.grace));
+        let accusation = self
+            .accusation
+            .as_ref()
+            .filter(|_| !self.is_succeeding())
+            .map(|a| a.since.after(self.options.grace));
         let watched = self.is_watching();
         let silent = self.members.values().filter(|m| watched && m.is_watched()).map(|m| m.heard).min();
         let silent = silent.map(|heard| heard.after(self.options.suspect_after));
-        let beat = watched.then(|| self.beaten.after(self.options.heartbeat));
+        let beats = watched || self.is_succeeding() && !self.members.is_empty();
+        let beat = beats.then(|| self.beaten.after(self.options.heartbeat));
         let lingering = matches!(self.state, State::Failed(_)) && self.lingers_until > self.ticked;
         let farewell = lingering.then_some(self.lingers_until);
-        let all = [accusation, silent, beat, farewell, self.next_change_of_view()];
-        all.into_iter().flatten().min()
+        let changes = [self.next_change_of_view(), self.succession_deadline()];
+        let all = [accusation, silent, beat, farewell].into_iter().chain(changes);
+        all.fold(None, |first: Option<Instant>, next| match (first, next) {
+            (Some(first), Some(next)) => Some(first.min(next)),
+            (first, next) => first.or(next),
+        })
     }
 
     /// True once every member has left or the job has failed and nobody is connected.
     pub fn is_finished(&self) -> bool {
         match self.state {
             State::Gathering => false,
+            State::Succeeding(_) => false,
             State::Failed(_) => self.members.is_empty() && self.ticked >= self.lingers_until,
             _ => self.bound().next().is_none(),
         }
@@ -173,11 +188,13 @@ impl Coordinator {
     pub fn handle_message(&mut self, connection: u64, message: FromMember, now: Instant) {
         if let Some(member) = self.members.get_mut(&connection) {
             member.heard = now;
-        } else if !matches!(message, FromMember::Hello(_)) {
+        } else if !matches!(message, FromMember::Hello(_) | FromMember::Rejoin(_)) {
             return self.effects.push(Effect::Close(connection));
         }
         match message {
             FromMember::Hello(hello) => self.hello(connection, hello, now),
+            FromMember::Rejoin(rejoin) => self.rejoin(connection, *rejoin, now),
+            FromMember::Succeeded => self.succeeded(connection),
             FromMember::Heartbeat => {}
             FromMember::Linked(epoch) => self.linked(connection, epoch),
             FromMember::Unlinked { epoch, member, reason } => {
@@ -206,6 +223,7 @@ impl Coordinator {
         let Some(member) = self.members.get(&connection) else { return };
         let expected = member.left || matches!(self.state, State::Failed(_));
         match member.id {
+            Some(id) if self.is_succeeding() => self.rejoined_no_more(id),
             Some(id) if !expected => self.lose(id, "its process ended or its control connection broke", now),
             _ => {}
         }
@@ -220,21 +238,25 @@ impl Coordinator {
     /// Time passed.
     pub fn handle_tick(&mut self, now: Instant) {
         self.forgive_own_pause(now);
-        if let Some(accusation) = self.accusation.take_if(|a| now.since(a.since) >= self.options.grace) {
+        self.succeed_if_due(now);
+        let waited = |a: &mut Accusation| now.since(a.since) >= self.options.grace;
+        if !self.is_succeeding()
+            && let Some(accusation) = self.accusation.take_if(waited)
+        {
             self.lose(accusation.member, &accusation.reason, now);
         }
-        if !self.is_watching() {
-            return;
-        }
-        if now.since(self.beaten) >= self.options.heartbeat {
+        if (self.is_succeeding() || self.is_watching()) && now.since(self.beaten) >= self.options.heartbeat {
             self.beaten = now;
             let all: Vec<u64> = self.members.keys().copied().collect();
             self.send_to(all, &ToMember::Heartbeat);
         }
+        if !self.is_watching() {
+            return;
+        }
         let limit = self.options.suspect_after;
         let silent = self.members.values().filter(|m| m.is_watched() && now.since(m.heard) >= limit);
         if let Some(id) = silent.filter_map(|m| m.id).min() {
-            self.lose(id, "it sent no heartbeat (stopped, overloaded, or cut off)", now);
+            self.lose_silent(id, now);
         }
         self.change_view_when_due(now);
     }
@@ -297,6 +319,7 @@ impl Coordinator {
         }
         match &self.state {
             State::Gathering => {}
+            State::Succeeding(_) => return Ok(()),
             State::Failed(verdict) => {
                 return Err(format!("the job has failed: {}", crate::Error::from(verdict.clone())));
             }
@@ -367,6 +390,7 @@ impl Coordinator {
         let id = member.id;
         self.effects.push(Effect::Send(connection, ToMember::Released));
         let Some(id) = id else { return };
+        self.rejoined_and_left(id);
         if self.is_unarmed_newcomer(id) {
             self.withdraw(self.ticked);
             return self.shrink_if_needed();

@@ -30,6 +30,13 @@ pub(super) struct NextView {
     since: Instant,
 }
 
+impl NextView {
+    /// One that some members have armed already.
+    pub(super) fn armed(view: View, since: Instant) -> NextView {
+        NextView { view, armed: true, waits_for: BTreeSet::new(), entered: false, since }
+    }
+}
+
 impl Coordinator {
     /// Whether a process may come to a job that runs.
     pub(super) fn admissible_late(&self, hello: &Hello) -> Result<(), String> {
@@ -135,8 +142,12 @@ impl Coordinator {
     /// From now on those who were there before have to pass a safe point.
     fn wait_for_safe_point(&mut self) {
         let before = self.view.members.iter().map(|m| m.id).filter(|id| !self.gone.contains(id));
+        self.wait_for_safe_point_of(before.collect());
+    }
+
+    pub(super) fn wait_for_safe_point_of(&mut self, members: BTreeSet<MemberId>) {
         if let Some(next) = &mut self.next {
-            next.waits_for = before.collect();
+            next.waits_for = members;
         }
         self.take_effect_if_all_entered();
     }
@@ -215,6 +226,7 @@ impl Coordinator {
 
     pub(super) fn entered(&mut self, connection: u64, epoch: Epoch) {
         let Some(id) = self.members.get(&connection).and_then(|m| m.id) else { return };
+        self.rejoined_and_entered(id, epoch);
         let Some(next) = self.next.as_mut().filter(|next| next.view.epoch == epoch && next.armed) else {
             return;
         };
@@ -224,7 +236,7 @@ impl Coordinator {
     }
 
     /// Once one member has passed the safe point, all do.
-    fn activate_newcomers(&mut self) {
+    pub(super) fn activate_newcomers(&mut self) {
         let Some(next) = self.next.as_mut().filter(|next| !next.entered) else { return };
         next.entered = true;
         let view = &next.view;
@@ -258,7 +270,7 @@ impl Coordinator {
         let gone: Vec<MemberId> = self.gone.iter().copied().collect();
         let view = self.view.next(self.epoch, &gone, Vec::new());
         let (epoch, since) = (self.epoch, self.ticked);
-        self.next = Some(NextView { view, armed: true, waits_for: BTreeSet::new(), entered: false, since });
+        self.next = Some(NextView::armed(view, since));
         self.wait_for_safe_point();
         Some(epoch)
     }

@@ -198,7 +198,9 @@ impl Churn {
             worker.passed = false;
             self.starts_generation(process);
         }
-        if !calm && self.rng.random_ratio(1, 15) && self.staying().len() > 1 {
+        // Who hosts the coordinator leaves last.
+        let hosts = self.cluster.host() == Some(process);
+        if !calm && !hosts && self.rng.random_ratio(1, 15) && self.staying().len() > 1 {
             self.workers[process].leaving = true;
         }
     }

@@ -1,0 +1,331 @@
+//! A coordinator is lost, and another takes its place: in a member, or at the same address.
+//!
+//! The members say where they stand ([`Rejoin`]). Who does not come in time, or has died as far as the others can
+//! see, is lost with the coordinator; what the one before had decided and told only to some is done for all. Then
+//! everything goes on as after any other loss. It takes a quorum of the last view, so that of two parts of a
+//! network only one goes on: more than half of the members that are not known to be dead, or exactly half with
+//! the lowest rank that did not host the coordinator.
+
+use super::views::NextView;
+use super::{Coordinator, CoordinatorOptions, Effect, Member, State, VERSION};
+use crate::error::PeerLost;
+use crate::membership::{Hello, MemberInfo, Rejoin, ToMember, Verdict, View};
+use crate::{Epoch, Incarnation, Instant, MemberId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// A coordinator that takes the place of another waits so many times as long as a member may be silent for the
+/// rest of the members once it has a quorum…
+const REST: u32 = 2;
+/// …and so many times as long for a quorum.
+const QUORUM: u32 = 10;
+
+/// Members that have come to a successor.
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    since: Option<Instant>,
+    rejoined: BTreeMap<MemberId, Rejoin>,
+    /// Members that have left in order since they came.
+    left: BTreeSet<MemberId>,
+    /// Members to whom a link has ended since.
+    dead: BTreeSet<MemberId>,
+}
+
+impl Coordinator {
+    /// One that takes the place of another.
+    pub fn successor(options: CoordinatorOptions) -> Coordinator {
+        let mut coordinator = Coordinator::new(options);
+        coordinator.state = State::Succeeding(Gathered::default());
+        coordinator
+    }
+
+    /// A member that had another coordinator has come.
+    pub(super) fn rejoin(&mut self, connection: u64, rejoin: Rejoin, now: Instant) {
+        // One that was started again at its address knows nothing of the job that it had.
+        if matches!(self.state, State::Gathering) && self.members.is_empty() {
+            self.state = State::Succeeding(Gathered::default());
+        }
+        let info = rejoin.view.rank_of(rejoin.peer).map(|rank| rejoin.view.members[rank.index()].clone());
+        let refuse = match (&info, &self.state) {
+            (Some(info), State::Succeeding(_)) if rejoin.version == VERSION => {
+                let hello = hello_of(info);
+                let member = Member { hello, id: Some(info.id), left: false, heard: now };
+                self.members.insert(connection, member);
+                None
+            }
+            (Some(info), State::Failed(verdict)) => Some((info, verdict.clone())),
+            (Some(info), _) => Some((info, Verdict::Deposed(self.epoch))),
+            (None, _) => return self.effects.push(Effect::Close(connection)),
+        };
+        if let Some((_, verdict)) = refuse {
+            self.effects.push(Effect::Send(connection, ToMember::Verdict(verdict)));
+            return self.effects.push(Effect::Close(connection));
+        }
+        if let (State::Succeeding(gathered), Some(info)) = (&mut self.state, info) {
+            gathered.since.get_or_insert(now);
+            gathered.rejoined.insert(info.id, rejoin);
+            // It knows now that it came to the right place.
+            self.effects.push(Effect::Send(connection, ToMember::Heartbeat));
+        }
+        self.succeed_if_due(now);
+    }
+
+    /// It waits for the members of the one before.
+    pub fn is_succeeding(&self) -> bool {
+        matches!(self.state, State::Succeeding(_))
+    }
+
+    /// When a successor has waited long enough, for the rest or for a quorum.
+    pub(super) fn succession_deadline(&self) -> Option<Instant> {
+        let State::Succeeding(gathered) = &self.state else { return None };
+        let since = gathered.since?;
+        let patience = if gathered.count().has_quorum() { REST } else { QUORUM };
+        Some(since.after(self.options.suspect_after * patience))
+    }
+
+    /// Takes over once everybody is here who can be, or has had time enough.
+    pub(super) fn succeed_if_due(&mut self, now: Instant) {
+        let State::Succeeding(gathered) = &self.state else { return };
+        let Some(since) = gathered.since else { return };
+        let count = gathered.count();
+        let waited = now.since(since);
+        let limit = |times: u32| self.options.suspect_after * times;
+        if count.has_quorum() && (count.is_complete() || waited >= limit(REST)) {
+            return self.take_over(now);
+        }
+        if waited >= limit(QUORUM) {
+            self.fail(Verdict::NoQuorum { here: count.here as u32, of: count.of as u32 });
+        }
+    }
+
+    fn take_over(&mut self, now: Instant) {
+        let State::Succeeding(gathered) = std::mem::replace(&mut self.state, State::Active) else { return };
+        let mut rejoined = gathered.rejoined;
+        let Some(view) = rejoined.values().map(|r| &r.view).min_by_key(|view| view.generation).cloned()
+        else {
+            return;
+        };
+        let all_views = rejoined.values().flat_map(|r| [Some(&r.view), r.armed.as_ref()]).flatten();
+        let next =
+            all_views.max_by_key(|view| view.generation).filter(|next| next.generation > view.generation);
+        let known = |id: MemberId| view.member(id).is_some() || next.is_some_and(|n| n.member(id).is_some());
+        self.gone = gathered_gone(&rejoined).chain(gathered.left).filter(|&id| known(id)).collect();
+        let everybody = view.members.iter().chain(next.iter().flat_map(|next| &next.members));
+        self.gone.extend(everybody.map(|m| m.id).filter(|id| !rejoined.contains_key(id)));
+        self.fenced.clone_from(&self.gone);
+        self.epoch = rejoined.values().map(|r| r.epoch).max().unwrap_or_default();
+        let host = rejoined.iter().find(|(_, r)| r.hosts_coordinator).map(|(id, _)| *id);
+        let next = next.cloned().map(|next| View { host, ..next });
+        self.expel_the_gone(&mut rejoined, &view);
+        self.next = next.map(|next| {
+            self.arm_where_it_is_not(&next, &rejoined);
+            NextView::armed(next, now)
+        });
+        let lost_host = view.host;
+        self.view = View { incarnation: Incarnation(view.incarnation.0 + 1), host, ..view };
+        self.ticked = now;
+        self.members.values_mut().for_each(|member| member.heard = now);
+        let waits = |(_, r): &(&MemberId, &Rejoin)| r.view.generation == self.view.generation;
+        let before: BTreeSet<MemberId> = rejoined.iter().filter(waits).map(|(id, _)| *id).collect();
+        self.activate_where_it_was_lost(&rejoined);
+        self.prepare_without_the_gone(lost_host);
+        self.wait_for_safe_point_of(before);
+    }
+
+    /// The coordinator before had told some members that a view is armed: so it is for all.
+    fn arm_where_it_is_not(&mut self, next: &View, rejoined: &BTreeMap<MemberId, Rejoin>) {
+        for (id, rejoin) in rejoined {
+            let has_it = [Some(&rejoin.view), rejoin.armed.as_ref()].into_iter().flatten();
+            if has_it.into_iter().all(|view| view.epoch != next.epoch)
+                && let Some(connection) = self.connection_of(*id)
+            {
+                self.effects.push(Effect::Send(connection, ToMember::Arm(next.clone())));
+            }
+        }
+    }
+
+    /// Newcomers may not have heard that a view is in effect which others are in.
+    fn activate_where_it_was_lost(&mut self, rejoined: &BTreeMap<MemberId, Rejoin>) {
+        let generation = self.view.generation;
+        let (before, ahead): (Vec<MemberId>, Vec<MemberId>) =
+            rejoined.keys().partition(|id| rejoined[id].view.generation == generation);
+        let connections = before.iter().filter_map(|&id| self.connection_of(id)).collect();
+        self.send_to(connections, &ToMember::Activate(self.view.epoch));
+        if ahead.iter().any(|&id| self.view.member(id).is_some()) {
+            self.activate_newcomers();
+        }
+    }
+
+    /// The coordinator before had given some of those up who come, and they have not heard of it.
+    fn expel_the_gone(&mut self, rejoined: &mut BTreeMap<MemberId, Rejoin>, view: &View) {
+        let epoch = self.epoch;
+        rejoined.retain(|&id, _| {
+            let Some(connection) = self.connection_of(id).filter(|_| self.gone.contains(&id)) else {
+                return true;
+            };
+            if let Some(lost) = lost_with_coordinator(view, id, None, epoch) {
+                self.effects.push(Effect::Send(connection, ToMember::Verdict(Verdict::PeerLost(lost))));
+            }
+            self.effects.push(Effect::Close(connection));
+            self.members.remove(&connection);
+            false
+        });
+    }
+
+    /// Of a member that has come: it has passed a safe point meanwhile.
+    pub(super) fn rejoined_and_entered(&mut self, id: MemberId, epoch: Epoch) {
+        if let State::Succeeding(gathered) = &mut self.state
+            && let Some(rejoin) = gathered.rejoined.get_mut(&id)
+            && let Some(view) = rejoin.armed.take_if(|view| view.epoch == epoch)
+        {
+            rejoin.view = view;
+        }
+    }
+
+    /// Of a member that has come: it has left in order.
+    pub(super) fn rejoined_and_left(&mut self, id: MemberId) {
+        if let State::Succeeding(gathered) = &mut self.state {
+            gathered.rejoined.remove(&id);
+            gathered.left.insert(id);
+        }
+    }
+
+    /// A member that has come says that its link to another has ended.
+    pub(super) fn is_dead_to_one_who_rejoined(&mut self, id: MemberId) {
+        if let State::Succeeding(gathered) = &mut self.state {
+            gathered.dead.insert(id);
+        }
+        self.succeed_if_due(self.ticked);
+    }
+
+    /// A member went away again before this coordinator took over.
+    pub(super) fn rejoined_no_more(&mut self, id: MemberId) {
+        if let State::Succeeding(gathered) = &mut self.state {
+            gathered.rejoined.remove(&id);
+        }
+    }
+
+    /// Everybody freezes and reports, also if nobody is lost: some may wait for the plan of the one before.
+    fn prepare_without_the_gone(&mut self, lost_host: Option<MemberId>) {
+        self.epoch.0 += 1;
+        let epoch = self.epoch;
+        let views = [Some(&self.view), self.next.as_ref().map(|next| &next.view)];
+        let lost: Vec<PeerLost> = self
+            .gone
+            .iter()
+            .filter_map(|&id| {
+                views.into_iter().flatten().find_map(|view| lost_with_coordinator(view, id, lost_host, epoch))
+            })
+            .collect();
+        self.state = State::Recovering { lost: lost.clone(), reports: BTreeMap::new() };
+        self.send_to(self.bound().collect(), &ToMember::Prepare { epoch, lost });
+    }
+
+    /// The members went on with another coordinator while this one was silent.
+    pub(super) fn succeeded(&mut self, connection: u64) {
+        self.members.remove(&connection);
+        self.fail(Verdict::Deposed(Epoch(self.epoch.0 + 1)));
+    }
+
+    /// Whether the others may go on without a member that is silent but perhaps alive: if it is on another
+    /// machine than the host of this coordinator, those who are cut off with it may do the same.
+    pub(super) fn keeps_quorum_without(&self, silent: MemberId) -> bool {
+        let Some(host) = self.view.host.and_then(|host| self.view.member(host)) else { return true };
+        let Some(info) = self.view.member(silent) else { return true };
+        if info.machine == host.machine {
+            return true;
+        }
+        let here = |id: MemberId| id != silent && !self.gone.contains(&id);
+        let base: Vec<MemberId> =
+            self.view.members.iter().map(|m| m.id).filter(|id| !self.gone.contains(id)).collect();
+        let here: BTreeSet<MemberId> = base.iter().copied().filter(|&id| here(id)).collect();
+        Count::new(&base, &here, Some(host.id)).has_quorum()
+    }
+}
+
+fn hello_of(info: &MemberInfo) -> Hello {
+    Hello {
+        version: VERSION,
+        rank: None,
+        size: None,
+        min_peers: None,
+        hosts_coordinator: false,
+        info: info.clone(),
+    }
+}
+
+/// Who is gone as far as those say who have come.
+fn gathered_gone(rejoined: &BTreeMap<MemberId, Rejoin>) -> impl Iterator<Item = MemberId> + '_ {
+    rejoined.values().flat_map(|r| r.gone.iter().copied())
+}
+
+fn lost_with_coordinator(
+    view: &View,
+    id: MemberId,
+    lost_host: Option<MemberId>,
+    epoch: Epoch,
+) -> Option<PeerLost> {
+    let info = view.member(id)?;
+    let why = if lost_host == Some(id) {
+        "it hosted the coordinator, and its process ended or was cut off"
+    } else {
+        "it did not come to the new coordinator, or had gone before"
+    };
+    Some(PeerLost {
+        peer: info.peer,
+        member: id,
+        rank: view.rank_of_member(id)?,
+        host: info.host.clone(),
+        address: info.addresses.first().map_or_else(String::new, ToString::to_string),
+        reason: why.to_owned(),
+        silent_for: Duration::ZERO,
+        epoch,
+    })
+}
+
+/// How many members there are, of how many that could be.
+struct Count {
+    here: usize,
+    of: usize,
+    /// The member whose side wins where both have half.
+    tie_break: bool,
+}
+
+impl Count {
+    /// `base` in the order of ranks.
+    fn new(base: &[MemberId], here: &BTreeSet<MemberId>, host: Option<MemberId>) -> Count {
+        let tie = base.iter().find(|&&id| Some(id) != host);
+        Count {
+            here: base.iter().filter(|id| here.contains(id)).count(),
+            of: base.len(),
+            tie_break: tie.is_some_and(|id| here.contains(id)),
+        }
+    }
+
+    fn has_quorum(&self) -> bool {
+        2 * self.here > self.of || 2 * self.here == self.of && self.tie_break
+    }
+
+    fn is_complete(&self) -> bool {
+        self.here == self.of
+    }
+}
+
+impl Gathered {
+    /// Who is here, of the last view that anybody was told of, without those who are known to be dead.
+    fn count(&self) -> Count {
+        let Some(last) = self.rejoined.values().max_by_key(|r| (r.epoch, r.view.generation)) else {
+            return Count { here: 0, of: 0, tie_break: false };
+        };
+        let newest = last.armed.as_ref().unwrap_or(&last.view);
+        let dead = self.rejoined.values().flat_map(|r| &r.dead).chain(&self.dead);
+        let dead: BTreeSet<MemberId> = dead.copied().collect();
+        let gone: BTreeSet<MemberId> =
+            gathered_gone(&self.rejoined).chain(self.left.iter().copied()).collect();
+        let is_out =
+            |id: &MemberId| gone.contains(id) || dead.contains(id) && !self.rejoined.contains_key(id);
+        let base: Vec<MemberId> = newest.members.iter().map(|m| m.id).filter(|id| !is_out(id)).collect();
+        let here = self.rejoined.keys().copied().collect();
+        Count::new(&base, &here, last.view.host)
+    }
+}

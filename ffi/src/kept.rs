@@ -1,0 +1,75 @@
+//! What C gets pointers to: names and lists of ranks. Each is kept once, and as long as the handles that gave it,
+//! so that no update and no other thread takes it away from who reads it.
+
+use std::collections::HashSet;
+use std::ffi::{CStr, CString, c_char};
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// One of each. It grows with the hosts that ever took part and with the losses that ops lived through: one name
+/// and one list for each at most.
+#[derive(Default)]
+pub(crate) struct Kept {
+    names: Mutex<HashSet<Arc<CStr>>>,
+    ranks: Mutex<HashSet<Arc<[i32]>>>,
+}
+
+impl Kept {
+    /// The name, as C wants it.
+    pub(crate) fn name(&self, name: &str) -> *const c_char {
+        // Names come from other processes: one with a zero byte inside is none.
+        let name = CString::new(name).unwrap_or_default();
+        keep(&self.names, name.as_c_str()).as_ptr()
+    }
+
+    /// The ranks, as C wants them; null for none of them.
+    pub(crate) fn ranks(&self, ranks: &[u32]) -> *const i32 {
+        if ranks.is_empty() {
+            return std::ptr::null();
+        }
+        let ranks: Vec<i32> = ranks.iter().map(|&rank| rank as i32).collect();
+        keep(&self.ranks, &ranks).as_ptr()
+    }
+}
+
+/// The one of its kind that stays.
+fn keep<T: ?Sized + Eq + Hash>(all: &Mutex<HashSet<Arc<T>>>, one: &T) -> Arc<T>
+where
+    Arc<T>: for<'a> From<&'a T>,
+{
+    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = all.get(one) {
+        return known.clone();
+    }
+    let new = Arc::<T>::from(one);
+    all.insert(new.clone());
+    new
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_kept_once_and_stays_where_it_is() {
+        let kept = Kept::default();
+        let (name, ranks) = (kept.name("node7"), kept.ranks(&[1, 4]));
+        for number in 0..1000u32 {
+            kept.name(&format!("node{number}"));
+            kept.ranks(&[number, number + 3]);
+        }
+        assert_eq!((kept.name("node7"), kept.ranks(&[1, 4])), (name, ranks));
+        assert_eq!((kept.names.lock().unwrap().len(), kept.ranks.lock().unwrap().len()), (1000, 1000));
+        // SAFETY: kept until the end of this function, with two elements.
+        let read = unsafe { (CStr::from_ptr(name), std::slice::from_raw_parts(ranks, 2)) };
+        assert_eq!(read, (c"node7", &[1, 4][..]));
+    }
+
+    #[test]
+    fn nothing_is_null_or_empty() {
+        let kept = Kept::default();
+        assert!(kept.ranks(&[]).is_null());
+        // SAFETY: kept until the end of this function.
+        assert_eq!(unsafe { CStr::from_ptr(kept.name("a\0b")) }, c"");
+    }
+}

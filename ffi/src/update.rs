@@ -1,0 +1,73 @@
+//! Safe points: who came, who is gone, and which rank that makes of this process.
+
+use crate::group::ronde_group;
+use crate::sized::{self, Sized};
+use crate::status::{Status, guard, guard_group, handle};
+use runtime::Update;
+
+/// See the header.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct ronde_change {
+    pub(crate) size: usize,
+    pub(crate) changed: i32,
+    pub(crate) generation: u32,
+    pub(crate) rank: i32,
+    pub(crate) ranks: i32,
+    pub(crate) joined: i32,
+    pub(crate) gone: i32,
+    pub(crate) gone_ranks: *const i32,
+}
+// SAFETY: `repr(C)`, starts with a `usize`, no padding, pointers and integers take any value.
+unsafe impl Sized for ronde_change {
+    const NAME: &'static str = "ronde_change";
+}
+
+impl ronde_change {
+    fn of(update: &Update, owner: &ronde_group) -> ronde_change {
+        ronde_change {
+            size: size_of::<ronde_change>(),
+            changed: i32::from(update.changed),
+            generation: owner.group.generation(),
+            rank: owner.group.rank() as i32,
+            ranks: owner.group.size() as i32,
+            joined: update.joined.len() as i32,
+            gone: update.gone.len() as i32,
+            gone_ranks: owner.kept.ranks(&update.gone),
+        }
+    }
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `group` is null or a live handle; `change` is null or a `ronde_change`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_update(group: *const ronde_group, change: *mut ronde_change) -> i32 {
+    // SAFETY: by the contract of this function.
+    let owner = match unsafe { handle(group, "group") } {
+        Ok(owner) => owner,
+        Err(error) => return guard(|| Err(error)),
+    };
+    guard_group(&owner.group, || {
+        // Before the others count on it: a change that happened cannot be refused.
+        // SAFETY: by the contract of this function.
+        unsafe { sized::check(change) }?;
+        let update = owner.group.update()?;
+        // SAFETY: by the contract of this function.
+        unsafe { sized::write(change, ronde_change::of(&update, owner)) }?;
+        Ok(Status::Ok)
+    })
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `group` is null or a live handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_generation(group: *const ronde_group) -> u32 {
+    // SAFETY: by the contract of this function.
+    unsafe { group.as_ref() }.map_or(0, |g| g.group.generation())
+}

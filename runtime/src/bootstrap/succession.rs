@@ -1,0 +1,156 @@
+//! What a member does when it has lost its coordinator.
+//!
+//! One that a member hosted is succeeded by the lowest rank that lives: that one starts a coordinator in its own
+//! listener, the others go there. One that ran alone is asked for again at its address. Whoever is not there yet
+//! (it may not have noticed) is asked again, whoever cannot be reached is passed over.
+
+use super::handshake::{self, Identity, Purpose};
+use super::{ControlEvents, Listener, coordinator_addresses};
+use crate::config::Config;
+use crate::control::{read_message, write_message};
+use crate::engine::lock;
+use ronde_core::MemberId;
+use ronde_core::membership::{FromMember, MemberInfo, Rejoin, ToMember};
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// Pause before one who is not the coordinator yet is asked again.
+const PAUSE: Duration = Duration::from_millis(5);
+/// A member that cannot be reached at all for so many times as long as one may be silent is passed over.
+const PATIENCE: u32 = 2;
+/// So many times as long as a member may be silent is looked for another coordinator.
+const LIMIT: u32 = 15;
+
+/// What is needed to find another coordinator, or to become its host.
+pub(crate) struct Succession {
+    config: Config,
+    identity: Identity,
+}
+
+/// What came of asking somebody.
+enum Answer {
+    /// It is the coordinator, and has taken this member in.
+    Welcome(TcpStream),
+    /// It lives, but is no coordinator.
+    NotYet,
+    /// Nobody listens there: its process has ended.
+    Gone,
+    /// It does not answer.
+    Silence,
+}
+
+impl Succession {
+    pub(crate) fn new(config: &Config, identity: &Identity) -> Succession {
+        Succession { config: config.clone(), identity: identity.clone() }
+    }
+
+    /// The connection to the coordinator that takes the place of one that was lost. `silent`: that one may live.
+    pub(crate) fn find(
+        &self,
+        events: &dyn ControlEvents,
+        listener: &Mutex<Option<Listener>>,
+        silent: bool,
+        is_over: &dyn Fn() -> bool,
+    ) -> Option<TcpStream> {
+        let suspect_after = self.config.suspect_after();
+        let deadline = Instant::now() + suspect_after * LIMIT;
+        let mut passed_over: BTreeSet<MemberId> = BTreeSet::new();
+        let mut waiting_for: Option<(MemberId, Instant)> = None;
+        while Instant::now() < deadline && !is_over() {
+            let (mut rejoin, heirs) = events.rejoin()?;
+            if !silent {
+                rejoin.dead.extend(rejoin.view.host);
+            }
+            rejoin.dead.extend(&passed_over);
+            let Some(host) = rejoin.view.host else {
+                if let Some(stream) = self.ask_again(&rejoin) {
+                    return Some(stream);
+                }
+                std::thread::park_timeout(PAUSE * 4);
+                continue;
+            };
+            let heir = heirs.iter().find(|m| !passed_over.contains(&m.id))?;
+            tracing::debug!("the coordinator on member {host} was lost: asking member {}", heir.id);
+            if heir.peer == self.identity.peer {
+                rejoin.hosts_coordinator = true;
+                self.host(listener)?;
+            }
+            match self.ask(&self.addresses(heir, listener), &rejoin) {
+                Answer::Welcome(stream) => {
+                    events.hosted_by(Some(heir.id));
+                    return Some(stream);
+                }
+                Answer::Gone => {
+                    passed_over.insert(heir.id);
+                }
+                Answer::NotYet => waiting_for = None,
+                Answer::Silence => {
+                    let since =
+                        waiting_for.filter(|(id, _)| *id == heir.id).map_or_else(Instant::now, |w| w.1);
+                    waiting_for = Some((heir.id, since));
+                    if since.elapsed() > suspect_after * PATIENCE {
+                        passed_over.insert(heir.id);
+                    }
+                }
+            }
+            std::thread::park_timeout(PAUSE);
+        }
+        None
+    }
+
+    /// One that ran alone may be started again at its address.
+    fn ask_again(&self, rejoin: &Rejoin) -> Option<TcpStream> {
+        match self.ask(&coordinator_addresses(&self.config).ok()?, rejoin) {
+            Answer::Welcome(stream) => Some(stream),
+            _ => None,
+        }
+    }
+
+    /// Where a member's coordinator is asked for: this process's own at its listener.
+    fn addresses(&self, heir: &MemberInfo, listener: &Mutex<Option<Listener>>) -> Vec<SocketAddr> {
+        match (&*lock(listener), heir.peer == self.identity.peer) {
+            (Some(listener), true) => vec![listener.reachable_address()],
+            _ => heir.addresses.clone(),
+        }
+    }
+
+    /// Starts a coordinator in this process, unless that was done before.
+    fn host(&self, listener: &Mutex<Option<Listener>>) -> Option<()> {
+        let listener = lock(listener);
+        let hosted = listener.as_ref()?.host_successor(&self.config);
+        hosted.inspect_err(|e| tracing::warn!("no coordinator can be started here: {e}")).ok()
+    }
+
+    fn ask(&self, addresses: &[SocketAddr], rejoin: &Rejoin) -> Answer {
+        let patience = self.config.suspect_after();
+        let stream = match handshake::try_each(addresses, &self.identity, Purpose::Control, 1, patience) {
+            Ok(stream) => stream,
+            Err(error) => return Answer::of_error(&error),
+        };
+        let asked = stream
+            .set_read_timeout(Some(patience))
+            .and_then(|()| stream.set_write_timeout(Some(patience)))
+            .and_then(|()| write_message(&stream, &FromMember::Rejoin(Box::new(rejoin.clone()))))
+            .and_then(|()| read_message::<ToMember>(&stream));
+        match asked {
+            Ok(ToMember::Heartbeat) => Answer::Welcome(stream),
+            // What ends this member is read again by whoever follows the coordinator.
+            Ok(_) => Answer::NotYet,
+            Err(error) => Answer::of_error(&error),
+        }
+    }
+}
+
+impl Answer {
+    fn of_error(error: &io::Error) -> Answer {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Answer::Gone,
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Answer::Silence,
+            // A member without a coordinator closes such connections.
+            _ => Answer::NotYet,
+        }
+    }
+}
