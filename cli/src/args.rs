@@ -249,8 +249,7 @@ pub(crate) struct RunArgs {
     /// Let the others go on when one fails
     #[arg(long)]
     pub(crate) keep_going: bool,
-    /// Replace so many processes that fail by new ones, which join the job at its next safe point (not rank 0,
-    /// which hosts the coordinator)
+    /// Replace so many processes that fail by new ones, which join the job at its next safe point
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub(crate) restarts: u32,
     /// Seconds between asking the others to end (SIGTERM) and ending them (SIGKILL)

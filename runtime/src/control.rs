@@ -147,6 +147,7 @@ struct Progress {
     /// The view that is in effect.
     activated: Option<Epoch>,
     failure: Option<Error>,
+    coordinator_lost: bool,
     released: bool,
     ended: bool,
 }
@@ -221,6 +222,11 @@ impl Control {
     /// The view that was proposed last.
     pub(crate) fn proposed(&self) -> Epoch {
         lock(&self.shared.progress).proposed_epoch
+    }
+
+    /// Whether the job failed here for want of a coordinator.
+    pub(crate) fn has_lost_coordinator(&self) -> bool {
+        lock(&self.shared.progress).coordinator_lost
     }
 
     /// Waits until all links of a view are up, on every side. Gives the view that takes its place, if one does.
@@ -364,6 +370,7 @@ impl Shared {
                 Some(stream) => *lock(&self.stream) = Arc::new(stream),
                 None if is_over() => break,
                 None => {
+                    lock(&self.progress).coordinator_lost = true;
                     self.failed(events, lost.clone());
                     break;
                 }

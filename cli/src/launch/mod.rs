@@ -33,8 +33,7 @@ pub(crate) struct Job {
     pub(crate) ranks: u32,
     pub(crate) prefix: bool,
     pub(crate) keep_going: bool,
-    /// So many processes that fail are replaced by new ones, which join the job while it runs. Not rank 0: it
-    /// hosts the coordinator.
+    /// So many processes that fail are replaced by new ones, which join the job while it runs.
     pub(crate) restarts: u32,
     pub(crate) grace: Duration,
     /// Says nothing of how processes end.
@@ -221,7 +220,7 @@ impl Launcher<'_> {
     /// Starts a process in place of one that failed, if that is wanted.
     fn replace(&mut self, place: usize, status: ExitStatus) -> bool {
         let others_run = self.processes.iter().enumerate().any(|(at, p)| at != place && p.status.is_none());
-        if place == 0 || self.restarts_left == 0 || self.interrupted || !others_run {
+        if self.restarts_left == 0 || self.interrupted || !others_run {
             return false;
         }
         self.restarts_left -= 1;

@@ -152,6 +152,13 @@ pub enum FromMember {
         /// What it saw.
         reason: String,
     },
+    /// A member has left in order, and an op waits for it.
+    Missed {
+        /// The member.
+        member: MemberId,
+        /// By which op.
+        reason: String,
+    },
     /// Two ranks made different calls.
     Mismatch {
         /// The op.

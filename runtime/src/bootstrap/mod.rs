@@ -60,6 +60,8 @@ pub(crate) enum News {
 pub(crate) trait ControlEvents: Send + Sync {
     /// The job has failed; called once.
     fn failed(&self, error: Error);
+    /// All of this was of an attempt to join that came to nothing.
+    fn forget(&self);
     /// What it has to know of the others, in order.
     fn tell(&self, news: News);
     /// Where this member stands, for another coordinator, and who may host that, in order; `None` while it is
@@ -137,14 +139,24 @@ pub(crate) fn join(config: &Config, events: Arc<dyn ControlEvents>) -> Result<Jo
     if own.newcomer {
         (own.rank, own.size) = (None, None);
     }
-    let config = &own;
-    let met = handshake::retry(deadline, |_| meet(config, deadline), |e| matches!(e, NoView::Never(_)));
-    let Met { identity, listener, inbox, view, stream } = met.map_err(NoView::into_error)?;
-    let peer = identity.peer;
-    let control = Arc::new(Control::start(stream, &view, &identity, listener, config, events)?);
-    let mut linker = Linker::new(config, identity, inbox);
-    let view = linker.first_view(view, &control, deadline)?;
-    Ok(Joined { view, peer, linker, control, deadline })
+    loop {
+        let config = &own;
+        let met = handshake::retry(deadline, |_| meet(config, deadline), |e| matches!(e, NoView::Never(_)));
+        let Met { identity, listener, inbox, view, stream } = met.map_err(NoView::into_error)?;
+        let (peer, joins_late) = (identity.peer, view.generation.0 > 0);
+        let control = Control::start(stream, &view, &identity, listener, config, events.clone())?;
+        let control = Arc::new(control);
+        let mut linker = Linker::new(config, identity, inbox);
+        match linker.first_view(view, &control, deadline) {
+            Ok(view) => return Ok(Joined { view, peer, linker, control, deadline }),
+            // The job has another coordinator soon, which knows nothing of this process.
+            Err(_) if joins_late && control.has_lost_coordinator() && Instant::now() < deadline => {
+                own.newcomer = true;
+                events.forget();
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 pub(crate) fn new_peer_id() -> Result<PeerId> {

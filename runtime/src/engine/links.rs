@@ -195,7 +195,7 @@ impl Engine {
             let member = MemberId(peer as u32);
             let reason =
                 format!("rank {} left the group before {collective} #{}", inner.rank_of(member), op.seq);
-            self.control.say(&FromMember::LinkFailed { member, reason: reason.clone() });
+            self.control.say(&FromMember::Missed { member, reason: reason.clone() });
             let error = Error::Aborted(Arc::new(Aborted::Announced(reason)));
             inner.pending_verdict.get_or_insert((self.now(), error, Some(peer)));
         }

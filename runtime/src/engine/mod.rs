@@ -120,6 +120,12 @@ impl ControlEvents for Announced {
         self.wake();
     }
 
+    fn forget(&self) {
+        lock(&self.queue).clear();
+        *lock(&self.error) = None;
+        self.failed.store(false, Ordering::Release);
+    }
+
     fn tell(&self, news: News) {
         lock(&self.queue).push_back(news);
         self.wake();

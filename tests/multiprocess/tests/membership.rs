@@ -5,7 +5,9 @@ use rand::{Rng, SeedableRng};
 use ronde::memory::lend;
 use ronde::{Call, CallOptions, Collective, Config, DType, Error, Group, ReduceOp, Reduction, Tag, Update};
 use ronde_multiprocess::{RankProcess, free_port, is_child, spawn, wait_all};
-use std::sync::mpsc;
+use std::io::{BufRead, BufReader};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 /// Long enough for anything that is not stuck.
@@ -173,15 +175,15 @@ fn value(rank: u32, step: u64, vector: usize, i: usize) -> u64 {
 const VECTORS: usize = 8;
 
 /// A training loop: eight all-reduces in flight, a state that is a function of all their results, a safe point
-/// after each step, newcomers get the state from rank 0. Rank 0 says when to stop.
+/// after each step, newcomers get the state from rank 0. Rank 0, whoever that is, says when to stop.
 #[test]
 fn churn_rank() {
     if !is_child() {
         return;
     }
-    let lifetime = std::env::var("RONDE_TEST_SECONDS").ok().and_then(|text| text.parse().ok());
+    let until =
+        std::env::var("RONDE_TEST_UNTIL").expect("set by the parent").parse::<f64>().expect("a number");
     let group = ronde::Config::from_env().and_then(|config| config.join()).expect("join");
-    let until = lifetime.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds));
     println!("\nJOINED");
     // Step, digest of all results so far.
     let mut state = [0u64; 2];
@@ -217,7 +219,7 @@ fn churn_rank() {
             }
         }
         state[0] += 1;
-        let mut stop = [u32::from(until.is_some_and(|until| Instant::now() >= until))];
+        let mut stop = [u32::from(group.rank() == 0 && unix_time() >= until)];
         let _ = group.all_reduce(&mut stop, ReduceOp::Max).expect("the stop flag");
         if stop == [1] {
             break;
@@ -229,47 +231,99 @@ fn churn_rank() {
     group.close().expect("close");
 }
 
-/// Processes come and are killed at random while a job works; all that live in the end have the same state.
-/// The one that hosts the coordinator stays.
+/// Seconds since 1970.
+fn unix_time() -> f64 {
+    std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs_f64()
+}
+
+/// Processes come and are killed at random while a job works, also those that host the coordinator; all that
+/// live in the end have the same state.
 fn churn(seconds: f64, seed: u64, transports: &str) {
     const MOST: usize = 7;
     let mut rng = SmallRng::seed_from_u64(seed);
     let coordinator = format!("127.0.0.1:{}", free_port());
-    let text = seconds.to_string();
-    let common = [("RONDE_TRANSPORTS", transports), ("RONDE_TIMEOUT", "30s"), ("RONDE_MIN_PEERS", "1")];
-    let first = [&common[..], &[("RONDE_TEST_SECONDS", &text)]].concat();
-    let mut living: Vec<RankProcess> = vec![spawn("churn_rank", 0, &coordinator, &first)];
-    let until = Instant::now() + Duration::from_secs_f64(seconds - 0.5);
-    let (mut spawned, mut killed) = (1, 0);
+    let text = (unix_time() + seconds).to_string();
+    let common = [("RONDE_TRANSPORTS", transports), ("RONDE_TIMEOUT", "30s"), ("RONDE_TEST_UNTIL", &text)];
+    let first = [&common[..], &[("RONDE_MIN_PEERS", "1")]].concat();
+    let later = [&common[..], &[("RONDE_NEWCOMER", "1"), ("RONDE_CONNECT_TIMEOUT", "10s")]].concat();
+    // In the order in which they came, which is that of their ranks: the first hosts the coordinator.
+    let mut living = vec![Worker::start(0, &coordinator, &first)];
+    let until = Instant::now() + Duration::from_secs_f64(seconds - 1.0);
+    let (mut spawned, mut killed, mut hosts) = (1, 0, 0);
     while Instant::now() < until {
         let pause = Duration::from_millis(rng.random_range(20..250));
         std::thread::park_timeout(pause);
         if living.len() < 2 || living.len() < MOST && rng.random_ratio(6, 10) {
-            living.push(spawn("churn_rank", spawned, &coordinator, &common));
+            living.push(Worker::start(spawned, &coordinator, &later));
             spawned += 1;
-        } else {
-            let victim = rng.random_range(1..living.len());
-            living.swap_remove(victim).kill();
+            continue;
+        }
+        let oldest = rng.random_ratio(1, 4);
+        let victim = if oldest { 0 } else { rng.random_range(0..living.len()) };
+        // With the last one that works the job would end.
+        if living.iter().enumerate().any(|(at, worker)| at != victim && worker.has_joined()) {
+            living.remove(victim).process.kill();
             killed += 1;
+            hosts += usize::from(victim == 0);
         }
     }
+    let (mut processes, mut outputs) = (Vec::new(), Vec::new());
+    for worker in living {
+        processes.push(worker.process);
+        outputs.push(worker.output);
+    }
+    let ended = wait_all(processes, Duration::from_secs(60));
     let mut states = Vec::new();
-    for ended in wait_all(living, Duration::from_secs(60)) {
-        let state = ended.output.lines().find(|line| line.starts_with("STATE")).map(str::to_owned);
+    for (ended, output) in ended.into_iter().zip(outputs) {
+        let text = output.join().expect("its output");
         // Who came too late to be taken in hears that the job has ended.
-        match state {
-            Some(state) if ended.ok => states.push(state),
+        match text.lines().find(|line| line.starts_with("STATE")) {
+            Some(state) if ended.ok => states.push(state.to_owned()),
             _ => assert!(
-                ended.rank > 0 && !ended.output.contains("JOINED"),
-                "process {} of seed {seed}: {}",
+                !text.contains("JOINED"),
+                "process {} of seed {seed}: {text} {}",
                 ended.rank,
                 ended.output
             ),
         }
     }
-    println!("{spawned} came, {killed} were killed, {} stayed: {:?}", states.len(), states.first());
+    println!(
+        "{spawned} came, {killed} were killed, {hosts} of them hosts of the coordinator, {} stayed: {:?}",
+        states.len(),
+        states.first()
+    );
+    assert!(!states.is_empty(), "seed {seed}: nobody stayed");
     assert!(states.iter().all(|state| *state == states[0]), "seed {seed}: {states:#?}");
     assert!(killed > 3 && spawned > 5, "{killed} of {spawned}");
+}
+
+/// A process of the churn, and what it says.
+struct Worker {
+    process: RankProcess,
+    joined: Arc<AtomicBool>,
+    output: std::thread::JoinHandle<String>,
+}
+
+impl Worker {
+    fn start(number: usize, coordinator: &str, variables: &[(&str, &str)]) -> Worker {
+        let mut process = spawn("churn_rank", number, coordinator, variables);
+        let joined = Arc::new(AtomicBool::new(false));
+        let (says_so, lines) = (joined.clone(), BufReader::new(process.take_stdout()).lines());
+        let output = std::thread::spawn(move || {
+            let mut text = String::new();
+            for line in lines.map_while(Result::ok) {
+                says_so.fetch_or(line == "JOINED", Ordering::Relaxed);
+                text += &line;
+                text.push('\n');
+            }
+            text
+        });
+        Worker { process, joined, output }
+    }
+
+    fn has_joined(&self) -> bool {
+        self.joined.load(Ordering::Relaxed)
+    }
 }
 
 /// Churn for as long as `tests/soak churn` says, over one transport after the other.

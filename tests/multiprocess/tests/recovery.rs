@@ -164,7 +164,16 @@ fn killed_in_the_middle() {
     let mut rng = SmallRng::seed_from_u64(1);
     for transport in ["tcp", "shm", "shm,tcp"] {
         for length in [8, 1000, 50_000, 500_000] {
-            for (victims, ranks) in [(&[1][..], 2), (&[2], 4), (&[1, 3], 4), (&[4, 1, 2], 5)] {
+            // Rank 0 hosts the coordinator.
+            for (victims, ranks) in [
+                (&[1][..], 2),
+                (&[0], 3),
+                (&[2], 4),
+                (&[1, 3], 4),
+                (&[2, 0], 4),
+                (&[4, 1, 2], 5),
+                (&[0, 1], 5),
+            ] {
                 lose(victims, ranks, transport, length, Fate::Killed, &mut rng);
             }
         }
@@ -184,7 +193,8 @@ fn kill_soak() {
     let (mut jobs, mut kills) = (0, 0);
     while Instant::now() < until {
         let ranks = rng.random_range(2..7);
-        let mut victims: Vec<usize> = (1..ranks).collect();
+        let mut victims: Vec<usize> = (0..ranks).collect();
+        victims.swap_remove(rng.random_range(0..ranks));
         while victims.len() > 1 && rng.random() {
             victims.swap_remove(rng.random_range(0..victims.len()));
         }

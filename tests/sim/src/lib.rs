@@ -191,7 +191,7 @@ impl Cluster {
             let member = peer.left[at];
             if peer.links[member.index()].is_none() && peer.executor.waits_on(member.index()).is_some() {
                 let reason = format!("process {process} misses it");
-                self.control.send(process, FromMember::LinkFailed { member, reason });
+                self.control.send(process, FromMember::Missed { member, reason });
                 peer.left.swap_remove(at);
                 return;
             }

@@ -18,19 +18,23 @@ pub(super) struct Accusation {
 
 impl Coordinator {
     /// A member says that its link to another ended. The dead one's own connection is better proof, so
-    /// that is waited for; without it the accused goes, by rule. One that has left in order is missed only now,
-    /// by an op that needs it.
+    /// that is waited for; without it the accused goes, by rule. Of one that has left in order it is no news.
     pub(super) fn accuse(&mut self, member: MemberId, reason: String, now: Instant) {
         if self.is_succeeding() {
             self.is_dead_to_one_who_rejoined(member);
         }
-        if matches!(self.state, State::Failed(_)) || self.fenced.contains(&member) {
+        if matches!(self.state, State::Failed(_)) || self.gone.contains(&member) {
             return;
         }
-        if self.gone.contains(&member) {
-            self.lose(member, &reason, now);
-        } else if self.connection_of(member).is_some() && self.accusation.is_none() {
+        if self.connection_of(member).is_some() && self.accusation.is_none() {
             self.accusation = Some(Accusation { member, reason, since: now });
+        }
+    }
+
+    /// An op waits for one that has left in order: only now do the others go on without it.
+    pub(super) fn miss(&mut self, member: MemberId, reason: &str, now: Instant) {
+        if self.gone.contains(&member) {
+            self.lose(member, reason, now);
         }
     }
 

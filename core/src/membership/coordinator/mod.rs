@@ -204,6 +204,7 @@ impl Coordinator {
             FromMember::Report(report) => self.reported(connection, report),
             FromMember::Leave => self.leave(connection),
             FromMember::LinkFailed { member, reason } => self.accuse(member, reason, now),
+            FromMember::Missed { member, reason } => self.miss(member, &reason, now),
             FromMember::Mismatch { op, rank, call, other_rank, other_call } => {
                 self.fail(ordered_mismatch(op, (rank, call), (other_rank, other_call)));
             }

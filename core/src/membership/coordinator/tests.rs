@@ -417,7 +417,11 @@ fn who_has_left_is_lost_only_where_an_op_misses_it() {
     coordinator.handle_closed(12, Instant(1));
     drop(coordinator.take_effects());
     let reason = "rank 2 left the group before all_reduce #5".to_owned();
-    let missed = FromMember::LinkFailed { member: MemberId(2), reason };
+    let ended = FromMember::LinkFailed { member: MemberId(2), reason: "closed".into() };
+    say(&mut coordinator, &[10, 11], &ended, Instant(2));
+    coordinator.handle_tick(Instant(900 * MS));
+    assert!(prepared(&coordinator.take_effects()).is_empty(), "that its links end is no news");
+    let missed = FromMember::Missed { member: MemberId(2), reason };
     say(&mut coordinator, &[10, 11], &missed, Instant(2));
     let effects = coordinator.take_effects();
     assert_eq!(prepared(&effects).len(), 2, "once: {effects:?}");
