@@ -118,7 +118,7 @@ impl Rendezvous {
     pub(crate) fn await_view(mut self) -> Result<(View, TcpStream), NoView> {
         loop {
             match self.next()? {
-                ToMember::View(view) => return Ok((view, self.stream)),
+                ToMember::View(view) => return Ok((Arc::unwrap_or_clone(view), self.stream)),
                 ToMember::Pending { members } => {
                     self.pending = true;
                     self.gathered =
@@ -395,6 +395,7 @@ impl Shared {
                 }
                 Ok(ToMember::Activate(epoch)) => self.note(|progress| progress.activated = Some(epoch)),
                 Ok(ToMember::View(view)) => {
+                    let view = Arc::unwrap_or_clone(view);
                     events.tell(News::View(view.clone()));
                     self.note(|progress| {
                         progress.proposed_epoch = view.epoch;
@@ -405,7 +406,7 @@ impl Shared {
                     events.tell(News::Armed(epoch));
                     self.note(|progress| progress.armed = Some(epoch));
                 }
-                Ok(ToMember::Arm(view)) => events.tell(News::Arm(view)),
+                Ok(ToMember::Arm(view)) => events.tell(News::Arm(Arc::unwrap_or_clone(view))),
                 Ok(ToMember::Shrink(epoch)) => events.tell(News::Shrink(epoch)),
                 Ok(ToMember::Left(member)) => events.tell(News::Left(member)),
                 Ok(ToMember::Prepare { epoch, lost }) => events.tell(News::Prepare(epoch, lost)),

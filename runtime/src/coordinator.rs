@@ -5,10 +5,11 @@ use crate::config::Config;
 use crate::control::{read_message, write_message};
 use ronde_core::Instant;
 use ronde_core::error::{Error, Result};
-use ronde_core::membership::{Coordinator, CoordinatorOptions, Effect, FromMember, ToMember};
+use ronde_core::membership::{Coordinator, CoordinatorOptions, Effect, FromMember, ToMember, encode};
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 /// How long a message to a member may take to leave before the member counts as gone.
@@ -210,11 +211,18 @@ impl Shell {
     }
 
     fn perform(&mut self) {
+        // What goes to many is often the same, and a view may be long.
+        let mut encoded: Option<(ToMember, Vec<u8>)> = None;
         for effect in self.machine.take_effects() {
             match effect {
                 Effect::Send(connection, message) => {
-                    let Some(stream) = self.streams.get(&connection) else { continue };
-                    if write_message(stream, &message).is_err() {
+                    let Some(mut stream) = self.streams.get(&connection) else { continue };
+                    let known =
+                        encoded.take_if(|(before, _)| is_same(before, &message)).map(|(_, bytes)| bytes);
+                    let Some(bytes) = known.or_else(|| encode(&message).ok()) else { continue };
+                    let written = stream.write_all(&bytes);
+                    encoded = Some((message, bytes));
+                    if written.is_err() {
                         // Its reader sees the end and reports it.
                         let _ = stream.shutdown(Shutdown::Both);
                     }
@@ -228,6 +236,15 @@ impl Shell {
                 }
             }
         }
+    }
+}
+
+/// Whether two messages are the same for certain, without looking into long ones.
+fn is_same(one: &ToMember, other: &ToMember) -> bool {
+    match (one, other) {
+        (ToMember::View(one), ToMember::View(other)) => Arc::ptr_eq(one, other),
+        (ToMember::View(_), _) | (_, ToMember::View(_)) => false,
+        _ => one == other,
     }
 }
 

@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// No control message is longer.
-pub const MAX_MESSAGE_BYTES: usize = 1 << 20;
+/// No control message is longer: a view of some 100,000 members.
+pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
 /// Processes with equal ids can share memory and reach each other's abstract Unix sockets.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
@@ -216,13 +216,13 @@ pub enum ToMember {
         members: u32,
     },
     /// The view that is to be: make the links that are missing.
-    View(View),
+    View(Arc<View>),
     /// All links of the view are up: it takes effect at the next safe point.
     Armed(Epoch),
     /// A view of those who are left takes effect at the next safe point; no links are missing.
     Shrink(Epoch),
     /// This view takes effect at the next safe point: the coordinator before had told some members.
-    Arm(View),
+    Arm(Arc<View>),
     /// The view is in effect: go.
     Activate(Epoch),
     /// A member left in order.

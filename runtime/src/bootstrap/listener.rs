@@ -45,7 +45,7 @@ pub(crate) struct Listener {
     coordinator: Mutex<Option<EmbeddedCoordinator>>,
     router: Arc<Router>,
     /// Where it listens besides.
-    also: Mutex<Vec<SocketAddr>>,
+    also: Arc<Mutex<Vec<SocketAddr>>>,
 }
 
 /// Where connections go once they have proved themselves.
@@ -110,7 +110,7 @@ impl Listener {
         router.clone().spawn("ronde-listen", move |router| router.accept_tcp(&tcp)).map_err(failed)?;
         router.clone().spawn("ronde-local", move |router| router.accept_unix(&unix)).map_err(failed)?;
         let coordinator = Mutex::new(coordinator);
-        Ok((Listener { address, unix_name, stop, coordinator, router, also: Mutex::default() }, inbox))
+        Ok((Listener { address, unix_name, stop, coordinator, router, also: Arc::default() }, inbox))
     }
 
     /// Hosts the coordinator that takes the place of another. Newcomers find it also where that one was, if the
@@ -129,10 +129,29 @@ impl Listener {
         Ok(())
     }
 
+    /// Takes connections at another address too, as soon as that is free: the process that had it may still be
+    /// ending.
     fn listen_also(&self, address: SocketAddr) {
-        let Ok(tcp) = TcpListener::bind(address) else { return };
-        if self.router.clone().spawn("ronde-heir", move |router| router.accept_tcp(&tcp)).is_ok() {
-            lock(&self.also).push(address);
+        let also = self.also.clone();
+        let listen = move |router: Arc<Router>| {
+            while !router.stop.load(Ordering::Acquire) {
+                match TcpListener::bind(address) {
+                    Ok(tcp) => {
+                        lock(&also).push(address);
+                        // Who ends this process's part has either seen the address or was seen here.
+                        if !router.stop.load(Ordering::Acquire) {
+                            router.accept_tcp(&tcp);
+                        }
+                        return;
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::AddrInUse => std::thread::park_timeout(PAUSE),
+                    // Not an address of this machine.
+                    Err(_) => return,
+                }
+            }
+        };
+        if let Err(error) = self.router.clone().spawn("ronde-heir", listen) {
+            tracing::warn!("newcomers cannot find this process at {address}: {error}");
         }
     }
 

@@ -282,6 +282,7 @@ impl Cluster {
                 shrink.into_iter().for_each(|epoch| self.shrink(process, epoch));
             }
             ToMember::View(view) => {
+                let view = Arc::unwrap_or_clone(view);
                 self.control.linking.push((process, view.epoch));
                 match &mut self.peers[process].follower {
                     Some(follower) => follower.propose(view),
@@ -291,7 +292,7 @@ impl Cluster {
             ToMember::Armed(epoch) => self.armed(process, epoch),
             ToMember::Arm(view) => {
                 if let Some(follower) = &mut self.peers[process].follower {
-                    follower.arm_view(view);
+                    follower.arm_view(Arc::unwrap_or_clone(view));
                 }
                 self.arm(process);
             }

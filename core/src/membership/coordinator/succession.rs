@@ -12,6 +12,7 @@ use crate::error::PeerLost;
 use crate::membership::{Hello, MemberInfo, Rejoin, ToMember, Verdict, View};
 use crate::{Epoch, Incarnation, Instant, MemberId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A coordinator that takes the place of another waits so many times as long as a member may be silent for the
@@ -134,12 +135,13 @@ impl Coordinator {
 
     /// The coordinator before had told some members that a view is armed: so it is for all.
     fn arm_where_it_is_not(&mut self, next: &View, rejoined: &BTreeMap<MemberId, Rejoin>) {
+        let shared = Arc::new(next.clone());
         for (id, rejoin) in rejoined {
             let has_it = [Some(&rejoin.view), rejoin.armed.as_ref()].into_iter().flatten();
             if has_it.into_iter().all(|view| view.epoch != next.epoch)
                 && let Some(connection) = self.connection_of(*id)
             {
-                self.effects.push(Effect::Send(connection, ToMember::Arm(next.clone())));
+                self.effects.push(Effect::Send(connection, ToMember::Arm(shared.clone())));
             }
         }
     }

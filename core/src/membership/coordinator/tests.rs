@@ -1,6 +1,7 @@
 use super::*;
 use crate::PeerId;
 use crate::membership::MachineId;
+use crate::membership::Rejoin;
 
 fn hello(rank: Option<u32>, size: u32) -> FromMember {
     FromMember::Hello(Hello {
@@ -251,7 +252,7 @@ fn newcomer(name: u8) -> FromMember {
 /// The view that was proposed last, and to whom.
 fn proposed(effects: &[Effect]) -> Option<(Vec<u64>, View)> {
     let view = |e: &Effect| match e {
-        Effect::Send(to, ToMember::View(view)) => Some((*to, view.clone())),
+        Effect::Send(to, ToMember::View(view)) => Some((*to, View::clone(view))),
         _ => None,
     };
     let all: Vec<(u64, View)> = effects.iter().filter_map(view).collect();
@@ -452,4 +453,185 @@ fn many_newcomers_come_in_one_view() {
     let newcomers: Vec<u64> = (100..1100).collect();
     let (to, view) = propose(&mut coordinator, &newcomers, Instant(MS));
     assert_eq!((to.len(), view.members.len()), (1002, 1002));
+}
+
+/// What a member of a job of `size` says to a new coordinator; the first one hosted the old.
+fn rejoin(id: u32, size: u32, change: impl FnOnce(&mut Rejoin)) -> FromMember {
+    let info = |id: u32| {
+        let FromMember::Hello(hello) = hello(Some(id), size) else { unreachable!() };
+        MemberInfo { id: MemberId(id), ..hello.info }
+    };
+    let members = (0..size).map(info).collect();
+    let view = View { epoch: Epoch(1), members, host: Some(MemberId(0)), ..View::default() };
+    let mut rejoin = Rejoin {
+        version: VERSION,
+        peer: PeerId([id as u8; 16]),
+        view,
+        armed: None,
+        gone: Vec::new(),
+        epoch: Epoch(1),
+        dead: Vec::new(),
+        hosts_coordinator: id == 1,
+    };
+    change(&mut rejoin);
+    FromMember::Rejoin(Box::new(rejoin))
+}
+
+fn successor() -> Coordinator {
+    Coordinator::successor(CoordinatorOptions::default())
+}
+
+#[test]
+fn members_go_on_with_another_coordinator() {
+    let mut coordinator = successor();
+    for id in [1, 2, 3] {
+        assert!(prepared(&coordinator.take_effects()).is_empty());
+        coordinator.handle_message(id, rejoin(id as u32, 4, |r| r.dead.push(MemberId(0))), Instant(MS));
+    }
+    // All are here that live: nobody waits for more.
+    let effects = coordinator.take_effects();
+    assert_eq!(prepared(&effects), [1, 2, 3].map(|to| (to, Epoch(2), vec![0])));
+    say(&mut coordinator, &[1, 2, 3], &report(2), Instant(2 * MS));
+    assert_eq!(resumed(&coordinator.take_effects()), [1, 2, 3]);
+    assert_eq!(
+        (coordinator.view().host, coordinator.view().incarnation),
+        (Some(MemberId(1)), Incarnation(1))
+    );
+    assert!(!coordinator.is_finished());
+}
+
+#[test]
+fn a_successor_waits_for_the_rest_of_a_quorum_and_then_no_longer() {
+    let mut coordinator = successor();
+    // Nobody is known to be dead: 3 of 5 are a quorum, but 2 may yet come.
+    for id in [1, 2, 3] {
+        coordinator.handle_message(id, rejoin(id as u32, 5, |_| ()), Instant(MS));
+    }
+    assert!(prepared(&coordinator.take_effects()).is_empty());
+    let due = coordinator.succession_deadline().unwrap();
+    assert_eq!(due, Instant(MS).after(Duration::from_secs(2)));
+    coordinator.handle_tick(due);
+    assert_eq!(prepared(&coordinator.take_effects()), [1, 2, 3].map(|to| (to, Epoch(2), vec![0, 4])));
+    // One that comes now is told that the others went on.
+    coordinator.handle_message(4, rejoin(4, 5, |_| ()), due);
+    assert_eq!(verdicts(&coordinator.take_effects()), [(4, Verdict::Deposed(Epoch(2)))]);
+}
+
+/// Of two halves of a network the one with the lowest rank that did not host the coordinator goes on.
+#[test]
+fn without_a_quorum_nobody_goes_on() {
+    let halves = |ids: [u32; 2]| {
+        let mut coordinator = successor();
+        for id in ids {
+            coordinator.handle_message(u64::from(id), rejoin(id, 4, |_| ()), Instant(MS));
+        }
+        while let Some(due) = coordinator.succession_deadline() {
+            coordinator.handle_tick(due);
+        }
+        coordinator.take_effects()
+    };
+    assert_eq!(prepared(&halves([1, 3])).len(), 2);
+    let no_quorum = Verdict::NoQuorum { here: 2, of: 4 };
+    assert_eq!(verdicts(&halves([2, 3])), [(2, no_quorum.clone()), (3, no_quorum)]);
+}
+
+/// The coordinator before had told one member, and only it, that a view is armed, or in effect.
+#[test]
+fn what_the_coordinator_before_told_some_is_told_all() {
+    for entered in [false, true] {
+        let FromMember::Rejoin(template) = rejoin(1, 3, |_| ()) else { unreachable!() };
+        let newcomer =
+            MemberInfo { peer: PeerId([7; 16]), id: MemberId(3), ..template.view.members[0].clone() };
+        let next = template.view.next(Epoch(2), &[], vec![newcomer]);
+        let dead = |r: &mut Rejoin| r.dead.push(MemberId(0));
+        let knows = |r: &mut Rejoin| {
+            dead(r);
+            r.epoch = Epoch(2);
+            match entered {
+                true => r.view = next.clone(),
+                false => r.armed = Some(next.clone()),
+            }
+        };
+        let is_new = |r: &mut Rejoin| {
+            knows(r);
+            (r.peer, r.view, r.armed) = (PeerId([7; 16]), next.clone(), None);
+        };
+        let mut coordinator = successor();
+        coordinator.handle_message(1, rejoin(1, 3, knows), Instant(MS));
+        coordinator.handle_message(2, rejoin(2, 3, dead), Instant(MS));
+        coordinator.handle_message(3, rejoin(3, 3, is_new), Instant(MS));
+        let effects = coordinator.take_effects();
+        let armed = |e: &Effect| match e {
+            Effect::Send(to, ToMember::Arm(view)) => Some((*to, view.epoch)),
+            _ => None,
+        };
+        assert_eq!(effects.iter().filter_map(armed).collect::<Vec<_>>(), [(2, Epoch(2))], "{entered}");
+        assert_eq!(prepared(&effects), [1, 2, 3].map(|to| (to, Epoch(3), vec![0])));
+        let active = told(&effects, &ToMember::Activate(Epoch(2)));
+        assert_eq!(active.contains(&3), entered, "{effects:?}");
+        say(&mut coordinator, &[1, 2, 3], &report(3), Instant(2 * MS));
+        say(&mut coordinator, &[1, 2], &FromMember::Entered(Epoch(2)), Instant(3 * MS));
+        assert_eq!(coordinator.view().epoch, Epoch(2));
+    }
+}
+
+#[test]
+fn one_that_was_given_up_before_is_not_taken_in() {
+    let mut coordinator = successor();
+    let knows = |r: &mut Rejoin| {
+        (r.gone, r.epoch, r.dead) = (vec![MemberId(3)], Epoch(2), vec![MemberId(0)]);
+    };
+    coordinator.handle_message(3, rejoin(3, 4, |r| r.dead.push(MemberId(0))), Instant(MS));
+    coordinator.handle_message(1, rejoin(1, 4, knows), Instant(MS));
+    coordinator.handle_message(2, rejoin(2, 4, |r| r.dead.push(MemberId(0))), Instant(MS));
+    let effects = coordinator.take_effects();
+    assert_eq!(prepared(&effects), [1, 2].map(|to| (to, Epoch(3), vec![0, 3])));
+    assert!(matches!(&verdicts(&effects)[..], [(3, Verdict::PeerLost(lost))] if lost.member == MemberId(3)));
+}
+
+/// One that ran alone is started again at its address, and nobody is lost.
+#[test]
+fn a_coordinator_that_was_started_again_takes_its_members_back() {
+    let mut coordinator = Coordinator::new(CoordinatorOptions::default());
+    let alone = |r: &mut Rejoin| {
+        (r.view.host, r.hosts_coordinator) = (None, false);
+    };
+    for id in [0, 1] {
+        coordinator.handle_message(id, rejoin(id as u32, 2, alone), Instant(MS));
+    }
+    assert_eq!(prepared(&coordinator.take_effects()), [0, 1].map(|to| (to, Epoch(2), vec![])));
+    say(&mut coordinator, &[0, 1], &report(2), Instant(MS));
+    assert_eq!(resumed(&coordinator.take_effects()), [0, 1]);
+}
+
+/// A coordinator that was stopped or cut off hears that it is none any more.
+#[test]
+fn a_coordinator_that_was_succeeded_ends() {
+    let mut coordinator = active(3);
+    coordinator.handle_message(11, FromMember::Succeeded, Instant(MS));
+    let told = verdicts(&coordinator.take_effects());
+    assert_eq!(told, [10, 12].map(|to| (to, Verdict::Deposed(Epoch(2)))));
+}
+
+/// Silence of a member on another machine may be that of the network: without a quorum its host stops.
+#[test]
+fn a_host_that_is_cut_off_stops() {
+    let away = |id: u32| {
+        let FromMember::Hello(mut hello) = hello(Some(id), 3) else { unreachable!() };
+        hello.info.machine = MachineId(if id == 0 { "here" } else { "there" }.into());
+        FromMember::Hello(hello)
+    };
+    let mut coordinator = Coordinator::new(CoordinatorOptions::default());
+    for id in 0..3 {
+        coordinator.handle_message(10 + u64::from(id), away(id), Instant(0));
+    }
+    say(&mut coordinator, &[10, 11, 12], &FromMember::Linked(Epoch(1)), Instant(0));
+    drop(coordinator.take_effects());
+    for ms in (0..3000).step_by(100) {
+        say(&mut coordinator, &[10], &FromMember::Heartbeat, Instant(ms * MS));
+        coordinator.handle_tick(Instant(ms * MS));
+    }
+    let told = verdicts(&coordinator.take_effects());
+    let no_quorum = |(_, verdict): &(u64, Verdict)| matches!(verdict, Verdict::NoQuorum { .. });
+    assert!(told.iter().any(|v| v.0 == 10 && no_quorum(v)), "{told:?}");
 }

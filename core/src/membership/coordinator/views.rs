@@ -11,6 +11,7 @@ use crate::membership::{Hello, ToMember, View};
 use crate::planted::{self, Bug};
 use crate::{Epoch, Instant, MemberId};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Newcomers are taken into one view that come within so long of each other…
@@ -109,10 +110,12 @@ impl Coordinator {
     /// Tells the members of a view to make its links.
     pub(super) fn link(&mut self, view: View, now: Instant) {
         let mut waits_for = BTreeSet::new();
+        // One for all of them: there may be thousands.
+        let shared = Arc::new(view.clone());
         for (&connection, member) in self.members.iter().filter(|(_, m)| !m.left) {
             if let Some(id) = member.id.filter(|&id| view.member(id).is_some()) {
                 waits_for.insert(id);
-                self.effects.push(Effect::Send(connection, ToMember::View(view.clone())));
+                self.effects.push(Effect::Send(connection, ToMember::View(shared.clone())));
             }
         }
         self.next = Some(NextView { view, armed: false, waits_for, entered: false, since: now });
