@@ -217,11 +217,23 @@ impl Churn {
         }
         let alive = self.cluster.alive();
         let victim = alive[self.rng.random_range(0..alive.len())];
+        self.kill(victim, 100);
+        // The coordinator may be gone too before the others have gone on.
+        if self.rng.random_ratio(1, 3) {
+            for _ in 0..self.rng.random_range(0..60) {
+                self.turn(false);
+            }
+            self.cluster.host().into_iter().for_each(|host| self.kill(host, 10));
+        }
+    }
+
+    /// A process dies, and that is noticed within so many turns; not the last one that works.
+    fn kill(&mut self, victim: usize, within: usize) {
         if self.staying().iter().all(|&p| p == victim) {
             return;
         }
         self.cluster.kill(victim);
-        for _ in 0..self.rng.random_range(0..100) {
+        for _ in 0..self.rng.random_range(0..within) {
             self.turn(false);
         }
         self.cluster.notice_death(victim);

@@ -278,7 +278,7 @@ fn survivors_go_on() {
 fn planted_bugs_are_caught() {
     use crate::churn::churn;
     use ronde_core::planted::{Bug, plant};
-    const WITHIN: u64 = 2000;
+    const WITHIN: u64 = 4000;
     // Panics are what is looked for here.
     std::panic::set_hook(Box::new(|_| ()));
     let caught = |bug: Bug| {
