@@ -21,9 +21,8 @@
  *
  * Errors. Every call that can fail returns a ronde_status, RONDE_OK (0) for success. ronde_last_error() has the
  * full text of the last failure on the calling thread: what, which peer, since when, what to do. Nothing here
- * aborts the process or unwinds into it. When an op misses its deadline, calls do not match, somebody aborts or
- * the process that hosts the coordinator is lost, every rank's ops end with the same error, and every later call
- * on the group gives it again.
+ * aborts the process or unwinds into it. When an op misses its deadline, calls do not match or somebody aborts,
+ * every rank's ops end with the same error, and every later call on the group gives it again.
  *
  * Loss. When another peer is lost, or leaves, the others go on: their ops succeed, and the outcome, which is the
  * same on all of them, says who is absent. Ranks and sizes keep their meaning until the next safe point. A
@@ -34,9 +33,9 @@
  * Growth. With `min_peers` in ronde_config a job starts as soon as so many processes are there. At safe points,
  * calls of ronde_update that all make at the same place, others join and ranks become dense again:
  *
- *   int share = ronde_generation(group) > 0;     // a newcomer: the others are about to share
+ *   int is_new = ronde_generation(group) > 0, share = is_new; // the others are about to share, too
  *   for (;;) {
- *       if (share) ronde_broadcast(group, &state, sizeof state, RONDE_U8, 0, NULL, NULL);
+ *       if (share) ronde_share(group, &state, sizeof state, !is_new, NULL), is_new = 0;
  *       if (state.step == STEPS) break;
  *       train(&state, group);                    // all_reduce and so on, by ronde_rank and ronde_size
  *       ronde_change change = RONDE_CHANGE_INIT;
@@ -453,6 +452,15 @@ ronde_status ronde_scatter_v(ronde_group *group, const void *send, const size_t 
 ronde_status ronde_scatter_v_start(ronde_group *group, const void *send, const size_t *counts,
                                    const size_t *offsets, void *recv, size_t recv_count, ronde_dtype dtype,
                                    int32_t root, const ronde_options *options, ronde_op **op);
+
+/* Agrees on a flag: *all is 1 if every rank that is there gave something else than 0, and the outcome says who is
+ * not there. Everybody gets the same answer, whoever dies meanwhile, and one that anybody got holds for all. */
+ronde_status ronde_agree(ronde_group *group, int32_t flag, int32_t *all, ronde_outcome *outcome);
+
+/* Gives everybody the state of those who have it (has_it is not 0): of the lowest rank among them that lives, and
+ * of the next where that one dies meanwhile. All ranks call it with the same number of bytes, after a ronde_update
+ * that let newcomers in; those are the ones that do not have it. */
+ronde_status ronde_share(ronde_group *group, void *state, size_t bytes, int32_t has_it, ronde_outcome *outcome);
 
 /* Returns when every rank has called it. */
 ronde_status ronde_barrier(ronde_group *group, const ronde_options *options, ronde_outcome *outcome);

@@ -364,6 +364,21 @@ public:
         result.gone = detail::copied(c.gone_ranks, static_cast<std::size_t>(c.gone));
         return result;
     }
+    // Whether all who are there say yes, and who is not there; see ronde_agree.
+    std::pair<bool, outcome> agree(bool flag) {
+        std::int32_t all = 0;
+        ronde_outcome o = RONDE_OUTCOME_INIT;
+        detail::check(ronde_agree(handle_.get(), flag, &all, &o));
+        return {all != 0, detail::from_c(o)};
+    }
+    // Gives everybody the state of those who have it; see ronde_share. T is trivially copyable.
+    template <class T>
+    outcome share(T *state, std::size_t count, bool has_it) {
+        static_assert(std::is_trivially_copyable_v<T>);
+        ronde_outcome o = RONDE_OUTCOME_INIT;
+        detail::check(ronde_share(handle_.get(), state, count * sizeof(T), has_it, &o));
+        return detail::from_c(o);
+    }
     // 0 at the start of the job; a process that joined later starts with more, and needs the state of the others.
     std::uint32_t generation() const noexcept { return ronde_generation(handle_.get()); }
 

@@ -1,9 +1,12 @@
 //! Safe points: who came, who is gone, and which rank that makes of this process.
 
+use crate::collectives::ronde_outcome;
 use crate::group::ronde_group;
+use crate::op::conclude;
 use crate::sized::{self, Sized};
-use crate::status::{Status, guard, guard_group, handle};
+use crate::status::{Status, give, guard, guard_group, handle, null};
 use runtime::Update;
+use std::ffi::c_void;
 
 /// See the header.
 #[derive(Clone, Copy)]
@@ -70,4 +73,69 @@ pub unsafe extern "C" fn ronde_update(group: *const ronde_group, change: *mut ro
 pub unsafe extern "C" fn ronde_generation(group: *const ronde_group) -> u32 {
     // SAFETY: by the contract of this function.
     unsafe { group.as_ref() }.map_or(0, |g| g.group.generation())
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `group` is null or a live handle, `all` null or a place for a number, `outcome` null or a `ronde_outcome`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_agree(
+    group: *const ronde_group,
+    flag: i32,
+    all: *mut i32,
+    outcome: *mut ronde_outcome,
+) -> i32 {
+    // SAFETY: by the contract of this function.
+    let owner = match unsafe { handle(group, "group") } {
+        Ok(owner) => owner,
+        Err(error) => return guard(|| Err(error)),
+    };
+    guard_group(&owner.group, || {
+        // Before the others count on it.
+        // SAFETY: by the contract of this function.
+        unsafe { sized::check(outcome) }?;
+        // SAFETY: by the contract of this function.
+        unsafe { give(all, 0, "the place for the answer") }?;
+        let (agreed, what) = owner.group.agree(flag != 0)?;
+        // SAFETY: by the contract of this function.
+        unsafe { give(all, i32::from(agreed), "the place for the answer") }?;
+        // SAFETY: by the contract of this function.
+        unsafe { conclude(Ok(what), &owner.kept, outcome) }
+    })
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `group` is null or a live handle, `state` has `bytes` bytes (or is null where that is 0), `outcome` is null or
+/// a `ronde_outcome`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_share(
+    group: *const ronde_group,
+    state: *mut c_void,
+    bytes: usize,
+    has_it: i32,
+    outcome: *mut ronde_outcome,
+) -> i32 {
+    // SAFETY: by the contract of this function.
+    let owner = match unsafe { handle(group, "group") } {
+        Ok(owner) => owner,
+        Err(error) => return guard(|| Err(error)),
+    };
+    guard_group(&owner.group, || {
+        // SAFETY: by the contract of this function.
+        unsafe { sized::check(outcome) }?;
+        let state: &mut [u8] = match bytes {
+            0 => &mut [],
+            _ if state.is_null() => return Err(null("the state")),
+            // SAFETY: by the contract of this function, and nobody else uses it meanwhile.
+            _ => unsafe { std::slice::from_raw_parts_mut(state.cast(), bytes) },
+        };
+        let shared = owner.group.share(state, has_it != 0);
+        // SAFETY: by the contract of this function.
+        unsafe { conclude(shared, &owner.kept, outcome) }
+    })
 }

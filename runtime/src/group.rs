@@ -388,6 +388,36 @@ impl Group {
         self.moving(Collective::Scatter, output.len(), input, output, root, &CallOptions::default())
     }
 
+    /// Agrees on a flag: whether all who are there say yes; the outcome says who is not there. Everybody gets the same answer,
+    /// whoever dies meanwhile, and an answer that anybody got holds for all: it commits by Done. (The fault-tolerant
+    /// agreement of ULFM, MPI's proposal for user-level failure mitigation.)
+    pub fn agree(&self, flag: bool) -> Result<(bool, Outcome)> {
+        let mut flags = [u8::from(flag)];
+        let options = CallOptions { algorithm: Some("two-shot"), ..CallOptions::default() };
+        let outcome = self.all_reduce_with(&mut flags, ReduceOp::Min, &options)?;
+        Ok((flags == [1], outcome))
+    }
+
+    /// Gives everybody the state of those who have it: of the lowest rank that says so and lives. Where that one
+    /// dies meanwhile, of the next. All ranks call it with slices of one length, after an update that let newcomers
+    /// in.
+    pub fn share<T: Element>(&self, data: &mut [T], has_it: bool) -> Result<Outcome> {
+        loop {
+            let mut giver = [if has_it { self.rank() } else { u32::MAX }];
+            let options = CallOptions { algorithm: Some("two-shot"), ..CallOptions::default() };
+            let _ = self.all_reduce_with(&mut giver, ReduceOp::Min, &options)?;
+            if giver == [u32::MAX] {
+                let text = "nobody has the state that is to be shared: those who had it are lost";
+                return Err(Misuse::Other(text.into()).into());
+            }
+            match self.broadcast(data, giver[0]) {
+                // On all alike; in the next round it has no say.
+                Err(Error::PeerLost(lost)) => tracing::info!("the state comes from another peer: {lost}"),
+                other => return other,
+            }
+        }
+    }
+
     /// Waits until every rank has called it.
     pub fn barrier(&self) -> Result<Outcome> {
         self.run(Call::EMPTY)

@@ -72,6 +72,11 @@ static ronde_outcome step(void) {
     for (int rank = 0; rank < ranks; rank++) CHECK(is_absent(&outcome, rank) || digests[rank] == state.digest);
     for (size_t c = 0; c < 4; c++)
         sums(counts[c], c % 2 == 0 ? RONDE_AVG : RONDE_SUM, (state.step + c) % 2 == 0, &outcome);
+    int32_t all = -1;
+    OK(ronde_agree(group, 1, &all, &outcome));
+    CHECK(all == 1);
+    OK(ronde_agree(group, ronde_rank(group) != 0, &all, NULL));
+    CHECK(all == 0);
     state.step++;
     return outcome;
 }
@@ -176,7 +181,7 @@ static void grow(int newcomer, int ranks, const char *program) {
         CHECK(change.joined == 1 && change.gone == 0 && change.rank == rank);
     }
     CHECK(ronde_size(group) == ranks);
-    OK(ronde_broadcast(group, &state, sizeof state, RONDE_U8, 0, NULL, NULL));
+    OK(ronde_share(group, &state, sizeof state, number != newcomer, NULL));
     CHECK(state.stage == ronde_generation(group));
     check_links(group);
     CHECK(step().contributors == (uint32_t)ranks);

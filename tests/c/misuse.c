@@ -17,6 +17,10 @@ static void nothing_given(void) {
     FAILS(ronde_split(NULL, 0, 0, NULL), RONDE_INVALID_ARGUMENT, "group");
     FAILS(ronde_split(group, 0, 0, NULL), RONDE_INVALID_ARGUMENT, "null");
     FAILS(ronde_update(NULL, NULL), RONDE_INVALID_ARGUMENT, "group");
+    FAILS(ronde_agree(NULL, 1, &x, NULL), RONDE_INVALID_ARGUMENT, "group");
+    FAILS(ronde_agree(group, 1, NULL, NULL), RONDE_INVALID_ARGUMENT, "null");
+    FAILS(ronde_share(NULL, &x, 4, 1, NULL), RONDE_INVALID_ARGUMENT, "group");
+    FAILS(ronde_share(group, NULL, 4, 1, NULL), RONDE_INVALID_ARGUMENT, "null");
     FAILS(ronde_mem_alloc(group, 8, NULL), RONDE_INVALID_ARGUMENT, "null");
     FAILS(ronde_mem_free(NULL, &x), RONDE_INVALID_ARGUMENT, "group");
     FAILS(ronde_mem_free(group, &x), RONDE_INVALID_ARGUMENT, "ronde_mem_alloc");

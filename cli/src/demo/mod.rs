@@ -109,7 +109,7 @@ impl Part<'_> {
         };
         part.show_ring();
         if is_newcomer {
-            part.share_state()?;
+            part.share_state(false)?;
             part.join_ms = part.asked.elapsed().as_secs_f64() * 1e3;
         }
         Ok(part)
@@ -244,15 +244,15 @@ impl Part<'_> {
             self.joins.push(Join { rank, step, join_ms: 0.0 });
         }
         if !update.joined.is_empty() {
-            self.share_state()?;
+            self.share_state(true)?;
         }
         Ok(())
     }
 
-    /// Rank 0's state reaches all.
-    fn share_state(&mut self) -> Result<()> {
+    /// The state of those who have it reaches all.
+    fn share_state(&mut self, has_it: bool) -> Result<()> {
         let mut state = self.trainer.state();
-        let _ = self.group.broadcast(&mut state, 0)?;
+        let _ = self.group.share(&mut state, has_it)?;
         self.trainer.restore(&state, &self.training);
         self.begun = self.trainer.steps;
         Ok(())

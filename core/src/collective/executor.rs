@@ -512,6 +512,11 @@ impl<P: Plan> Executor<P> {
             group: op.group,
             collective: op.call.as_ref().map_or(Collective::Barrier, |c| c.collective),
             waited: now.since(op.started),
+            waits_for: match op.phase {
+                Phase::Frozen => WaitsFor::Plan,
+                Phase::Awaiting => WaitsFor::Result,
+                _ => WaitsFor::Members,
+            },
             missing: missing
                 .into_iter()
                 .map(|r| (op.member(r, &self.shared), op.entered[r as usize]))
@@ -582,6 +587,17 @@ fn commit_of<P: Plan>(group: &GroupState, seq: crate::Seq, call: &Call, plan: &P
     if blocks * call.count * call.dtype.size() <= limit { Commit::Log } else { Commit::Done }
 }
 
+/// What an op waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WaitsFor {
+    /// Its members, or the links to them.
+    Members,
+    /// The plan of recovery after a loss.
+    Plan,
+    /// Its result, from a member that has it.
+    Result,
+}
+
 /// An op that missed its deadline.
 #[derive(Clone, Debug)]
 pub struct Overdue {
@@ -593,6 +609,8 @@ pub struct Overdue {
     pub collective: Collective,
     /// Since its start.
     pub waited: std::time::Duration,
+    /// For what.
+    pub waits_for: WaitsFor,
     /// Members that hold it up, and whether they have entered it.
     pub missing: Vec<(MemberId, bool)>,
 }

@@ -26,7 +26,7 @@ mod slots;
 mod window;
 
 pub use descriptor::Descriptor;
-pub use executor::{Effect, Executor, Limits, NewOp, OpHandle, Overdue};
+pub use executor::{Effect, Executor, Limits, NewOp, OpHandle, Overdue, WaitsFor};
 pub use group::{GroupIndex, NewGroup};
 
 /// Links of a process by the other's number in the job; `None` for itself and for links that are gone.

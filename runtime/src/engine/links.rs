@@ -4,7 +4,7 @@ use super::{Engine, Inner};
 use crate::bootstrap::{PeerSockets, share_memory};
 use crate::config::Config;
 use ronde_algorithms::{Topology, Tuning};
-use ronde_core::collective::Overdue;
+use ronde_core::collective::{Overdue, WaitsFor};
 use ronde_core::error::{Aborted, Error};
 use ronde_core::membership::{FromMember, MemberInfo, View};
 use ronde_core::transport::{Link, LinkFailure};
@@ -110,6 +110,21 @@ pub(crate) fn describe_missing(view: &View, me: Rank, overdue: &Overdue) -> Stri
     let list = |entered: bool| -> Vec<String> {
         overdue.missing.iter().filter(|(_, e)| *e == entered).map(|(r, _)| peer(*r)).collect()
     };
+    match overdue.waits_for {
+        WaitsFor::Members => {}
+        WaitsFor::Plan => {
+            return format!(
+                "a peer was lost, and not all of the others have said how far they are, or the coordinator was lost \
+                 too and no other is found (seen by rank {me}). Look for processes that hang"
+            );
+        }
+        WaitsFor::Result => {
+            return format!(
+                "a peer was lost, and the result that another one has did not come (seen by rank {me}). Look at the \
+                 network"
+            );
+        }
+    }
     let (absent, silent) = (list(false), list(true));
     let mut text = String::new();
     if !absent.is_empty() {

@@ -29,6 +29,13 @@ fn work(group: &Group) {
     }
 }
 
+/// A part of all: newcomers count splits like those who made some before.
+fn split(group: &Group) {
+    let part = group.split(Some(0), -(group.rank() as i32)).unwrap().unwrap();
+    assert_eq!(part.rank(), group.size() - 1 - group.rank());
+    work(&part);
+}
+
 /// Calls `update` until it changes something, working meanwhile.
 fn await_change(group: &Group) -> Update {
     let deadline = Instant::now() + PATIENCE;
@@ -56,19 +63,21 @@ fn a_job_grows_from_one() {
                     assert_eq!(group.generation(), number);
                     started.send(()).unwrap();
                     // A newcomer gets the state of the others, who expect it.
-                    let mut state = [0u64; 3];
+                    let mut state = if number > 0 { [0u64; 3] } else { [7, 8, 9] };
                     if number > 0 {
-                        let _ = group.broadcast(&mut state, 0).unwrap();
+                        let _ = group.share(&mut state, false).unwrap();
                         assert_eq!(state, [7, 8, 9]);
                     }
-                    state = [7, 8, 9];
                     work(&group);
+                    split(&group);
                     for newcomer in number + 1..4 {
                         let update = await_change(&group);
                         assert_eq!(update, Update { changed: true, joined: vec![newcomer], gone: vec![] });
                         assert_eq!((group.rank(), group.size()), (number, newcomer + 1));
-                        let _ = group.broadcast(&mut state, 0).unwrap();
+                        let _ = group.share(&mut state, true).unwrap();
+                        assert_eq!(state, [7, 8, 9]);
                         work(&group);
+                        split(&group);
                     }
                     assert_eq!(group.links().len(), 3);
                     group.close().unwrap();
@@ -117,6 +126,28 @@ fn ranks_are_dense_again_after_a_leave() {
                         assert_eq!(got, [1, 2, 3, 4, 5]);
                     }
                 }
+                group.close().unwrap();
+            });
+        }
+    });
+}
+
+/// All get one answer: no if anybody says no, and who is not there.
+#[test]
+fn agreement() {
+    let port = free_port();
+    std::thread::scope(|scope| {
+        for rank in 0..3u32 {
+            scope.spawn(move || {
+                let config = Config::new().coordinator(format!("127.0.0.1:{port}")).rank(rank).size(3);
+                let group = config.timeout(PATIENCE).join().unwrap();
+                let agree = |flag| group.agree(flag).map(|(all, outcome)| (all, outcome.absent)).unwrap();
+                assert_eq!(agree(true), (true, vec![]));
+                assert_eq!(agree(rank != 1), (false, vec![]));
+                if rank == 2 {
+                    return group.close().unwrap();
+                }
+                assert_eq!(agree(true), (true, vec![2]));
                 group.close().unwrap();
             });
         }
@@ -187,10 +218,11 @@ fn churn_rank() {
     println!("\nJOINED");
     // Step, digest of all results so far.
     let mut state = [0u64; 2];
-    let mut must_share = group.generation() > 0;
+    let mut is_new = group.generation() > 0;
+    let mut must_share = is_new;
     loop {
         if std::mem::take(&mut must_share) {
-            let _ = group.broadcast(&mut state, 0).expect("the state");
+            let _ = group.share(&mut state, !std::mem::take(&mut is_new)).expect("the state");
         }
         let step = state[0];
         let lengths: Vec<usize> =
