@@ -1,11 +1,13 @@
 //! The shell around the coordinator's state machine: sockets, threads and the clock.
 
-use crate::bootstrap::{Identity, Listener, new_peer_id, refuse_open_networks};
+use crate::bootstrap::{
+    Identity, Listener, Purpose, coordinator_addresses, new_peer_id, refuse_open_networks, try_each,
+};
 use crate::config::Config;
 use crate::control::{read_message, write_message};
 use ronde_core::Instant;
 use ronde_core::error::{Error, Result};
-use ronde_core::membership::{Coordinator, CoordinatorOptions, Effect, FromMember, ToMember, encode};
+use ronde_core::membership::{Coordinator, CoordinatorOptions, Effect, FromMember, Status, ToMember, encode};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -101,6 +103,22 @@ pub fn serve_coordinator(config: &Config, address: SocketAddr) -> Result<()> {
     let (listener, _inbox) = Listener::new(config, &identity, tcp, true)?;
     listener.wait_for_the_job();
     Ok(())
+}
+
+/// Asks the coordinator of the job that a configuration describes how that is.
+pub fn job_status(config: &Config) -> Result<Status> {
+    let failed = |e: std::io::Error| Error::join(format!("no word from the coordinator: {e}"));
+    let addresses = coordinator_addresses(config)?;
+    let identity = Identity::new(&config.token, new_peer_id()?);
+    let patience = config.connect_timeout;
+    let stream = try_each(&addresses, &identity, Purpose::Control, 1, patience).map_err(failed)?;
+    stream.set_read_timeout(Some(patience)).map_err(failed)?;
+    write_message(&stream, &FromMember::Status).map_err(failed)?;
+    loop {
+        if let ToMember::Status(status) = read_message(&stream).map_err(failed)? {
+            return Ok(*status);
+        }
+    }
 }
 
 impl EmbeddedCoordinator {

@@ -24,7 +24,7 @@ mod validate;
 
 pub use bootstrap::{RondeId, Store};
 pub use config::{Config, Preset};
-pub use coordinator::serve_coordinator;
+pub use coordinator::{job_status, serve_coordinator};
 pub use group::{Element, Group, LinkInfo, Update};
 pub use op::Op;
 pub use ronde_algorithms::{CostTable, Costs};
@@ -34,6 +34,7 @@ pub use ronde_core::error::{Aborted, Misuse, Outcome, PeerLost};
 pub mod memory {
     pub use ronde_core::memory::{Lender, Pod, lend};
 }
+pub use ronde_core::membership::{MemberStatus, NextStatus, PendingStatus, Status};
 pub use ronde_core::reduce::{Reduction, UserReduce};
 pub use ronde_core::{Collective, DType, Error, Rank, ReduceOp, Result, Segment, Tag, Tolerance};
 pub use ronde_shm::SharedBuffer;

@@ -1,5 +1,6 @@
 //! Control messages; the direction is in the type. On the wire: length (u32, little endian), postcard.
 
+use super::coordinator::Status;
 use crate::error::{Aborted, Error, PeerLost};
 use crate::recovery::{RecoveryPlan, Report};
 use crate::{Collective, Epoch, Generation, Incarnation, MemberId, OpId, PeerId, Rank};
@@ -188,6 +189,8 @@ pub enum FromMember {
         /// The caller's words.
         reason: String,
     },
+    /// From anybody who knows the token: how is the job?
+    Status,
     /// How far its ops are: the answer to [`ToMember::Prepare`].
     Report(Report),
     /// It leaves in order.
@@ -245,6 +248,8 @@ pub enum ToMember {
         /// A view of those who are left, with this number, takes effect at the next safe point.
         shrink: Option<Epoch>,
     },
+    /// The answer to the same.
+    Status(Box<Status>),
     /// The answer to Leave.
     Released,
     /// The job has failed.

@@ -12,7 +12,9 @@ mod coordinator;
 mod follower;
 mod message;
 
-pub use coordinator::{Coordinator, CoordinatorOptions, Effect, VERSION};
+pub use coordinator::{
+    Coordinator, CoordinatorOptions, Effect, MemberStatus, NextStatus, PendingStatus, Status, VERSION,
+};
 pub use follower::Follower;
 pub use message::{
     FromMember, Hello, MAX_MESSAGE_BYTES, MachineId, MemberInfo, MessageError, Rejoin, ToMember, Verdict,

@@ -14,7 +14,7 @@ mod succession;
 use crate::config::Config;
 use crate::control::{Control, NoView, Rendezvous};
 use crate::environment;
-pub(crate) use handshake::{Identity, MAX_STREAMS, Purpose};
+pub(crate) use handshake::{Identity, MAX_STREAMS, Purpose, try_each};
 pub use id::RondeId;
 pub(crate) use interface::{Family, InterfaceFilter};
 pub(crate) use linker::{Linker, PeerSockets, Ready, share_memory};
@@ -214,7 +214,7 @@ impl Meeting {
 }
 
 /// The coordinator's addresses; a job of one needs none.
-fn coordinator_addresses(config: &Config) -> Result<Vec<SocketAddr>> {
+pub(crate) fn coordinator_addresses(config: &Config) -> Result<Vec<SocketAddr>> {
     let text = match &config.coordinator {
         Some(text) => text.as_str(),
         None if config.size.unwrap_or(1) == 1 => "127.0.0.1:0",

@@ -170,6 +170,37 @@ fn who_is_not_taken_in_is_told_what_is_missing() {
     group.close().unwrap();
 }
 
+/// Whoever knows the token may ask how the job is.
+#[test]
+fn the_coordinator_says_how_the_job_is() {
+    let config = elastic(free_port(), "shm,tcp").token("secret");
+    let group = config.join().unwrap();
+    let status = ronde::job_status(&config).unwrap();
+    assert_eq!((status.state.as_str(), status.host, status.members.len()), ("active", Some(0), 1));
+    assert_eq!((status.members[0].state.as_str(), status.members[0].pid), ("here", std::process::id()));
+    let newcomer = {
+        let config = config.clone();
+        std::thread::spawn(move || config.join().unwrap())
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let next = loop {
+        let status = ronde::job_status(&config).unwrap();
+        match status.next.filter(|next| next.armed) {
+            Some(next) => break next,
+            None => assert!(Instant::now() < deadline, "no view is armed"),
+        }
+    };
+    assert_eq!((next.ranks, next.waits_for.len()), (2, 1), "the one that is there has to pass a safe point");
+    let _ = await_change(&group);
+    let newcomer = newcomer.join().unwrap();
+    let closing = std::thread::spawn(move || newcomer.close().unwrap());
+    closing.join().unwrap();
+    assert_eq!(ronde::job_status(&config).unwrap().members[1].state, "left");
+    let error = ronde::job_status(&config.clone().token("guess")).unwrap_err().to_string();
+    assert!(error.contains("RONDE_TOKEN"), "{error}");
+    group.close().unwrap();
+}
+
 #[test]
 fn a_job_that_only_shrinks_takes_nobody_in() {
     let port = free_port();

@@ -3,6 +3,7 @@
 //! [`succession`].
 
 mod losses;
+mod status;
 mod succession;
 mod views;
 
@@ -12,6 +13,7 @@ use crate::planted::{self, Bug};
 use crate::recovery::Report;
 use crate::{Epoch, Incarnation, Instant, MemberId, Rank};
 use losses::Accusation;
+pub use status::{MemberStatus, NextStatus, PendingStatus, Status};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use succession::Gathered;
@@ -188,6 +190,10 @@ impl Coordinator {
     pub fn handle_message(&mut self, connection: u64, message: FromMember, now: Instant) {
         if let Some(member) = self.members.get_mut(&connection) {
             member.heard = now;
+        } else if matches!(message, FromMember::Status) {
+            let status = Box::new(self.status(now));
+            self.effects.push(Effect::Send(connection, ToMember::Status(status)));
+            return self.effects.push(Effect::Close(connection));
         } else if !matches!(message, FromMember::Hello(_) | FromMember::Rejoin(_)) {
             return self.effects.push(Effect::Close(connection));
         }
@@ -195,7 +201,7 @@ impl Coordinator {
             FromMember::Hello(hello) => self.hello(connection, hello, now),
             FromMember::Rejoin(rejoin) => self.rejoin(connection, *rejoin, now),
             FromMember::Succeeded => self.succeeded(connection),
-            FromMember::Heartbeat => {}
+            FromMember::Heartbeat | FromMember::Status => {}
             FromMember::Linked(epoch) => self.linked(connection, epoch),
             FromMember::Unlinked { epoch, member, reason } => {
                 self.unlinked(connection, epoch, member, &reason);

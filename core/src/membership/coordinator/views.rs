@@ -6,7 +6,7 @@
 //! op among themselves, and tell the coordinator afterwards. A view of those who are left needs no links and is
 //! armed at once.
 
-use super::{Coordinator, Effect, Member, State};
+use super::{Coordinator, Effect, Member, NextStatus, State};
 use crate::membership::{Hello, ToMember, View};
 use crate::planted::{self, Bug};
 use crate::{Epoch, Instant, MemberId};
@@ -35,6 +35,15 @@ impl NextView {
     /// One that some members have armed already.
     pub(super) fn armed(view: View, since: Instant) -> NextView {
         NextView { view, armed: true, waits_for: BTreeSet::new(), entered: false, since }
+    }
+
+    pub(super) fn status(&self) -> NextStatus {
+        NextStatus {
+            epoch: self.view.epoch,
+            ranks: self.view.members.len() as u32,
+            armed: self.armed,
+            waits_for: self.waits_for.iter().copied().collect(),
+        }
     }
 }
 

@@ -1,0 +1,125 @@
+//! What a coordinator says of its job, for people and programs that ask.
+
+use super::{Coordinator, State};
+use crate::{Epoch, Generation, Incarnation, Instant, MemberId};
+use serde::{Deserialize, Serialize};
+
+/// A job, as its coordinator sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// `gathering`, `linking`, `active`, `recovering`, `succeeding` or `failed`.
+    pub state: String,
+    /// Why it failed, if it did.
+    pub failure: Option<String>,
+    /// The last number given, to a view or a loss.
+    pub epoch: Epoch,
+    /// The coordinator's life.
+    pub incarnation: Incarnation,
+    /// The stretch between safe points.
+    pub generation: Generation,
+    /// The rank that hosts the coordinator, if one does.
+    pub host: Option<u32>,
+    /// Members of the view in effect, by rank.
+    pub members: Vec<MemberStatus>,
+    /// Processes that wait to be taken in.
+    pub pending: Vec<PendingStatus>,
+    /// The view on its way to effect.
+    pub next: Option<NextStatus>,
+    /// A link that was reported and not judged yet.
+    pub suspicion: Option<String>,
+}
+
+/// A member.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Its rank.
+    pub rank: u32,
+    /// Its number in the job.
+    pub id: MemberId,
+    /// Its identity.
+    pub peer: String,
+    /// Its host name.
+    pub host: String,
+    /// Its process id there.
+    pub pid: u32,
+    /// Where it listens.
+    pub addresses: Vec<String>,
+    /// `here`, `left`, `lost`, or `reported` and `awaited` while the others recover.
+    pub state: String,
+    /// Milliseconds since it was heard of.
+    pub silent_ms: Option<u64>,
+}
+
+/// A process that waits to be taken in.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PendingStatus {
+    /// Its host name.
+    pub host: String,
+    /// Its process id there.
+    pub pid: u32,
+}
+
+/// A view on its way to effect.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NextStatus {
+    /// Its number.
+    pub epoch: Epoch,
+    /// How many members it has.
+    pub ranks: u32,
+    /// It takes effect at the next safe point; else its links are being made.
+    pub armed: bool,
+    /// Members whose word is missing: that their links are up, or that they have passed a safe point.
+    pub waits_for: Vec<MemberId>,
+}
+
+impl Coordinator {
+    /// The job as it is now.
+    pub fn status(&self, now: Instant) -> Status {
+        let (state, failure) = match &self.state {
+            State::Gathering => ("gathering", None),
+            State::Linking => ("linking", None),
+            State::Active => ("active", None),
+            State::Recovering { .. } => ("recovering", None),
+            State::Succeeding(_) => ("succeeding", None),
+            State::Failed(verdict) => ("failed", Some(crate::Error::from(verdict.clone()).to_string())),
+        };
+        let members = self.view.members.iter().zip(0..).map(|(info, rank)| {
+            let member = self.connection_of(info.id).and_then(|connection| self.members.get(&connection));
+            MemberStatus {
+                rank,
+                id: info.id,
+                peer: info.peer.to_string(),
+                host: info.host.clone(),
+                pid: info.pid,
+                addresses: info.addresses.iter().map(ToString::to_string).collect(),
+                state: self.state_of(info.id).to_owned(),
+                silent_ms: member.map(|member| now.since(member.heard).as_millis() as u64),
+            }
+        });
+        let waiting = self.members.values().filter(|m| m.id.is_none() && !m.left);
+        Status {
+            state: state.to_owned(),
+            failure,
+            epoch: self.epoch,
+            incarnation: self.view.incarnation,
+            generation: self.view.generation,
+            host: self.view.host.and_then(|host| self.view.rank_of_member(host)).map(|rank| rank.0),
+            members: members.collect(),
+            pending: waiting
+                .map(|m| PendingStatus { host: m.hello.info.host.clone(), pid: m.hello.info.pid })
+                .collect(),
+            next: self.next.as_ref().map(|next| next.status()),
+            suspicion: self.accusation.as_ref().map(|a| format!("member {}: {}", a.member, a.reason)),
+        }
+    }
+
+    fn state_of(&self, id: MemberId) -> &'static str {
+        match &self.state {
+            _ if self.fenced.contains(&id) => "lost",
+            _ if self.gone.contains(&id) => "left",
+            State::Recovering { reports, .. } if reports.contains_key(&id) => "reported",
+            State::Recovering { .. } => "awaited",
+            _ => "here",
+        }
+    }
+}
