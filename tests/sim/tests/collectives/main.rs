@@ -10,3 +10,4 @@ mod losses;
 mod plans;
 mod random_op;
 mod recovery;
+mod scale;
