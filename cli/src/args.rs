@@ -2,7 +2,8 @@
 
 use crate::bench::names;
 use crate::quantity::parse_bytes;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use ronde::{DType, ReduceOp};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -25,6 +26,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Serve as the coordinator of one job, until it has ended
     Coordinator(CoordinatorArgs),
+    /// Ask the coordinator of a job how that is: members, losses, who waits to join
+    Status(StatusArgs),
     /// Look over this machine and say what Ronde would use, and why
     Doctor(DoctorArgs),
     /// Become a rank: bind this process's life to the launcher's, then execute the program
@@ -58,7 +61,8 @@ pub(crate) enum Target {
     Pairs,
     /// What messages and bytes cost, as a line for the environment (RONDE_COSTS) by which algorithms are chosen
     Costs,
-    /// What the death of a rank in the middle of an all-reduce costs the others: time to detect it and to go on
+    /// What the death of a process in the middle of an all-reduce costs the others: time to notice it, to go on,
+    /// and until another one has taken its place
     Recover,
 }
 
@@ -96,8 +100,8 @@ pub(crate) enum BenchOp {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct JoinArgs {
-    /// Start N local processes of this command and measure among them
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    /// Start N local processes of this command and measure among them (recover: a list [default: 2,4])
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) ranks: Option<u32>,
     /// Coordinator of a job on several hosts, host:port
     #[arg(long, value_name = "HOST:PORT")]
@@ -118,6 +122,9 @@ pub(crate) struct JoinArgs {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct BenchArgs {
+    // First: what follows takes its values out of what was parsed.
+    #[command(flatten)]
+    pub(crate) rank_list: RankList,
     /// What to measure
     #[arg(value_enum)]
     pub(crate) target: Target,
@@ -205,15 +212,66 @@ pub(crate) struct BenchArgs {
     pub(crate) heatmap: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) join: JoinArgs,
-    /// recover: the vector of this one trial, in bytes
+    #[command(flatten)]
+    pub(crate) recover: RecoverArgs,
+}
+
+/// What only `bench recover` takes.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RecoverArgs {
+    /// recover: sizes in bytes [default: 8,64K,1M,64M, as far as memory allows]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse_bytes,
+          conflicts_with_all = ["min_bytes", "max_bytes", "step_factor"])]
+    pub(crate) sizes: Vec<u64>,
+    /// recover: when a process is killed, in parts of the time that the operation takes without
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0.0,0.25,0.5,0.75,0.95",
+          value_parser = part_of_one)]
+    pub(crate) moments: Vec<f64>,
+    /// recover: processes killed for each row
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) kills: u32,
+    /// recover: kill the process that hosts the coordinator, not another one
+    #[arg(long)]
+    pub(crate) host: bool,
+    /// recover: this process is one of those that are killed, with a vector of so many bytes
     #[arg(long, hide = true, default_value_t = 0)]
-    pub(crate) trial_bytes: u64,
-    /// recover: when the last rank dies, in parts of the time that the operation takes without
-    #[arg(long, hide = true, default_value_t = 0.0)]
-    pub(crate) trial_moment: f64,
-    /// recover: where the trial's figures go
+    pub(crate) member_bytes: u64,
+    /// recover: where the processes of one job leave word for each other
     #[arg(long, hide = true)]
-    pub(crate) trial_file: Option<PathBuf>,
+    pub(crate) member_folder: Option<PathBuf>,
+}
+
+/// All values of `--ranks`, of which [`JoinArgs`] has the first: only `bench recover` takes several.
+#[derive(Clone, Debug)]
+pub(crate) struct RankList(pub(crate) Vec<u32>);
+
+impl Args for RankList {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        command
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        command
+    }
+}
+
+impl FromArgMatches for RankList {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<RankList, clap::Error> {
+        let ranks: Vec<u32> = matches.get_many("ranks").into_iter().flatten().copied().collect();
+        match matches.get_one("target") {
+            Some(Target::Recover) => Ok(RankList(ranks)),
+            _ if ranks.len() <= 1 => Ok(RankList(ranks)),
+            _ => {
+                let text = "only `bench recover` takes several numbers of --ranks";
+                Err(clap::Error::raw(ErrorKind::TooManyValues, text))
+            }
+        }
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = RankList::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 #[derive(Args, Debug)]
@@ -268,6 +326,22 @@ pub(crate) struct CoordinatorArgs {
     /// Number of ranks of the job (else RONDE_SIZE, or what the members say)
     #[arg(long)]
     pub(crate) size: Option<u32>,
+    /// Start as soon as so many are there instead; the others join at safe points
+    #[arg(long, value_name = "N", conflicts_with = "size")]
+    pub(crate) min_peers: Option<u32>,
+    /// Take in no more than so many
+    #[arg(long, value_name = "N")]
+    pub(crate) max_peers: Option<u32>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StatusArgs {
+    /// Address and port of the coordinator (else RONDE_COORDINATOR); RONDE_TOKEN has the job's token
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) coordinator: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -291,6 +365,13 @@ fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.0..=86_400.0).contains(&seconds) => Ok(seconds),
         _ => Err(format!("`{text}` is not a number of seconds")),
+    }
+}
+
+fn part_of_one(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(part) if (0.0..=1.0).contains(&part) => Ok(part),
+        _ => Err(format!("`{text}` is not a number from 0 to 1")),
     }
 }
 

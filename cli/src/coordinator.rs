@@ -14,6 +14,12 @@ pub(crate) fn run(args: &CoordinatorArgs) -> Result<ExitCode> {
     if let Some(size) = args.size {
         config = config.size(size);
     }
+    if let Some(peers) = args.min_peers {
+        config = config.min_peers(peers);
+    }
+    if let Some(peers) = args.max_peers {
+        config = config.max_peers(peers);
+    }
     let ranks = args.size.map_or(String::new(), |size| format!(" for {size} ranks"));
     eprintln!("ronde: coordinator at {address}{ranks}; members use RONDE_COORDINATOR={address}");
     ronde::serve_coordinator(&config, address)?;

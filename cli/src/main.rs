@@ -12,6 +12,7 @@ mod launch;
 mod output_file;
 mod quantity;
 mod session;
+mod status;
 
 use args::{Cli, Command, RunArgs};
 use clap::Parser;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         Command::Rank(args) => return launch::become_rank(args),
         Command::Demo(args) => demo::run(args),
         Command::Coordinator(args) => coordinator::run(args),
+        Command::Status(args) => status::run(args),
         Command::Doctor(args) => doctor::run(args),
     };
     done.unwrap_or_else(|error| {

@@ -208,27 +208,6 @@ fn a_result_file_that_cannot_be_made_is_named() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent/folder/out.json"));
 }
 
-#[test]
-fn a_death_in_the_middle_is_measured() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("recover.json");
-    let line = format!("bench recover --ranks 3 -b 4M -e 4M -n 3 -J {}", path.display());
-    let text = assert_ok(&line, &run(&line));
-    assert!(text.contains("fault-free"), "{text}");
-    let trials = json(&path);
-    let trials = trials.as_array().unwrap();
-    assert_eq!(trials.len(), 3);
-    for trial in trials {
-        assert_eq!((&trial["ranks"], &trial["size"]), (&3.into(), &(4 << 20).into()));
-        assert!(trial["total_ms"].as_f64().unwrap() > 0.0 && trial["fault_free_ms"].as_f64().unwrap() > 0.0);
-        assert_eq!(trial["detect_ms"].is_null(), trial["recover_ms"].is_null());
-    }
-    assert!(
-        trials.iter().any(|trial| trial["detect_ms"].is_f64()),
-        "no operation was interrupted: {trials:?}"
-    );
-}
-
 /// A terminal and what was written to it.
 fn with_terminal(command: &mut Command) -> (Output, String) {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -260,4 +239,20 @@ fn progress_is_shown_on_a_terminal_and_only_there() {
     assert!(!table.contains('\r') && !table.contains("rows "), "{table}");
     let plain = run(line);
     assert!(!String::from_utf8_lossy(&plain.stderr).contains('\r'));
+}
+
+#[test]
+fn the_status_of_a_job_that_runs() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("127.0.0.1:{port}");
+    let group = ronde::Config::new().coordinator(&address).min_peers(1).join().unwrap();
+    let line = format!("status --coordinator {address}");
+    let text = assert_ok(&line, &run(&line));
+    assert!(text.contains("active: 1 ranks") && text.contains("here"), "{text}");
+    let text = assert_ok(&line, &run(&format!("{line} --json")));
+    let status: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(status["members"][0]["pid"], std::process::id(), "{status}");
+    group.close().unwrap();
+    let gone = run(&line);
+    assert_eq!(gone.status.code(), Some(3), "{gone:?}");
 }

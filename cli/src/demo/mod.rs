@@ -198,17 +198,13 @@ impl Part<'_> {
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         let step = self.trainer.steps;
         let dead: Vec<u32> = here.iter().copied().filter(|rank| outcome.absent.contains(rank)).collect();
-        let counts = if dead.is_empty() {
-            "its share of the batch had come and counts"
-        } else {
-            "its share of the batch is left out"
-        };
+        let counts = if dead.is_empty() { "its share counts" } else { "its share is left out" };
         for (place, _) in here.iter().enumerate().filter(|(_, rank)| dead.contains(rank)) {
             self.lost_shares.push((step, Share { rank: place as u32, ranks: here.len() as u32 }));
         }
         if outcome.interruptions > 0 {
             self.screen.say(&format!(
-                "step {step}: a process was killed in the middle of the all-reduce; the others go on after {:.2} ms; {counts}",
+                "step {step}: a process was killed in the middle of the all-reduce, the others go on after {:.2} ms, {counts}",
                 ms(took)
             ));
             self.kills.push(Kill {
@@ -239,7 +235,7 @@ impl Part<'_> {
         self.views.push(View { generation, ranks, step });
         for &rank in &update.joined {
             self.screen.say(&format!(
-                "step {step}: a new process joins as rank {rank} of {ranks} and gets the model from rank 0"
+                "step {step}: a new process joins as rank {rank} of {ranks} and gets the model"
             ));
             self.joins.push(Join { rank, step, join_ms: 0.0 });
         }

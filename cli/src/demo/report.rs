@@ -84,8 +84,8 @@ impl Report {
         for kill in &self.kills {
             let who = kill.rank.map_or_else(|| "a process".into(), |rank| format!("rank {rank}"));
             text += &format!(
-                "killed                 {who} in step {}: noticed after {:.2} ms, gone on after {:.2} ms more; \
-                 the all-reduce took {:.2} ms (undisturbed: {:.2})\n",
+                "killed                 {who} in step {}: noticed after {:.2} ms, gone on {:.2} later, \
+                 {:.2} in all (undisturbed {:.2})\n",
                 kill.step, kill.detect_ms, kill.recover_ms, kill.total_ms, kill.fault_free_ms
             );
         }
@@ -161,7 +161,7 @@ mod tests {
     fn what_death_and_join_cost_is_said() {
         let text = example(["a", "a"]).show(359);
         assert!(
-            text.contains("rank 1 in step 157: noticed after 0.50 ms, gone on after 0.25 ms more"),
+            text.contains("rank 1 in step 157: noticed after 0.50 ms, gone on 0.25 later, 1.00 in all"),
             "{text}"
         );
         assert!(text.contains("rank 1 before step 200: at work 20.0 ms after it asked"), "{text}");

@@ -1,0 +1,114 @@
+//! What the processes of one job leave for each other in a folder: some of them will be dead when it is read.
+
+use super::Kill;
+use crate::exit::{Code, Failure, code_of};
+use anyhow::{Context, Result, bail};
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How long word is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a new process looks whether it may come.
+const PAUSE: Duration = Duration::from_millis(1);
+/// Codes that a job fails with for a reason of its own.
+const CODES: [Code; 4] = [Code::Wrong, Code::Timeout, Code::InvalidUsage, Code::Internal];
+
+pub(super) struct Notes {
+    folder: PathBuf,
+    /// This process made the folder, and removes it.
+    owns: bool,
+}
+
+impl Notes {
+    /// A folder of its own.
+    pub(super) fn new() -> Result<Notes> {
+        let folder = std::env::temp_dir().join(format!("ronde-recover-{}", std::process::id()));
+        std::fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        Ok(Notes { folder, owns: true })
+    }
+
+    pub(super) fn in_folder(folder: PathBuf) -> Notes {
+        Notes { folder, owns: false }
+    }
+
+    pub(super) fn folder(&self) -> PathBuf {
+        self.folder.clone()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Where the moment of the next death goes: empty.
+    pub(super) fn next_death(&self) -> Result<File> {
+        Ok(File::create(self.path("death"))?)
+    }
+
+    /// The moment of the last death, which is just about to happen if it has not yet.
+    pub(super) fn moment_of_death(&self) -> Result<u64> {
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
+            let bytes = std::fs::read(self.path("death"))?;
+            if let Ok(bytes) = bytes.try_into() {
+                return Ok(u64::from_le_bytes(bytes));
+            }
+            std::thread::yield_now();
+        }
+        bail!("the process that was to die did not")
+    }
+
+    /// All is measured: a new process may come.
+    pub(super) fn open_vacancy(&self) -> Result<()> {
+        Ok(std::fs::write(self.path("vacancy"), "")?)
+    }
+
+    /// Waits until a process is wanted.
+    pub(super) fn await_vacancy(&self) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
+            if std::fs::remove_file(self.path("vacancy")).is_ok() {
+                return Ok(());
+            }
+            std::thread::sleep(PAUSE);
+        }
+        bail!("a new process was started, but nobody wanted it")
+    }
+
+    /// What one more death cost.
+    pub(super) fn add(&self, kill: &Kill) -> Result<()> {
+        let mut line = serde_json::to_vec(kill)?;
+        line.push(b'\n');
+        let mut file = OpenOptions::new().create(true).append(true).open(self.path("kills"))?;
+        Ok(file.write_all(&line)?)
+    }
+
+    /// All that were added.
+    pub(super) fn kills(&self) -> Result<Vec<Kill>> {
+        let text = std::fs::read_to_string(self.path("kills"))?;
+        text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+
+    /// The job has failed. The first word counts: what fails later fails because of it.
+    pub(super) fn fail(&self, error: &anyhow::Error) {
+        if let Ok(mut file) = File::create_new(self.path("failure")) {
+            let _ = write!(file, "{}\n{error:#}", code_of(error) as u8);
+        }
+    }
+
+    pub(super) fn failure(&self) -> Option<Failure> {
+        let note = std::fs::read_to_string(self.path("failure")).ok()?;
+        let (code, text) = note.split_once('\n')?;
+        let known = CODES.into_iter().find(|&known| code == (known as u8).to_string());
+        Some(Failure::new(known.unwrap_or(Code::Library), text))
+    }
+}
+
+impl Drop for Notes {
+    fn drop(&mut self) {
+        if self.owns {
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+}
