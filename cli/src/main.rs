@@ -14,7 +14,7 @@ mod quantity;
 mod session;
 mod status;
 
-use args::{Cli, Command, RunArgs};
+use args::{Cli, Command, RunArgs, Target};
 use clap::Parser;
 use clap::error::ErrorKind;
 use exit::{Code, code_of};
@@ -28,8 +28,12 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
-    // The demonstration kills a process and says so itself.
-    let quiet = matches!(cli.command, Command::Demo(_));
+    // Those that kill processes say so themselves.
+    let quiet = match &cli.command {
+        Command::Demo(_) => true,
+        Command::Bench(args) => args.target == Target::Recover,
+        _ => false,
+    };
     start_log(if quiet { LevelFilter::ERROR } else { LevelFilter::WARN });
     let done = match &cli.command {
         Command::Bench(args) => bench::run(args),

@@ -44,7 +44,7 @@ const BANDWIDTH_MARGIN: f64 = 0.9;
 pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
     let (min, max) = sweep::bounds(args)?;
     let sizes = sweep::sizes(args, min, max)?;
-    if args.target == Target::Recover && !args.join.spawned {
+    if args.target == Target::Recover {
         return recover::run(args, &sizes).map(ExitCode::from);
     }
     if let Some(code) = session::spawn_if_asked(&args.join)? {
@@ -54,7 +54,6 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
     let backend = GroupBackend::new(&group);
     let code = match args.target {
         Target::Costs => costs::run(&group),
-        Target::Recover => recover::trial(args, &group),
         Target::Pairs => pairs::run(args, &backend, (min, max)),
         _ => measure_all(args, &backend, &sizes, (min, max)),
     };

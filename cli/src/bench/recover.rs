@@ -18,7 +18,6 @@ use crate::output_file::OutputFile;
 use crate::quantity::show_bytes;
 use anyhow::{Context, Result, ensure};
 use notes::Notes;
-use ronde::Group;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -76,11 +75,6 @@ pub(super) fn run(args: &BenchArgs, sizes: &[u64]) -> Result<u8> {
         output.finish(&to_json(&rows))?;
     }
     measured.map(|()| 0)
-}
-
-/// Processes of these jobs come by [`run`], since they have things to do before they join.
-pub(super) fn trial(_: &BenchArgs, _: &Group) -> Result<Code> {
-    Err(Failure::usage("recover starts all processes of its jobs itself").into())
 }
 
 fn ranks(args: &BenchArgs) -> Result<Vec<u32>, Failure> {

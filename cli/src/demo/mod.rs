@@ -81,6 +81,8 @@ struct Part<'a> {
     views: Vec<View>,
     kills: Vec<Kill>,
     joins: Vec<Join>,
+    /// Of those since the view changed last.
+    slowest_safe_point: Duration,
     /// How long joining took this process.
     join_ms: f64,
 }
@@ -105,6 +107,7 @@ impl Part<'_> {
             views: vec![View { generation: group.generation(), ranks: group.size(), step: 0 }],
             kills: Vec::new(),
             joins: Vec::new(),
+            slowest_safe_point: Duration::ZERO,
             join_ms: 0.0,
         };
         part.show_ring();
@@ -220,17 +223,44 @@ impl Part<'_> {
         self.show_ring();
     }
 
+    /// Its part of the all-reduce may have been complete before it was killed: then the others have their sum, and
+    /// meet the loss only at the safe point.
+    fn note_who_is_gone(&mut self, gone: &[u32]) {
+        let took = std::mem::take(&mut self.slowest_safe_point).as_secs_f64() * 1e3;
+        for &rank in gone {
+            if let Some(kill) = self.kills.iter_mut().find(|kill| kill.rank.is_none_or(|known| known == rank))
+            {
+                kill.rank = Some(rank);
+                continue;
+            }
+            let step = self.trainer.steps.saturating_sub(1);
+            self.screen.say(&format!(
+                "step {step}: rank {rank} was killed in the middle of the all-reduce, its share counts, the others meet \
+                 the loss at a safe point and go on after {took:.2} ms"
+            ));
+            let rank = Some(rank);
+            self.kills.push(Kill {
+                rank,
+                step,
+                detect_ms: took,
+                recover_ms: 0.0,
+                total_ms: took,
+                fault_free_ms: 0.0,
+            });
+        }
+    }
+
     /// Who wants to come in comes in here, and gets the model.
     fn safe_point(&mut self) -> Result<()> {
+        let started = Instant::now();
         let update = self.group.update()?;
+        self.slowest_safe_point = self.slowest_safe_point.max(started.elapsed());
         if !update.changed {
             return Ok(());
         }
+        self.note_who_is_gone(&update.gone);
         self.holes.clear();
         self.show_ring();
-        for kill in self.kills.iter_mut().filter(|kill| kill.rank.is_none()) {
-            kill.rank = update.gone.first().copied();
-        }
         let (generation, ranks, step) = (self.group.generation(), self.group.size(), self.trainer.steps);
         self.views.push(View { generation, ranks, step });
         for &rank in &update.joined {
