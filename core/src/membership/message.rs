@@ -95,6 +95,8 @@ pub struct Hello {
     pub size: Option<u32>,
     /// Without a size: the job starts when so many have come.
     pub min_peers: Option<u32>,
+    /// It comes to a job that runs: without it no job forms.
+    pub newcomer: bool,
     /// It also runs the coordinator.
     pub hosts_coordinator: bool,
     /// Everything else.

@@ -122,6 +122,7 @@ fn meet(config: &Config, deadline: Instant) -> Result<Met, NoView> {
         rank: config.rank,
         size: config.size,
         min_peers: config.min_peers,
+        newcomer: config.newcomer,
         hosts_coordinator,
         info,
     };

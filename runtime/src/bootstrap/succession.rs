@@ -21,8 +21,11 @@ use std::time::{Duration, Instant};
 const PAUSE: Duration = Duration::from_millis(5);
 /// A member that cannot be reached at all for so many times as long as one may be silent is passed over.
 const PATIENCE: u32 = 2;
-/// So many times as long as a member may be silent is looked for another coordinator.
+/// So many times as long as a member may be silent is looked for another host. One that ran alone is waited for
+/// as long as it takes: operations need it only after a loss.
 const LIMIT: u32 = 15;
+/// Pause before one that ran alone is asked for again.
+const LONG_PAUSE: Duration = Duration::from_millis(100);
 
 /// What is needed to find another coordinator, or to become its host.
 pub(crate) struct Succession {
@@ -59,7 +62,7 @@ impl Succession {
         let deadline = Instant::now() + suspect_after * LIMIT;
         let mut passed_over: BTreeSet<MemberId> = BTreeSet::new();
         let mut waiting_for: Option<(MemberId, Instant)> = None;
-        while Instant::now() < deadline && !is_over() {
+        while !is_over() {
             let (mut rejoin, heirs) = events.rejoin()?;
             if !silent {
                 rejoin.dead.extend(rejoin.view.host);
@@ -69,9 +72,12 @@ impl Succession {
                 if let Some(stream) = self.ask_again(&rejoin) {
                     return Some(stream);
                 }
-                std::thread::park_timeout(PAUSE * 4);
+                std::thread::park_timeout(LONG_PAUSE);
                 continue;
             };
+            if Instant::now() >= deadline {
+                return None;
+            }
             let heir = heirs.iter().find(|m| !passed_over.contains(&m.id))?;
             tracing::debug!("the coordinator on member {host} was lost: asking member {}", heir.id);
             if heir.peer == self.identity.peer {

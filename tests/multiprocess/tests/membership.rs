@@ -202,6 +202,53 @@ fn the_coordinator_says_how_the_job_is() {
 }
 
 #[test]
+fn coordinator_rank() {
+    if is_child() {
+        let address = std::env::var("RONDE_COORDINATOR").expect("set by the parent");
+        let config = ronde::Config::new().min_peers(2).connect_timeout(PATIENCE);
+        println!("\nSERVES");
+        ronde::serve_coordinator(&config, address.parse().expect("an address")).expect("a coordinator");
+    }
+}
+
+/// A coordinator that runs alone is killed: operations go on, and once it runs again newcomers join.
+#[test]
+fn a_coordinator_that_runs_alone_may_be_started_again() {
+    let port = free_port();
+    let serve = || spawn("coordinator_rank", 0, &format!("127.0.0.1:{port}"), &[]);
+    let mut coordinator = serve();
+    let (joined, wait) = mpsc::channel();
+    let coordinator = std::thread::scope(|scope| {
+        for rank in 0..2 {
+            let joined = joined.clone();
+            scope.spawn(move || {
+                let config = Config::new().coordinator(format!("127.0.0.1:{port}")).rank(rank + 1);
+                let group = config.timeout(PATIENCE).connect_timeout(PATIENCE).join().unwrap();
+                joined.send(()).unwrap();
+                let update = await_change(&group);
+                assert_eq!((update.joined, update.gone), (vec![2], vec![]));
+                work(&group);
+                group.close().unwrap();
+            });
+        }
+        wait.recv_timeout(PATIENCE).unwrap();
+        wait.recv_timeout(PATIENCE).unwrap();
+        coordinator.kill();
+        drop(wait_all(vec![coordinator], PATIENCE));
+        let again = serve();
+        scope.spawn(move || {
+            // Asks while the coordinator that was started again may not know its members yet.
+            let config = Config::new().coordinator(format!("127.0.0.1:{port}")).newcomer(true);
+            let group = config.timeout(PATIENCE).connect_timeout(PATIENCE).join().unwrap();
+            work(&group);
+            group.close().unwrap();
+        });
+        again
+    });
+    assert!(wait_all(vec![coordinator], PATIENCE).iter().all(|ended| ended.ok));
+}
+
+#[test]
 fn a_job_that_only_shrinks_takes_nobody_in() {
     let port = free_port();
     let group = elastic(port, "shm,tcp").shrink_only(true).join().unwrap();

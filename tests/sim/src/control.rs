@@ -49,6 +49,7 @@ fn hello(process: usize, size: Option<u32>) -> FromMember {
         rank,
         size,
         min_peers: None,
+        newcomer: false,
         hosts_coordinator: process == 0,
         info,
     })

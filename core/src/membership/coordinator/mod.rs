@@ -299,16 +299,22 @@ impl Coordinator {
             }
             return;
         }
-        if !matches!(self.state, State::Gathering) {
+        // One that comes to a job that runs waits for its members, if this coordinator was only started again.
+        if !matches!(self.state, State::Gathering) || hello.newcomer {
             return self.newcomer(connection, hello, now);
         }
         self.options.size = self.options.size.or(hello.size);
         self.options.min_peers = self.options.min_peers.or(hello.min_peers);
         self.members.insert(connection, Member { hello, id: None, left: false, heard: now });
         self.tell_gathering();
-        if self.needed() == Some(self.members.len() as u32) {
+        if self.needed() == Some(self.gathered().count() as u32) {
             self.form_view(now);
         }
+    }
+
+    /// Those who came for the start of the job.
+    fn gathered(&self) -> impl Iterator<Item = &Member> {
+        self.members.values().filter(|member| !member.hello.newcomer)
     }
 
     /// How many there have to be for the job to start.
@@ -364,19 +370,19 @@ impl Coordinator {
 
     fn tell_gathering(&mut self) {
         let Some(size) = self.needed() else { return };
-        let claimed: Vec<u32> = self.members.values().filter_map(|m| m.hello.rank).collect();
-        let explicit = claimed.len() == self.members.len();
+        let claimed: Vec<u32> = self.gathered().filter_map(|m| m.hello.rank).collect();
+        let explicit = claimed.len() == self.gathered().count();
         let missing = (0..size).filter(|r| explicit && !claimed.contains(r)).take(64).collect::<Vec<_>>();
-        let joined = self.members.len() as u32;
+        let joined = self.gathered().count() as u32;
         let all: Vec<u64> = self.members.keys().copied().collect();
         self.send_to(all, &ToMember::Gathering { joined, size, missing });
     }
 
     /// Everybody is here: ranks as claimed, the others in order of arrival.
     fn form_view(&mut self, now: Instant) {
-        let claimed: Vec<u32> = self.members.values().filter_map(|m| m.hello.rank).collect();
+        let claimed: Vec<u32> = self.gathered().filter_map(|m| m.hello.rank).collect();
         let mut free = (0..).filter(|r| !claimed.contains(r));
-        let mut order: Vec<&mut Member> = self.members.values_mut().collect();
+        let mut order: Vec<&mut Member> = self.members.values_mut().filter(|m| !m.hello.newcomer).collect();
         order.sort_by_cached_key(|member| member.hello.rank.or_else(|| free.next()));
         for (member, id) in order.iter_mut().zip(0..) {
             member.id = Some(MemberId(id));

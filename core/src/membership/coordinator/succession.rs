@@ -43,8 +43,12 @@ impl Coordinator {
     /// A member that had another coordinator has come.
     pub(super) fn rejoin(&mut self, connection: u64, rejoin: Rejoin, now: Instant) {
         // One that was started again at its address knows nothing of the job that it had.
-        if matches!(self.state, State::Gathering) && self.members.is_empty() {
+        if matches!(self.state, State::Gathering) {
             self.state = State::Succeeding(Gathered::default());
+            // Whoever asked it before wants to join that job.
+            if !self.members.is_empty() {
+                self.newcomers_since = Some((now, now));
+            }
         }
         let info = rejoin.view.rank_of(rejoin.peer).map(|rank| rejoin.view.members[rank.index()].clone());
         let refuse = match (&info, &self.state) {
@@ -251,6 +255,7 @@ fn hello_of(info: &MemberInfo) -> Hello {
         rank: None,
         size: None,
         min_peers: None,
+        newcomer: false,
         hosts_coordinator: false,
         info: info.clone(),
     }

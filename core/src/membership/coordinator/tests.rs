@@ -9,6 +9,7 @@ fn hello(rank: Option<u32>, size: u32) -> FromMember {
         rank,
         size: Some(size),
         min_peers: None,
+        newcomer: false,
         hosts_coordinator: rank == Some(0),
         info: MemberInfo {
             peer: PeerId([rank.unwrap_or(9) as u8; 16]),
@@ -596,12 +597,17 @@ fn a_coordinator_that_was_started_again_takes_its_members_back() {
     let alone = |r: &mut Rejoin| {
         (r.view.host, r.hosts_coordinator) = (None, false);
     };
+    // Some may ask to join before the first member has found it.
+    coordinator.handle_message(7, newcomer(7), Instant(0));
     for id in [0, 1] {
         coordinator.handle_message(id, rejoin(id as u32, 2, alone), Instant(MS));
     }
     assert_eq!(prepared(&coordinator.take_effects()), [0, 1].map(|to| (to, Epoch(2), vec![])));
     say(&mut coordinator, &[0, 1], &report(2), Instant(MS));
     assert_eq!(resumed(&coordinator.take_effects()), [0, 1]);
+    coordinator.handle_tick(coordinator.next_change_of_view().expect("one waits to join"));
+    let (to, view) = proposed(&coordinator.take_effects()).expect("a view");
+    assert_eq!((to, view.members.len()), (vec![0, 1, 7], 3));
 }
 
 /// A coordinator that was stopped or cut off hears that it is none any more.
@@ -634,4 +640,19 @@ fn a_host_that_is_cut_off_stops() {
     let told = verdicts(&coordinator.take_effects());
     let no_quorum = |(_, verdict): &(u64, Verdict)| matches!(verdict, Verdict::NoQuorum { .. });
     assert!(told.iter().any(|v| v.0 == 10 && no_quorum(v)), "{told:?}");
+}
+
+/// Newcomers alone are no job: where nobody else comes they wait.
+#[test]
+fn newcomers_do_not_start_a_job() {
+    let mut coordinator = Coordinator::new(CoordinatorOptions { min_peers: Some(1), ..Default::default() });
+    let FromMember::Hello(late) = newcomer(7) else { unreachable!() };
+    coordinator.handle_message(7, FromMember::Hello(Hello { newcomer: true, ..late }), Instant(0));
+    assert!(told(&coordinator.take_effects(), &ToMember::Pending { members: 0 }).contains(&7));
+    coordinator.handle_message(8, newcomer(8), Instant(0));
+    let (to, view) = proposed(&coordinator.take_effects()).expect("the first view");
+    assert_eq!((to, view.members.len()), (vec![8], 1));
+    coordinator.handle_message(8, FromMember::Linked(view.epoch), Instant(0));
+    coordinator.handle_tick(coordinator.next_change_of_view().expect("one waits to join"));
+    assert_eq!(proposed(&coordinator.take_effects()).expect("the second").0, [7, 8]);
 }

@@ -26,6 +26,7 @@ fn hello(number: u32, size: Option<u32>) -> FromMember {
         rank: None,
         size,
         min_peers: None,
+        newcomer: false,
         hosts_coordinator: false,
         info,
     })
