@@ -21,11 +21,12 @@ pub enum Bug {
     ViewsForgetNewcomers,
     LogsAskOnceForEachPlace,
     ResultsOfAllAttemptsAreAlike,
+    FailuresCountAsReturns,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 15] = {
+    pub const ALL: [Bug; 16] = {
         use Bug::*;
         [
             CommitBeforeAllAreDone,
@@ -43,6 +44,7 @@ impl Bug {
             ViewsForgetNewcomers,
             LogsAskOnceForEachPlace,
             ResultsOfAllAttemptsAreAlike,
+            FailuresCountAsReturns,
         ]
     };
 }

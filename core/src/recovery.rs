@@ -2,6 +2,7 @@
 //!
 //! The plan is a pure function of the reports (PROTOCOL, Plan), so whoever makes it makes the same one:
 //!
+//! 0. An op that ended with an error somewhere, for want of somebody who was lost, does so everywhere.
 //! 1. An op from which a survivor has returned keeps the contributors that it had. Survivors that lack the
 //!    result get it from one that returned.
 //! 2. An op whose complete result, of one attempt, every survivor holds is committed as it stands.
@@ -28,6 +29,8 @@ pub struct TagReport {
     pub returned: Seq,
     /// Ops that returned although an earlier one has not.
     pub returned_ahead: Vec<Seq>,
+    /// Of those that have returned, the ones that ended with an error, for want of somebody who was lost.
+    pub failed: Vec<Seq>,
     /// Ops that have not returned, but whose complete result is here, with the epoch of the attempt that gave it.
     pub complete: Vec<(Seq, Epoch)>,
 }
@@ -130,6 +133,11 @@ fn open_ops(members: &[(MemberId, &TagReport)]) -> BTreeSet<Seq> {
 
 /// How an op is committed, if it is: who provides the result, and to whom.
 fn settle(members: &[(MemberId, &TagReport)], seq: Seq) -> Option<(Seq, Option<MemberId>, Vec<MemberId>)> {
+    // It cannot be carried out without the lost, also where its result was complete.
+    if members.iter().any(|(_, tag)| tag.failed.contains(&seq)) && !planted::has(Bug::FailuresCountAsReturns)
+    {
+        return None;
+    }
     let lacks = |tag: &TagReport| !tag.has_returned(seq) && tag.attempt(seq).is_none();
     let receivers: Vec<MemberId> =
         members.iter().filter(|(_, tag)| lacks(tag)).map(|(member, _)| *member).collect();
@@ -161,6 +169,7 @@ mod tests {
             started: Seq(started),
             returned: Seq(returned),
             returned_ahead: seqs(ahead),
+            failed: Vec::new(),
             complete: complete.iter().map(|&seq| (Seq(seq), Epoch(1))).collect(),
         };
         Report { epoch: Epoch(2), groups: vec![GROUP], tags: vec![tag] }
@@ -198,6 +207,14 @@ mod tests {
         let (one, other) = (report(1, 0, &[], &[0]), again(report(1, 0, &[], &[0])));
         assert_eq!(commits(&plan_of(vec![one.clone(), other.clone()])), []);
         assert_eq!(commits(&plan_of(vec![other.clone(), other])), [(0, None, vec![])]);
+    }
+
+    /// Two know that the root is lost, the coordinator died before it told the third, which holds the result.
+    #[test]
+    fn what_failed_for_one_is_not_committed_for_another() {
+        let mut knows = report(1, 1, &[], &[]);
+        knows.tags[0].failed = vec![Seq(0)];
+        assert_eq!(commits(&plan_of(vec![knows.clone(), knows, report(1, 0, &[], &[0])])), []);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A member's connection to the coordinator.
 
-use crate::bootstrap::{ControlEvents, Identity, Listener, News, Succession};
+use crate::bootstrap::{ControlEvents, Found, Identity, Listener, News, Succession};
 use crate::config::Config;
 use crate::engine::lock;
 use ronde_core::error::{Error, PeerLost, Result};
@@ -115,12 +115,18 @@ impl Rendezvous {
     }
 
     /// Waits until everybody is here or, where the job runs already, until its members take this one in.
-    pub(crate) fn await_view(mut self) -> Result<(View, TcpStream), NoView> {
+    pub(crate) fn await_view(
+        mut self,
+        was_pending: &std::cell::Cell<bool>,
+    ) -> Result<(View, TcpStream), NoView> {
         loop {
             match self.next()? {
-                ToMember::View(view) => return Ok((Arc::unwrap_or_clone(view), self.stream)),
+                ToMember::View(view) if view.is_sound() => {
+                    return Ok((Arc::unwrap_or_clone(view), self.stream));
+                }
                 ToMember::Pending { members } => {
                     self.pending = true;
+                    was_pending.set(true);
                     self.gathered =
                         format!("the job runs with {members} peers, which have not taken this one in");
                 }
@@ -367,9 +373,16 @@ impl Shared {
                 progress.ended || progress.released || progress.failure.is_some()
             };
             match self.succession.find(events, &self.listener, silent, &is_over) {
-                Some(stream) => *lock(&self.stream) = Arc::new(stream),
-                None if is_over() => break,
-                None => {
+                Found::Coordinator(stream) => {
+                    *lock(&self.stream) = Arc::new(stream);
+                    events.say_again();
+                }
+                Found::Verdict(verdict) => {
+                    self.failed(events, self.in_my_eyes(verdict));
+                    break;
+                }
+                Found::Nothing if is_over() => break,
+                Found::Nothing => {
                     lock(&self.progress).coordinator_lost = true;
                     self.failed(events, lost.clone());
                     break;
@@ -394,6 +407,12 @@ impl Shared {
                     return End::Over;
                 }
                 Ok(ToMember::Activate(epoch)) => self.note(|progress| progress.activated = Some(epoch)),
+                Ok(ToMember::View(view) | ToMember::Arm(view))
+                    if !view.is_sound() || view.rank_of(self.peer).is_none() =>
+                {
+                    tracing::warn!("the coordinator sent a view that cannot be");
+                    return End::Lost(false);
+                }
                 Ok(ToMember::View(view)) => {
                     let view = Arc::unwrap_or_clone(view);
                     events.tell(News::View(view.clone()));
@@ -423,8 +442,9 @@ impl Shared {
     }
 
     fn failed(&self, events: &dyn ControlEvents, error: Error) {
-        self.note(|progress| progress.failure = Some(error.clone()));
-        events.failed(error);
+        // The engine first: whoever sees the failure may try again at once, with an engine that has forgotten.
+        events.failed(error.clone());
+        self.note(|progress| progress.failure = Some(error));
     }
 
     /// A verdict that names this very peer means that the others went on without it.

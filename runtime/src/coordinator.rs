@@ -25,12 +25,15 @@ enum Event {
     Connected(TcpStream),
     Message(u64, FromMember),
     Closed(u64),
+    /// Nobody wants this coordinator any more.
+    Stop,
 }
 
 /// A coordinator on a thread of this process.
 pub(crate) struct EmbeddedCoordinator {
     connections: mpsc::SyncSender<TcpStream>,
     finished: mpsc::Receiver<()>,
+    events: mpsc::SyncSender<Event>,
 }
 
 impl EmbeddedCoordinator {
@@ -60,7 +63,7 @@ impl EmbeddedCoordinator {
         let (done, finished) = mpsc::sync_channel(1);
         let failed = |e: std::io::Error| Error::resource(format!("cannot start the coordinator: {e}"));
         let (events, queue) = mpsc::sync_channel(4096);
-        let forward = events.clone();
+        let (forward, stop) = (events.clone(), events.clone());
         std::thread::Builder::new()
             .name("ronde-arrivals".into())
             .spawn(move || {
@@ -79,7 +82,7 @@ impl EmbeddedCoordinator {
                 let _ = done.send(());
             })
             .map_err(failed)?;
-        Ok(EmbeddedCoordinator { connections, finished })
+        Ok(EmbeddedCoordinator { connections, finished, events: stop })
     }
 
     /// Where accepted control connections go.
@@ -91,6 +94,8 @@ impl EmbeddedCoordinator {
 impl Drop for EmbeddedCoordinator {
     fn drop(&mut self) {
         let _ = self.finished.recv_timeout(LAST_WAIT);
+        // Only a queue that is full does not take it, and then the machine is ending too.
+        let _ = self.events.try_send(Event::Stop);
     }
 }
 
@@ -139,11 +144,19 @@ struct Shell {
     next: u64,
     events: mpsc::SyncSender<Event>,
     start: std::time::Instant,
+    stopped: bool,
 }
 
 impl Shell {
     fn new(machine: Coordinator, events: mpsc::SyncSender<Event>) -> Shell {
-        Shell { machine, streams: BTreeMap::new(), next: 0, events, start: std::time::Instant::now() }
+        Shell {
+            machine,
+            streams: BTreeMap::new(),
+            next: 0,
+            events,
+            start: std::time::Instant::now(),
+            stopped: false,
+        }
     }
 
     fn now(&self) -> Instant {
@@ -151,7 +164,7 @@ impl Shell {
     }
 
     fn run(&mut self, queue: &mpsc::Receiver<Event>) {
-        while !self.machine.is_finished() {
+        while !self.machine.is_finished() && !self.stopped {
             let wait = match self.machine.next_deadline() {
                 Some(deadline) => deadline.since(self.now()).max(Duration::from_millis(1)),
                 None => Duration::from_secs(1),
@@ -189,7 +202,7 @@ impl Shell {
                     self.connected(stream);
                 }
                 Ok(Event::Message(..)) => {}
-                Err(_) => return,
+                Ok(Event::Stop) | Err(_) => return,
             }
         }
     }
@@ -197,6 +210,7 @@ impl Shell {
     fn handle(&mut self, event: Event) {
         let now = self.now();
         match event {
+            Event::Stop => self.stopped = true,
             Event::Connected(stream) => self.connected(stream),
             Event::Message(connection, message) => self.machine.handle_message(connection, message, now),
             Event::Closed(connection) => {

@@ -66,6 +66,9 @@ pub(super) fn run(args: &BenchArgs, sizes: &[u64]) -> Result<u8> {
     if let Some(folder) = &args.recover.member_folder {
         return Ok(member::run(args, &Notes::in_folder(folder.clone())) as u8);
     }
+    if args.join.spawned {
+        return Err(Failure::usage("recover starts all processes of its jobs itself").into());
+    }
     let ranks = ranks(args)?;
     let output = args.output_file.as_deref().map(OutputFile::create).transpose()?;
     let mut rows = Vec::new();

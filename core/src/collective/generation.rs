@@ -10,7 +10,7 @@ use super::group::{GroupIndex, GroupState};
 use crate::error::{Error, Misuse};
 use crate::memory::Arena;
 use crate::plan::Plan;
-use crate::{Epoch, Generation, GroupId, Seq};
+use crate::{Epoch, Formation, Generation, GroupId, Seq};
 
 /// The view that takes effect at the next safe point.
 #[derive(Clone, Debug)]
@@ -34,6 +34,7 @@ impl<P: Plan> Executor<P> {
         }
         // The number may have been that of one who was lost in an earlier generation.
         self.losses[link] = None;
+        self.shared.owed.retain(|owed| owed.link != link);
         self.shared.unentered[link] = 0;
         self.shared.asking[link] = false;
     }
@@ -52,6 +53,11 @@ impl<P: Plan> Executor<P> {
         self.armed = Some(armed);
     }
 
+    /// Nobody makes calls on a group any more: it gets no successor, and is forgotten after the next safe points.
+    pub fn drop_group(&mut self, group: GroupIndex) {
+        self.shared.groups[group.0].is_dropped = true;
+    }
+
     /// Whether a view waits for the next safe point.
     pub fn is_armed(&self) -> bool {
         self.armed.is_some()
@@ -61,7 +67,7 @@ impl<P: Plan> Executor<P> {
     /// group those of its own that are in it.
     pub(super) fn add_successor(&mut self, at: usize, armed: &Armed) {
         let group = &self.shared.groups[at];
-        if group.formation.generation != self.generation || group.members.is_empty() {
+        if group.formation.generation != self.generation || group.members.is_empty() || group.is_dropped {
             return;
         }
         let me = group.members[group.me];
@@ -140,9 +146,10 @@ impl<P: Plan> Executor<P> {
         }
     }
 
-    /// Whether calls cannot be made on a group any more: it has a successor.
-    pub fn is_past(&self, group: GroupIndex) -> bool {
-        self.shared.groups[group.0].formation.generation != self.generation
+    /// Whether calls cannot be made on a group any more: it has a successor. Places in the table are used again, so
+    /// the caller says which group it means.
+    pub fn is_past(&self, group: GroupIndex, formation: Formation) -> bool {
+        formation.generation != self.generation || self.shared.groups[group.0].formation != formation
     }
 
     pub(super) fn insert_group(&mut self, group: GroupState) -> GroupIndex {

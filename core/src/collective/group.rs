@@ -7,6 +7,9 @@ use crate::{Epoch, Formation, Generation, GroupId, OpId, Rank, Seq, Tag};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
 pub struct GroupIndex(pub(crate) usize);
 
+/// Ops that ended with errors are remembered up to so many: all that a peer may have open.
+const MOST_FAILED: usize = 1 << 12;
+
 /// Progress of one tag.
 pub(crate) struct TagState {
     tag: Tag,
@@ -15,6 +18,8 @@ pub(crate) struct TagState {
     returned: Seq,
     /// Ops at or above `returned` that have returned out of order.
     returned_ahead: Vec<Seq>,
+    /// Ops that have returned with an error, and perhaps not everywhere.
+    failed: Vec<Seq>,
     /// What the members said of theirs, by rank; of those that are lost, the end of all numbers.
     peers_returned: Vec<Seq>,
     /// Ops below this one commit by Done: a loss has interrupted them somewhere.
@@ -77,6 +82,8 @@ pub(crate) struct GroupState {
     pairs: Vec<PairSeq>,
     /// The group of the next generation, once its view is armed.
     pub(crate) successor: Option<GroupIndex>,
+    /// Nobody makes calls on it any more.
+    pub(crate) is_dropped: bool,
 }
 
 impl GroupState {
@@ -92,6 +99,7 @@ impl GroupState {
             tags: Vec::new(),
             pairs: Vec::new(),
             successor: None,
+            is_dropped: false,
         }
     }
 
@@ -142,6 +150,7 @@ impl GroupState {
             started: state.next,
             returned: state.returned,
             returned_ahead: state.returned_ahead.clone(),
+            failed: state.failed.clone(),
             complete: Vec::new(),
         })
     }
@@ -181,6 +190,7 @@ impl GroupState {
                     next: Seq(0),
                     returned: Seq(0),
                     returned_ahead: Vec::new(),
+                    failed: Vec::new(),
                     peers_returned: self
                         .lost
                         .iter()
@@ -239,6 +249,18 @@ impl GroupState {
             Some(sends) => self.known_pair(rank as u32, op.tag, sends),
         };
         next.is_some_and(|next| op.seq < next)
+    }
+
+    /// An op ends here with an error.
+    pub(crate) fn failed(&mut self, tag: Tag, seq: Seq) {
+        let me = self.me;
+        let state = self.tag(tag);
+        let over = state.returned_by_all(me);
+        state.failed.retain(|&failed| failed >= over);
+        if state.failed.len() >= MOST_FAILED {
+            state.failed.remove(0);
+        }
+        state.failed.push(seq);
     }
 
     /// An op returned here.

@@ -703,6 +703,9 @@ impl<P: Plan> OpState<P> {
         }
         shared.recent.add(self.id, self.pair.map(|link| (link, self.receives)), self.descriptor);
         self.keep_owed(shared);
+        if result.is_err() && self.pair.is_none() {
+            shared.groups[self.group.0].failed(self.id.tag, self.id.seq);
+        }
         self.count_as_returned(shared);
         self.phase = Phase::Ended(result);
     }
@@ -720,7 +723,8 @@ impl<P: Plan> OpState<P> {
     /// Eager bytes whose receiver has not been heard of stay on its account.
     fn keep_owed(&mut self, shared: &mut Shared) {
         for rank in 0..self.eager.len() {
-            if self.eager[rank] > 0 && !self.entered[rank] {
+            // Nothing is on the account of those who are lost.
+            if self.eager[rank] > 0 && !self.entered[rank] && !shared.groups[self.group.0].is_lost(rank) {
                 let link = shared.groups[self.group.0].members[rank];
                 shared.owed.push(Owed { op: self.id, pair: self.pair, link, bytes: self.eager[rank] });
             }

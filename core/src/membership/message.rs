@@ -6,6 +6,7 @@ use crate::recovery::{RecoveryPlan, Report};
 use crate::{Collective, Epoch, Generation, Incarnation, MemberId, OpId, PeerId, Rank};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +54,20 @@ pub struct View {
     pub host: Option<MemberId>,
 }
 
+/// No job has more members: tables go by their numbers.
+const MOST_MEMBERS: u32 = 1 << 20;
+
 impl View {
+    /// Whether numbers and identities are as a coordinator gives them.
+    pub fn is_sound(&self) -> bool {
+        let ids: BTreeSet<MemberId> = self.members.iter().map(|m| m.id).collect();
+        let peers: BTreeSet<PeerId> = self.members.iter().map(|m| m.peer).collect();
+        let all = self.members.len();
+        let known = self.host.is_none_or(|host| ids.contains(&host));
+        let bounded = ids.last().is_none_or(|last| last.0 < MOST_MEMBERS) && self.epoch.0 < u64::MAX / 2;
+        known && bounded && ids.len() == all && peers.len() == all && self.generation.0 < u32::MAX / 2
+    }
+
     /// The rank of a process.
     pub fn rank_of(&self, peer: PeerId) -> Option<Rank> {
         self.members.iter().position(|m| m.peer == peer).map(|rank| Rank(rank as u32))
@@ -122,6 +136,16 @@ pub struct Rejoin {
     pub dead: Vec<MemberId>,
     /// It hosts the new coordinator.
     pub hosts_coordinator: bool,
+}
+
+impl Rejoin {
+    /// Whether it is of a member, and may be reckoned with.
+    pub fn is_sound(&self) -> bool {
+        let views = [Some(&self.view), self.armed.as_ref()];
+        let sound =
+            views.into_iter().flatten().all(|view| view.is_sound() && view.rank_of(self.peer).is_some());
+        sound && self.epoch.0 < u64::MAX / 2
+    }
 }
 
 /// From a member to the coordinator.

@@ -15,7 +15,7 @@ use ronde_core::membership::{FromMember, MemberInfo, View};
 use ronde_core::transport::Link;
 use ronde_core::{MemberId, PeerId};
 use ronde_shm::Registry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
@@ -77,7 +77,7 @@ pub(crate) struct Linker {
     /// Connections that have come, or were made, and are not links yet.
     sockets: BTreeMap<PeerId, PeerSockets>,
     /// To whom there is a link, taken by the engine or not.
-    linked: BTreeSet<PeerId>,
+    linked: BTreeMap<PeerId, MemberId>,
     ready: Ready,
 }
 
@@ -89,7 +89,7 @@ impl Linker {
             inbox,
             registry: Arc::new(Registry::new()),
             sockets: BTreeMap::new(),
-            linked: BTreeSet::new(),
+            linked: BTreeMap::new(),
             ready: Ready::default(),
         }
     }
@@ -143,8 +143,13 @@ impl Linker {
     fn link(&mut self, view: &View, control: &Control, deadline: Instant) -> Result<(), Unlinked> {
         self.forget_those_outside(view);
         let me = view.rank_of(self.identity.peer).ok_or(Unlinked::Superseded)?.index();
+        let renumbered = |m: &&MemberInfo| self.linked.get(&m.peer).is_some_and(|&id| id != m.id);
+        if let Some(member) = view.members.iter().find(renumbered) {
+            // What comes on a link is reported under the number that it was made with.
+            return Err(Unlinked::To(member.id, Error::internal("a member has got another number")));
+        }
         for (rank, member) in view.members.iter().enumerate() {
-            if rank != me && !self.linked.contains(&member.peer) {
+            if rank != me && !self.linked.contains_key(&member.peer) {
                 match rank < me {
                     true => self.connect(&view.members[me], member, view, control, deadline)?,
                     false => self.accept(member, view, control, deadline)?,
@@ -153,7 +158,7 @@ impl Linker {
         }
         // In the order of ranks on every side, so that nobody waits for one who waits for another.
         for member in &view.members {
-            if member.peer != self.identity.peer && !self.linked.contains(&member.peer) {
+            if member.peer != self.identity.peer && !self.linked.contains_key(&member.peer) {
                 self.open(member, deadline).map_err(|error| Unlinked::To(member.id, error))?;
             }
         }
@@ -162,7 +167,7 @@ impl Linker {
 
     fn forget_those_outside(&mut self, view: &View) {
         let is_in = |peer: PeerId| view.rank_of(peer).is_some();
-        self.linked.retain(|&peer| is_in(peer));
+        self.linked.retain(|&peer, _| is_in(peer));
         lock(&self.ready.0).retain(|&peer, _| is_in(peer));
         self.sockets
             .retain(|&peer, sockets| is_in(peer) || sockets.came.is_some_and(|at| at.elapsed() < KEEP));
@@ -248,7 +253,7 @@ impl Linker {
         let link = links::open(&self.config, number, sockets, &self.registry, deadline);
         let link =
             link.map_err(|e| Error::join(format!("no link to the peer on host {}: {e}", member.host)))?;
-        self.linked.insert(member.peer);
+        self.linked.insert(member.peer, member.id);
         lock(&self.ready.0).insert(member.peer, link);
         Ok(())
     }

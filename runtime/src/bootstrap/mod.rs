@@ -27,7 +27,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Instant;
 pub use store::Store;
-pub(crate) use succession::Succession;
+pub(crate) use succession::{Found, Succession};
 
 /// A process whose first view is in effect, or waits only for a safe point of the others.
 pub(crate) struct Joined {
@@ -67,6 +67,8 @@ pub(crate) trait ControlEvents: Send + Sync {
     /// Where this member stands, for another coordinator, and who may host that, in order; `None` while it is
     /// in no view.
     fn rejoin(&self) -> Option<(Rejoin, Vec<MemberInfo>)>;
+    /// Another coordinator listens from now on: what was said in between may be lost.
+    fn say_again(&self);
     /// The coordinator is hosted by this member from now on.
     fn hosted_by(&self, host: Option<MemberId>);
 }
@@ -88,7 +90,7 @@ enum Port {
 }
 
 /// Finds the coordinator, or hosts it, and waits until everybody is here.
-fn meet(config: &Config, deadline: Instant) -> Result<Met, NoView> {
+fn meet(config: &Config, deadline: Instant, was_pending: &std::cell::Cell<bool>) -> Result<Met, NoView> {
     let Meeting { identity, addresses, host } = Meeting::arrange(config, deadline)?;
     let hosts_coordinator = host.is_some();
     let failed = |e: &std::io::Error| {
@@ -126,7 +128,7 @@ fn meet(config: &Config, deadline: Instant) -> Result<Met, NoView> {
         hosts_coordinator,
         info,
     };
-    let (view, stream) = Rendezvous::new(stream, hello, deadline)?.await_view()?;
+    let (view, stream) = Rendezvous::new(stream, hello, deadline)?.await_view(was_pending)?;
     Ok(Met { identity, listener, inbox, view, stream })
 }
 
@@ -140,9 +142,16 @@ pub(crate) fn join(config: &Config, events: Arc<dyn ControlEvents>) -> Result<Jo
     if own.newcomer {
         (own.rank, own.size) = (None, None);
     }
+    let was_pending = std::cell::Cell::new(false);
     loop {
+        let attempt = |_| {
+            // One that came to a job which ended, or lost its coordinator, must not start another in its place.
+            let joins_late = was_pending.get() && own.size.is_none();
+            let config = Config { newcomer: own.newcomer || joins_late, ..own.clone() };
+            meet(&config, deadline, &was_pending)
+        };
+        let met = handshake::retry(deadline, attempt, |e| matches!(e, NoView::Never(_)));
         let config = &own;
-        let met = handshake::retry(deadline, |_| meet(config, deadline), |e| matches!(e, NoView::Never(_)));
         let Met { identity, listener, inbox, view, stream } = met.map_err(NoView::into_error)?;
         let (peer, joins_late) = (identity.peer, view.generation.0 > 0);
         let control = Control::start(stream, &view, &identity, listener, config, events.clone())?;

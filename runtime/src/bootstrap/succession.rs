@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::control::{read_message, write_message};
 use crate::engine::lock;
 use ronde_core::MemberId;
-use ronde_core::membership::{FromMember, MemberInfo, Rejoin, ToMember};
+use ronde_core::membership::{FromMember, MemberInfo, Rejoin, ToMember, Verdict};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -33,10 +33,21 @@ pub(crate) struct Succession {
     identity: Identity,
 }
 
+/// What came of looking for a coordinator.
+pub(crate) enum Found {
+    /// The connection to it.
+    Coordinator(TcpStream),
+    /// It has ended the job for this member.
+    Verdict(Verdict),
+    Nothing,
+}
+
 /// What came of asking somebody.
 enum Answer {
     /// It is the coordinator, and has taken this member in.
     Welcome(TcpStream),
+    /// It is, and has not.
+    Verdict(Verdict),
     /// It lives, but is no coordinator.
     NotYet,
     /// Nobody listens there: its process has ended.
@@ -57,39 +68,44 @@ impl Succession {
         listener: &Mutex<Option<Listener>>,
         silent: bool,
         is_over: &dyn Fn() -> bool,
-    ) -> Option<TcpStream> {
+    ) -> Found {
         let suspect_after = self.config.suspect_after();
-        let deadline = Instant::now() + suspect_after * LIMIT;
-        let mut passed_over: BTreeSet<MemberId> = BTreeSet::new();
+        let start = Instant::now();
+        let (mut dead, mut passed_over) = (BTreeSet::new(), BTreeSet::new());
         let mut waiting_for: Option<(MemberId, Instant)> = None;
         while !is_over() {
-            let (mut rejoin, heirs) = events.rejoin()?;
+            let Some((mut rejoin, heirs)) = events.rejoin() else { return Found::Nothing };
+            // Only who has ended for certain counts as dead: of one that does not answer others may go on.
             if !silent {
                 rejoin.dead.extend(rejoin.view.host);
             }
-            rejoin.dead.extend(&passed_over);
-            let Some(host) = rejoin.view.host else {
-                if let Some(stream) = self.ask_again(&rejoin) {
-                    return Some(stream);
+            rejoin.dead.extend(&dead);
+            if rejoin.view.host.is_none() {
+                match self.ask_again(&rejoin) {
+                    Answer::Welcome(stream) => return Found::Coordinator(stream),
+                    Answer::Verdict(verdict) => return Found::Verdict(verdict),
+                    _ => std::thread::park_timeout(LONG_PAUSE),
                 }
-                std::thread::park_timeout(LONG_PAUSE);
                 continue;
-            };
-            if Instant::now() >= deadline {
-                return None;
             }
-            let heir = heirs.iter().find(|m| !passed_over.contains(&m.id))?;
-            tracing::debug!("the coordinator on member {host} was lost: asking member {}", heir.id);
+            let heirs_left = heirs.iter().find(|m| !passed_over.contains(&m.id));
+            let limit = suspect_after * (LIMIT + (PATIENCE + 1) * heirs.len() as u32);
+            let Some(heir) = heirs_left.filter(|_| start.elapsed() < limit) else { return Found::Nothing };
+            tracing::debug!("the coordinator was lost: asking member {}", heir.id);
             if heir.peer == self.identity.peer {
                 rejoin.hosts_coordinator = true;
-                self.host(listener)?;
+                if self.host(listener).is_none() {
+                    return Found::Nothing;
+                }
             }
             match self.ask(&self.addresses(heir, listener), &rejoin) {
                 Answer::Welcome(stream) => {
                     events.hosted_by(Some(heir.id));
-                    return Some(stream);
+                    return Found::Coordinator(stream);
                 }
+                Answer::Verdict(verdict) => return Found::Verdict(verdict),
                 Answer::Gone => {
+                    dead.insert(heir.id);
                     passed_over.insert(heir.id);
                 }
                 Answer::NotYet => waiting_for = None,
@@ -104,14 +120,14 @@ impl Succession {
             }
             std::thread::park_timeout(PAUSE);
         }
-        None
+        Found::Nothing
     }
 
     /// One that ran alone may be started again at its address.
-    fn ask_again(&self, rejoin: &Rejoin) -> Option<TcpStream> {
-        match self.ask(&coordinator_addresses(&self.config).ok()?, rejoin) {
-            Answer::Welcome(stream) => Some(stream),
-            _ => None,
+    fn ask_again(&self, rejoin: &Rejoin) -> Answer {
+        match coordinator_addresses(&self.config) {
+            Ok(addresses) => self.ask(&addresses, rejoin),
+            Err(_) => Answer::Silence,
         }
     }
 
@@ -143,7 +159,7 @@ impl Succession {
             .and_then(|()| read_message::<ToMember>(&stream));
         match asked {
             Ok(ToMember::Heartbeat) => Answer::Welcome(stream),
-            // What ends this member is read again by whoever follows the coordinator.
+            Ok(ToMember::Verdict(verdict)) => Answer::Verdict(verdict),
             Ok(_) => Answer::NotYet,
             Err(error) => Answer::of_error(&error),
         }
@@ -154,7 +170,10 @@ impl Answer {
     fn of_error(error: &io::Error) -> Answer {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Answer::Gone,
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Answer::Silence,
+            io::ErrorKind::WouldBlock
+            | io::ErrorKind::TimedOut
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable => Answer::Silence,
             // A member without a coordinator closes such connections.
             _ => Answer::NotYet,
         }

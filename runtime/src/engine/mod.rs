@@ -136,6 +136,13 @@ impl ControlEvents for Announced {
         Some(engine.rejoin())
     }
 
+    fn say_again(&self) {
+        let engine = lock(&self.engine).upgrade();
+        if let Some(engine) = engine {
+            engine.say_again();
+        }
+    }
+
     fn hosted_by(&self, host: Option<MemberId>) {
         let engine = lock(&self.engine).upgrade();
         if let Some(engine) = engine {
@@ -248,7 +255,7 @@ impl Engine {
             return Err(error);
         }
         let Prepared { current, planned, now, deadline, scratch } = prepared;
-        if inner.executor.is_past(current.index) {
+        if inner.executor.is_past(current.index, current.formation) {
             let text = "the group passed a safe point (update) while this call was being made: make no calls from \
                         other threads meanwhile";
             return Err(Misuse::Other(text.into()).into());
@@ -344,6 +351,7 @@ impl Engine {
             Some(_) => Ok(()),
             None => self.control.leave(Duration::from_secs(2)),
         };
+        self.end_links();
         let left = left.and_then(|()| match self.control.see_the_others_off(self.timeout) {
             true => Ok(()),
             false => Err(Error::resource(format!(

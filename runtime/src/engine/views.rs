@@ -3,7 +3,7 @@
 use super::{Engine, Inner, links, lock};
 use crate::planner::Planner;
 use ronde_core::collective::{GroupIndex, NewGroup};
-use ronde_core::error::{Error, Result};
+use ronde_core::error::Result;
 use ronde_core::membership::{FromMember, MemberInfo, Rejoin, View};
 use ronde_core::{Formation, Generation, GroupId, MemberId, Rank};
 use std::sync::atomic::Ordering;
@@ -12,6 +12,7 @@ use std::sync::{Arc, PoisonError, RwLock, Weak};
 /// A group as it stands in one generation.
 pub(crate) struct Current {
     pub(crate) index: GroupIndex,
+    pub(crate) formation: Formation,
     pub(crate) planner: Planner,
 }
 
@@ -59,14 +60,15 @@ impl Engine {
         let view = inner.follower.view();
         let planner = Planner::new(view, me, members.clone());
         planner.lose(view, |member| inner.executor.is_lost(member));
+        let formation = Formation { group: id, generation: view.generation };
         let index = inner.executor.add_group(NewGroup {
-            formation: Formation { group: id, generation: view.generation },
+            formation,
             epoch: view.epoch,
             members,
             me,
             syscall_per_frame: planner.is_slow(),
         });
-        let current = Arc::new(Current { index, planner });
+        let current = Arc::new(Current { index, formation, planner });
         let cell = Arc::new(GroupCell(RwLock::new(current.clone())));
         inner.groups.push(Registered { id, current, cell: Arc::downgrade(&cell) });
         cell
@@ -110,16 +112,17 @@ impl Engine {
     pub(super) fn arm(&self, inner: &mut Inner) {
         let Some(view) = inner.follower.armed().cloned() else { return };
         if let Err(error) = self.take_links(inner, &view) {
-            self.announced_failure(error);
+            // This process cannot go on; the others can.
+            crate::bootstrap::ControlEvents::failed(&*self.announced, error);
             return;
+        }
+        for group in
+            inner.groups.iter().filter(|group| group.id != GroupId(0) && group.cell.strong_count() == 0)
+        {
+            inner.executor.drop_group(group.current.index);
         }
         let members = view.members.iter().map(|m| m.id.index()).collect();
         inner.executor.arm(view.epoch, members);
-    }
-
-    fn announced_failure(&self, error: Error) {
-        self.control.say(&FromMember::Abort { reason: error.to_string() });
-        crate::bootstrap::ControlEvents::failed(&*self.announced, error);
     }
 
     /// What this process contributes to the op of a safe point.
@@ -145,8 +148,9 @@ impl Engine {
         inner.groups.retain(|group| group.id == GroupId(0) || group.cell.strong_count() > 0);
         for ((before, index), planner) in moved.into_iter().zip(planners) {
             planner.lose(&view, |member| inner.executor.is_lost(member));
-            let current = Arc::new(Current { index, planner });
             if let Some(group) = inner.groups.iter_mut().find(|group| group.current.index == before) {
+                let formation = Formation { group: group.id, generation: view.generation };
+                let current = Arc::new(Current { index, formation, planner });
                 group.current = current.clone();
                 if let Some(cell) = group.cell.upgrade() {
                     cell.set(current);
@@ -184,6 +188,29 @@ impl Engine {
         };
         let dead = view.members.iter().filter(is_dead).map(|m| m.id).collect();
         (inner.follower.rejoin(inner.me, dead), inner.follower.heirs())
+    }
+
+    /// What a new coordinator may not have heard: which view is in effect here, and which links have ended.
+    pub(super) fn say_again(&self) {
+        let inner = &mut *lock(&self.inner);
+        let view = inner.follower.view();
+        self.control.say(&FromMember::Entered(view.epoch));
+        for info in view.members.iter().filter(|info| info.peer != inner.me) {
+            let at = info.id.index();
+            let ended = inner.links.get(at).is_none_or(Option::is_none);
+            if ended && !inner.executor.is_lost(at) && !inner.link_states[at].left {
+                let reason = format!("rank {} has no link to it", inner.rank());
+                self.control.say(&FromMember::LinkFailed { member: info.id, reason });
+            }
+        }
+    }
+
+    /// This process has left: the others see from their links that nothing more comes.
+    pub(super) fn end_links(&self) {
+        let inner = &mut *lock(&self.inner);
+        for at in 0..inner.links.len() {
+            inner.executor.close_link(&mut inner.links, at);
+        }
     }
 
     /// The generation that calls are made in.

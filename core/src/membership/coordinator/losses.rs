@@ -19,15 +19,20 @@ pub(super) struct Accusation {
 impl Coordinator {
     /// A member says that its link to another ended. The dead one's own connection is better proof, so
     /// that is waited for; without it the accused goes, by rule. Of one that has left in order it is no news.
-    pub(super) fn accuse(&mut self, member: MemberId, reason: String, now: Instant) {
+    pub(super) fn accuse(&mut self, accuser: u64, member: MemberId, reason: String, now: Instant) {
         if self.is_succeeding() {
             self.is_dead_to_one_who_rejoined(member);
         }
         if matches!(self.state, State::Failed(_)) || self.gone.contains(&member) {
             return;
         }
-        if self.connection_of(member).is_some() && self.accusation.is_none() {
-            self.accusation = Some(Accusation { member, reason, since: now });
+        // The host of this coordinator lives: the other one goes.
+        let host = self.view.host.filter(|&host| host == member);
+        let accuser = self.members.get(&accuser).and_then(|m| m.id);
+        let member = host.and(accuser).unwrap_or(member);
+        let known = self.accusations.iter().any(|a| a.member == member);
+        if self.connection_of(member).is_some() && !known {
+            self.accusations.push(Accusation { member, reason, since: now });
         }
     }
 
@@ -38,15 +43,18 @@ impl Coordinator {
         }
     }
 
-    /// A member says nothing any more.
-    pub(super) fn lose_silent(&mut self, id: MemberId, now: Instant) {
-        match self.keeps_quorum_without(id) {
-            true => self.lose(id, "it sent no heartbeat (stopped, overloaded, or cut off)", now),
-            false => {
-                let of = self.view.members.len() - self.gone.len();
-                self.fail(Verdict::NoQuorum { here: of.saturating_sub(1) as u32, of: of as u32 });
+    /// A member is given up that may live: it is silent, or cannot be reached. The others go on without it only if
+    /// those who may be on its side cannot go on too.
+    pub(super) fn lose_unproven(&mut self, id: MemberId, reason: &str, now: Instant) {
+        let (here, of) = match self.count_without(id) {
+            Some(count) if !count.has_quorum() => (count.here, count.of),
+            Some(_) => {
+                self.unproven.insert(id);
+                return self.lose(id, reason, now);
             }
-        }
+            None => return self.lose(id, reason, now),
+        };
+        self.fail(Verdict::NoQuorum { here: here as u32, of: of as u32 });
     }
 
     pub(super) fn lose(&mut self, id: MemberId, reason: &str, now: Instant) {
@@ -82,7 +90,7 @@ impl Coordinator {
         if !self.fenced.insert(peer.member) {
             return;
         }
-        self.accusation.take_if(|accusation| accusation.member == peer.member);
+        self.accusations.retain(|accusation| accusation.member != peer.member);
         if let Some(connection) = self.connection_of(peer.member) {
             // If it lives it is told, and may join again.
             self.effects.push(Effect::Send(connection, ToMember::Verdict(Verdict::PeerLost(peer.clone()))));

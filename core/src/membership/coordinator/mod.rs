@@ -74,6 +74,8 @@ struct Member {
     hello: Hello,
     /// Its number, once it is in a view; a newcomer whose view came to nothing loses it again.
     id: Option<MemberId>,
+    /// The number that it had in a view which came to nothing: links to it may have been made with that.
+    reserved: Option<MemberId>,
     left: bool,
     heard: Instant,
 }
@@ -113,7 +115,10 @@ pub struct Coordinator {
     fenced: BTreeSet<MemberId>,
     /// When the first and the last newcomer came that no view has yet.
     newcomers_since: Option<(Instant, Instant)>,
-    accusation: Option<Accusation>,
+    accusations: Vec<Accusation>,
+    /// Of those that are gone, who was lost without proof of its death since the view took effect: it may go on
+    /// elsewhere.
+    unproven: BTreeSet<MemberId>,
     /// When the members were last told that the coordinator lives.
     beaten: Instant,
     /// When time last passed.
@@ -136,7 +141,8 @@ impl Coordinator {
             gone: BTreeSet::new(),
             fenced: BTreeSet::new(),
             newcomers_since: None,
-            accusation: None,
+            accusations: Vec::new(),
+            unproven: BTreeSet::new(),
             beaten: Instant(0),
             ticked: Instant(0),
             lingers_until: Instant(0),
@@ -156,11 +162,8 @@ impl Coordinator {
 
     /// When [`Coordinator::handle_tick`] wants to be called next.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let accusation = self
-            .accusation
-            .as_ref()
-            .filter(|_| !self.is_succeeding())
-            .map(|a| a.since.after(self.options.grace));
+        let accused = self.accusations.iter().map(|a| a.since.after(self.options.grace)).min();
+        let accusation = accused.filter(|_| !self.is_succeeding());
         let watched = self.is_watching();
         let silent = self.members.values().filter(|m| watched && m.is_watched()).map(|m| m.heard).min();
         let silent = silent.map(|heard| heard.after(self.options.suspect_after));
@@ -200,7 +203,7 @@ impl Coordinator {
         match message {
             FromMember::Hello(hello) => self.hello(connection, hello, now),
             FromMember::Rejoin(rejoin) => self.rejoin(connection, *rejoin, now),
-            FromMember::Succeeded => self.succeeded(connection),
+            FromMember::Succeeded => self.succeeded(connection, now),
             FromMember::Heartbeat | FromMember::Status => {}
             FromMember::Linked(epoch) => self.linked(connection, epoch),
             FromMember::Unlinked { epoch, member, reason } => {
@@ -209,7 +212,7 @@ impl Coordinator {
             FromMember::Entered(epoch) => self.entered(connection, epoch),
             FromMember::Report(report) => self.reported(connection, report),
             FromMember::Leave => self.leave(connection),
-            FromMember::LinkFailed { member, reason } => self.accuse(member, reason, now),
+            FromMember::LinkFailed { member, reason } => self.accuse(connection, member, reason, now),
             FromMember::Missed { member, reason } => self.miss(member, &reason, now),
             FromMember::Mismatch { op, rank, call, other_rank, other_call } => {
                 self.fail(ordered_mismatch(op, (rank, call), (other_rank, other_call)));
@@ -230,7 +233,7 @@ impl Coordinator {
         let Some(member) = self.members.get(&connection) else { return };
         let expected = member.left || matches!(self.state, State::Failed(_));
         match member.id {
-            Some(id) if self.is_succeeding() => self.rejoined_no_more(id),
+            Some(id) if self.is_succeeding() => self.rejoined_no_more(id, connection),
             Some(id) if !expected => self.lose(id, "its process ended or its control connection broke", now),
             _ => {}
         }
@@ -246,11 +249,14 @@ impl Coordinator {
     pub fn handle_tick(&mut self, now: Instant) {
         self.forgive_own_pause(now);
         self.succeed_if_due(now);
-        let waited = |a: &mut Accusation| now.since(a.since) >= self.options.grace;
-        if !self.is_succeeding()
-            && let Some(accusation) = self.accusation.take_if(waited)
-        {
-            self.lose(accusation.member, &accusation.reason, now);
+        if !self.is_succeeding() {
+            let grace = self.options.grace;
+            let (due, rest) = std::mem::take(&mut self.accusations)
+                .into_iter()
+                .partition(|a: &Accusation| now.since(a.since) >= grace);
+            self.accusations = rest;
+            let due: Vec<Accusation> = due;
+            due.into_iter().for_each(|a| self.lose_unproven(a.member, &a.reason, now));
         }
         if (self.is_succeeding() || self.is_watching()) && now.since(self.beaten) >= self.options.heartbeat {
             self.beaten = now;
@@ -263,7 +269,7 @@ impl Coordinator {
         let limit = self.options.suspect_after;
         let silent = self.members.values().filter(|m| m.is_watched() && now.since(m.heard) >= limit);
         if let Some(id) = silent.filter_map(|m| m.id).min() {
-            self.lose_silent(id, now);
+            self.lose_unproven(id, "it sent no heartbeat (stopped, overloaded, or cut off)", now);
         }
         self.change_view_when_due(now);
     }
@@ -283,6 +289,9 @@ impl Coordinator {
     }
 
     fn hello(&mut self, connection: u64, hello: Hello, now: Instant) {
+        if self.members.contains_key(&connection) {
+            return;
+        }
         let runs = matches!(self.state, State::Active | State::Recovering { .. });
         if runs && hello.size.is_some() && self.members.values().any(|member| member.left) {
             self.effects.push(Effect::Send(connection, ToMember::TryLater));
@@ -305,7 +314,7 @@ impl Coordinator {
         }
         self.options.size = self.options.size.or(hello.size);
         self.options.min_peers = self.options.min_peers.or(hello.min_peers);
-        self.members.insert(connection, Member { hello, id: None, left: false, heard: now });
+        self.members.insert(connection, Member::new(hello, None, now));
         self.tell_gathering();
         if self.needed() == Some(self.gathered().count() as u32) {
             self.form_view(now);
@@ -403,13 +412,19 @@ impl Coordinator {
         let id = member.id;
         self.effects.push(Effect::Send(connection, ToMember::Released));
         let Some(id) = id else { return };
+        match &mut self.state {
+            State::Linking => return self.lose(id, "it left while the job formed", self.ticked),
+            // Nobody can ask it for a result any more.
+            State::Recovering { reports, .. } => drop(reports.remove(&id)),
+            _ => {}
+        }
         self.rejoined_and_left(id);
         if self.is_unarmed_newcomer(id) {
             self.withdraw(self.ticked);
             return self.shrink_if_needed();
         }
         self.send_to(self.bound().collect(), &ToMember::Left(id));
-        self.accusation.take_if(|a| a.member == id);
+        self.accusations.retain(|a| a.member != id);
         self.is_gone(id);
         // It may have been the last whose report was missing.
         self.go_on();
@@ -421,7 +436,7 @@ impl Coordinator {
         if matches!(self.state, State::Failed(_)) {
             return;
         }
-        self.accusation = None;
+        self.accusations.clear();
         self.next = None;
         self.epoch.0 += 1;
         let all = self.members.iter().filter(|(_, m)| !m.left).map(|(c, _)| *c).collect();
@@ -451,6 +466,10 @@ impl Coordinator {
 }
 
 impl Member {
+    fn new(hello: Hello, id: Option<MemberId>, now: Instant) -> Member {
+        Member { hello, id, reserved: None, left: false, heard: now }
+    }
+
     /// Its silence would be its loss.
     fn is_watched(&self) -> bool {
         !self.left && self.id.is_some()

@@ -109,7 +109,7 @@ impl Coordinator {
                 .map(|m| PendingStatus { host: m.hello.info.host.clone(), pid: m.hello.info.pid })
                 .collect(),
             next: self.next.as_ref().map(|next| next.status()),
-            suspicion: self.accusation.as_ref().map(|a| format!("member {}: {}", a.member, a.reason)),
+            suspicion: self.accusations.first().map(|a| format!("member {}: {}", a.member, a.reason)),
         }
     }
 

@@ -26,6 +26,8 @@ const QUORUM: u32 = 10;
 pub(super) struct Gathered {
     since: Option<Instant>,
     rejoined: BTreeMap<MemberId, Rejoin>,
+    /// By which connection each of them came last.
+    connections: BTreeMap<MemberId, u64>,
     /// Members that have left in order since they came.
     left: BTreeSet<MemberId>,
     /// Members to whom a link has ended since.
@@ -51,11 +53,13 @@ impl Coordinator {
             }
         }
         let info = rejoin.view.rank_of(rejoin.peer).map(|rank| rejoin.view.members[rank.index()].clone());
+        if self.members.contains_key(&connection) || !rejoin.is_sound() {
+            return self.effects.push(Effect::Close(connection));
+        }
         let refuse = match (&info, &self.state) {
             (Some(info), State::Succeeding(_)) if rejoin.version == VERSION => {
                 let hello = hello_of(info);
-                let member = Member { hello, id: Some(info.id), left: false, heard: now };
-                self.members.insert(connection, member);
+                self.members.insert(connection, Member::new(hello, Some(info.id), now));
                 None
             }
             (Some(info), State::Failed(verdict)) => Some((info, verdict.clone())),
@@ -69,6 +73,11 @@ impl Coordinator {
         if let (State::Succeeding(gathered), Some(info)) = (&mut self.state, info) {
             gathered.since.get_or_insert(now);
             gathered.rejoined.insert(info.id, rejoin);
+            let before = gathered.connections.insert(info.id, connection);
+            if let Some(before) = before.filter(|&before| before != connection) {
+                self.members.remove(&before);
+                self.effects.push(Effect::Close(before));
+            }
             // It knows now that it came to the right place.
             self.effects.push(Effect::Send(connection, ToMember::Heartbeat));
         }
@@ -106,6 +115,8 @@ impl Coordinator {
     fn take_over(&mut self, now: Instant) {
         let State::Succeeding(gathered) = std::mem::replace(&mut self.state, State::Active) else { return };
         let mut rejoined = gathered.rejoined;
+        self.epoch = rejoined.values().map(|r| r.epoch).max().unwrap_or_default();
+        self.turn_away_those_of_the_past(&mut rejoined);
         let Some(view) = rejoined.values().map(|r| &r.view).min_by_key(|view| view.generation).cloned()
         else {
             return;
@@ -118,7 +129,6 @@ impl Coordinator {
         let everybody = view.members.iter().chain(next.iter().flat_map(|next| &next.members));
         self.gone.extend(everybody.map(|m| m.id).filter(|id| !rejoined.contains_key(id)));
         self.fenced.clone_from(&self.gone);
-        self.epoch = rejoined.values().map(|r| r.epoch).max().unwrap_or_default();
         let host = rejoined.iter().find(|(_, r)| r.hosts_coordinator).map(|(id, _)| *id);
         let next = next.cloned().map(|next| View { host, ..next });
         self.expel_the_gone(&mut rejoined, &view);
@@ -160,6 +170,28 @@ impl Coordinator {
         if ahead.iter().any(|&id| self.view.member(id).is_some()) {
             self.activate_newcomers();
         }
+    }
+
+    /// Who is neither in the newest view that took effect anywhere nor in the one before it was given up long ago.
+    fn turn_away_those_of_the_past(&mut self, rejoined: &mut BTreeMap<MemberId, Rejoin>) {
+        let Some(newest) = rejoined.values().map(|r| &r.view).max_by_key(|view| view.generation).cloned()
+        else {
+            return;
+        };
+        let epoch = self.epoch;
+        rejoined.retain(|&id, r| {
+            let is_member = newest.member(id).is_some_and(|info| info.peer == r.peer);
+            let is_current = r.view.epoch == newest.epoch || r.view.generation.0 + 1 == newest.generation.0;
+            if is_member && is_current {
+                return true;
+            }
+            if let Some(connection) = self.connection_of(id) {
+                self.effects.push(Effect::Send(connection, ToMember::Verdict(Verdict::Deposed(epoch))));
+                self.effects.push(Effect::Close(connection));
+                self.members.remove(&connection);
+            }
+            false
+        });
     }
 
     /// The coordinator before had given some of those up who come, and they have not heard of it.
@@ -205,8 +237,10 @@ impl Coordinator {
     }
 
     /// A member went away again before this coordinator took over.
-    pub(super) fn rejoined_no_more(&mut self, id: MemberId) {
-        if let State::Succeeding(gathered) = &mut self.state {
+    pub(super) fn rejoined_no_more(&mut self, id: MemberId, connection: u64) {
+        if let State::Succeeding(gathered) = &mut self.state
+            && gathered.connections.get(&id) == Some(&connection)
+        {
             gathered.rejoined.remove(&id);
         }
     }
@@ -227,25 +261,39 @@ impl Coordinator {
         self.send_to(self.bound().collect(), &ToMember::Prepare { epoch, lost });
     }
 
-    /// The members went on with another coordinator while this one was silent.
-    pub(super) fn succeeded(&mut self, connection: u64) {
-        self.members.remove(&connection);
-        self.fail(Verdict::Deposed(Epoch(self.epoch.0 + 1)));
+    /// A member heard nothing of this coordinator for too long and looks for another. If enough others do so too
+    /// they have one, and this one ends.
+    pub(super) fn succeeded(&mut self, connection: u64, now: Instant) {
+        let Some(id) = self.members.get(&connection).and_then(|m| m.id) else { return };
+        if self.is_unarmed_newcomer(id) {
+            return self.drop_newcomer(id, "it heard nothing of the coordinator", now);
+        }
+        let runs = matches!(self.state, State::Active | State::Recovering { .. });
+        if !runs || self.gone.contains(&id) {
+            return;
+        }
+        self.unproven.insert(id);
+        match self.count(id).has_quorum() {
+            true => self.lose(id, "it heard nothing of the coordinator and looks for another", now),
+            false => self.fail(Verdict::Deposed(Epoch(self.epoch.0 + 1))),
+        }
     }
 
-    /// Whether the others may go on without a member that is silent but perhaps alive: if it is on another
-    /// machine than the host of this coordinator, those who are cut off with it may do the same.
-    pub(super) fn keeps_quorum_without(&self, silent: MemberId) -> bool {
-        let Some(host) = self.view.host.and_then(|host| self.view.member(host)) else { return true };
-        let Some(info) = self.view.member(silent) else { return true };
-        if info.machine == host.machine {
-            return true;
-        }
-        let here = |id: MemberId| id != silent && !self.gone.contains(&id);
-        let base: Vec<MemberId> =
-            self.view.members.iter().map(|m| m.id).filter(|id| !self.gone.contains(id)).collect();
-        let here: BTreeSet<MemberId> = base.iter().copied().filter(|&id| here(id)).collect();
-        Count::new(&base, &here, Some(host.id)).has_quorum()
+    /// Who is left if a member is given up that may live; nothing if no other part of the job can go on: a
+    /// coordinator that no member hosts has no rival, and who is on the host's machine cannot be cut off from it.
+    pub(super) fn count_without(&self, lost: MemberId) -> Option<Count> {
+        let host = self.view.member(self.view.host?)?;
+        let info = self.view.member(lost)?;
+        (info.machine != host.machine).then(|| self.count(lost))
+    }
+
+    /// Who is left, of all who may live of the view that took effect last.
+    fn count(&self, without: MemberId) -> Count {
+        let may_live = |id: &MemberId| !self.gone.contains(id) || self.unproven.contains(id);
+        let base: Vec<MemberId> = self.view.members.iter().map(|m| m.id).filter(may_live).collect();
+        let is_here = |id: &MemberId| *id != without && !self.unproven.contains(id);
+        let here: BTreeSet<MemberId> = base.iter().copied().filter(is_here).collect();
+        Count::new(&base, &here, self.view.host)
     }
 }
 
@@ -291,9 +339,9 @@ fn lost_with_coordinator(
 }
 
 /// How many members there are, of how many that could be.
-struct Count {
-    here: usize,
-    of: usize,
+pub(super) struct Count {
+    pub(super) here: usize,
+    pub(super) of: usize,
     /// The member whose side wins where both have half.
     tie_break: bool,
 }
@@ -309,7 +357,7 @@ impl Count {
         }
     }
 
-    fn has_quorum(&self) -> bool {
+    pub(super) fn has_quorum(&self) -> bool {
         2 * self.here > self.of || 2 * self.here == self.of && self.tie_break
     }
 

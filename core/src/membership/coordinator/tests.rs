@@ -610,13 +610,50 @@ fn a_coordinator_that_was_started_again_takes_its_members_back() {
     assert_eq!((to, view.members.len()), (vec![0, 1, 7], 3));
 }
 
-/// A coordinator that was stopped or cut off hears that it is none any more.
+/// One member that hears nothing is that member's loss; if those who look for another coordinator may have one,
+/// this one ends.
 #[test]
 fn a_coordinator_that_was_succeeded_ends() {
-    let mut coordinator = active(3);
+    let mut coordinator = active(4);
+    coordinator.handle_message(13, FromMember::Succeeded, Instant(MS));
+    assert_eq!(prepared(&coordinator.take_effects()), [10, 11, 12].map(|to| (to, Epoch(2), vec![3])));
+    say(&mut coordinator, &[10, 11, 12], &report(2), Instant(MS));
+    drop(coordinator.take_effects());
     coordinator.handle_message(11, FromMember::Succeeded, Instant(MS));
     let told = verdicts(&coordinator.take_effects());
-    assert_eq!(told, [10, 12].map(|to| (to, Verdict::Deposed(Epoch(2)))));
+    assert_eq!(told.len(), 3, "all that are left: {told:?}");
+    assert!(told.iter().all(|(_, verdict)| matches!(verdict, Verdict::Deposed(_))), "{told:?}");
+}
+
+/// Whoever is cut off with the host does not go on without those who may go on too.
+#[test]
+fn silent_members_are_counted_all_together() {
+    let away = |id: u32| {
+        let FromMember::Hello(mut hello) = hello(Some(id), 6) else { unreachable!() };
+        hello.info.machine = MachineId(id.to_string());
+        FromMember::Hello(hello)
+    };
+    let mut coordinator = Coordinator::new(CoordinatorOptions::default());
+    for id in 0..6 {
+        coordinator.handle_message(10 + u64::from(id), away(id), Instant(0));
+    }
+    say(&mut coordinator, &[10, 11, 12, 13, 14, 15], &FromMember::Linked(Epoch(1)), Instant(0));
+    drop(coordinator.take_effects());
+    let mut fenced = 0;
+    for ms in (0..6000).step_by(100) {
+        let now = Instant(ms * MS);
+        say(&mut coordinator, &[10, 11], &FromMember::Heartbeat, now);
+        coordinator.handle_tick(now);
+        let effects = coordinator.take_effects();
+        if verdicts(&effects)
+            .iter()
+            .any(|(_, verdict)| matches!(verdict, Verdict::NoQuorum { here: 2, of: 6 }))
+        {
+            return assert_eq!(fenced, 3, "of two halves this one has the lowest rank besides the host");
+        }
+        fenced += usize::from(!prepared(&effects).is_empty());
+    }
+    panic!("it went on with two of six");
 }
 
 /// Silence of a member on another machine may be that of the network: without a quorum its host stops.

@@ -65,7 +65,7 @@ impl Coordinator {
     }
 
     pub(super) fn newcomer(&mut self, connection: u64, hello: Hello, now: Instant) {
-        self.members.insert(connection, Member { hello, id: None, left: false, heard: now });
+        self.members.insert(connection, Member::new(hello, None, now));
         let members = self.bound().count() as u32;
         self.effects.push(Effect::Send(connection, ToMember::Pending { members }));
         let (first, _) = self.newcomers_since.unwrap_or((now, now));
@@ -100,10 +100,12 @@ impl Coordinator {
     /// Has the links of a view made that takes in all newcomers.
     fn propose(&mut self, now: Instant) {
         self.newcomers_since = None;
-        let mut free = (0..).map(MemberId).filter(|&id| self.view.member(id).is_none());
+        let reserved: BTreeSet<MemberId> = self.members.values().filter_map(|m| m.reserved).collect();
+        let is_free = |id: &MemberId| self.view.member(*id).is_none() && !reserved.contains(id);
+        let mut free = (0..).map(MemberId).filter(is_free);
         let mut infos = Vec::new();
         for member in self.members.values_mut().filter(|m| m.id.is_none() && !m.left) {
-            member.id = free.next();
+            member.id = member.reserved.take().or_else(|| free.next());
             member.heard = now;
             infos.extend(member.info());
         }
@@ -218,7 +220,7 @@ impl Coordinator {
         let Some(next) = self.next.take_if(|next| !next.armed) else { return };
         for member in self.members.values_mut() {
             if member.id.is_some_and(|id| next.view.member(id).is_some() && self.view.member(id).is_none()) {
-                member.id = None;
+                member.reserved = member.id.take();
                 if !planted::has(Bug::ViewsForgetNewcomers) {
                     self.newcomers_since = Some((now, now));
                 }
@@ -269,6 +271,8 @@ impl Coordinator {
         let view = &self.view;
         self.gone.retain(|&id| view.member(id).is_some());
         self.fenced.retain(|&id| view.member(id).is_some());
+        // A quorum has gone on to this view, so nobody else has.
+        self.unproven.clear();
         self.shrink_if_needed();
     }
 
