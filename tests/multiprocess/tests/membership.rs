@@ -154,6 +154,73 @@ fn agreement() {
     });
 }
 
+/// A newcomer gets the number of one that was lost while a large message to it was under way: nothing of that is
+/// counted against the newcomer.
+#[test]
+fn the_number_of_one_that_was_lost_is_given_again() {
+    let port = free_port();
+    let config = move || {
+        let config = Config::new().coordinator(format!("127.0.0.1:{port}")).timeout(PATIENCE);
+        config.connect_timeout(PATIENCE).transports(["tcp"]).unwrap()
+    };
+    let (said, heard) = mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let group = config().rank(1).size(2).join().unwrap();
+            heard.recv_timeout(PATIENCE).unwrap();
+            // Without a close: to the other one this is a death.
+            drop(group);
+        });
+        scope.spawn(move || {
+            let group = config().rank(0).size(2).join().unwrap();
+            let message = vec![1u32; 1 << 20];
+            let options = CallOptions { tag: Tag(3), ..CallOptions::default() };
+            let error = std::thread::scope(|scope| {
+                let sending = scope.spawn(|| group.send(&message, 1, &options).map(drop));
+                said.send(()).unwrap();
+                sending.join().unwrap().unwrap_err()
+            });
+            assert!(matches!(error, Error::PeerLost(_)), "{error}");
+            assert_eq!(await_change(&group).gone, [1]);
+            scope.spawn(move || {
+                let group = config().newcomer(true).join().unwrap();
+                let mut state = [0u64; 3];
+                let _ = group.share(&mut state, false).unwrap();
+                assert_eq!(state, [7; 3]);
+                work(&group);
+                group.close().unwrap();
+            });
+            assert_eq!(await_change(&group).joined, [1]);
+            let _ = group.share(&mut [7u64; 3], true).unwrap();
+            work(&group);
+            group.close().unwrap();
+        });
+    });
+}
+
+/// The host of the coordinator leaves first: the others go on without it, and need it only as the host.
+#[test]
+fn the_host_may_leave_first() {
+    for transports in ["shm,tcp", "tcp"] {
+        let port = free_port();
+        std::thread::scope(|scope| {
+            for rank in 0..3u32 {
+                scope.spawn(move || {
+                    let config = Config::new().coordinator(format!("127.0.0.1:{port}")).rank(rank).size(3);
+                    let config = config.timeout(PATIENCE).transports(transports.split(',')).unwrap();
+                    let group = config.join().unwrap();
+                    work(&group);
+                    if rank > 0 {
+                        assert_eq!(await_change(&group).gone, [0]);
+                        work(&group);
+                    }
+                    group.close().unwrap();
+                });
+            }
+        });
+    }
+}
+
 #[test]
 fn who_is_not_taken_in_is_told_what_is_missing() {
     let port = free_port();

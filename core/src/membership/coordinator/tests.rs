@@ -313,6 +313,9 @@ fn a_newcomer_that_dies_while_it_is_linked_disturbs_nobody() {
     assert!(prepared(&effects).is_empty());
     let (to, again) = proposed(&effects).expect("the other one still wants to join");
     assert_eq!((to, again.members.len()), (vec![10, 11, 21], 3));
+    let numbers = |view: &View| view.members.iter().map(|m| (m.peer.0[0], m.id.0)).collect::<Vec<_>>();
+    assert_eq!(numbers(&view), [(0, 0), (1, 1), (20, 2), (21, 3)]);
+    assert_eq!(numbers(&again), [(0, 0), (1, 1), (21, 3)], "links to it may have been made with this number");
     assert!(again.epoch > view.epoch);
     say(&mut coordinator, &[10, 11, 21], &FromMember::Linked(view.epoch), Instant(3 * MS));
     assert!(coordinator.take_effects().is_empty(), "that view is void");
