@@ -1,6 +1,6 @@
 //! A member's connection to the coordinator.
 
-use crate::bootstrap::{ControlEvents, Found, Identity, Listener, News, Succession};
+use crate::bootstrap::{ControlEvents, Found, Listener, News, Succession};
 use crate::config::Config;
 use crate::engine::lock;
 use ronde_core::error::{Error, PeerLost, Result};
@@ -183,7 +183,7 @@ impl Control {
     pub(crate) fn start(
         stream: TcpStream,
         view: &View,
-        identity: &Identity,
+        succession: Succession,
         listener: Listener,
         config: &Config,
         events: Arc<dyn ControlEvents>,
@@ -191,7 +191,7 @@ impl Control {
         let failed = |e: io::Error| Error::resource(format!("cannot start the control connection: {e}"));
         // The coordinator beats like its members; its silence is its loss.
         stream.set_read_timeout(Some(config.suspect_after())).map_err(failed)?;
-        let peer = identity.peer;
+        let peer = succession.peer();
         let shared = Arc::new(Shared {
             stream: Mutex::new(Arc::new(stream)),
             peer,
@@ -199,7 +199,7 @@ impl Control {
             progress: Mutex::new(Progress { proposed_epoch: view.epoch, ..Progress::default() }),
             changed: Condvar::new(),
             listener: Mutex::new(Some(listener)),
-            succession: Succession::new(config, identity),
+            succession,
         });
         let (reader, lost) = (shared.clone(), coordinator_lost(view, peer));
         let read = move || reader.follow_coordinators(&*events, &lost);

@@ -52,6 +52,8 @@ impl EmbeddedCoordinator {
             min_peers: config.min_peers,
             max_peers: config.max_peers,
             shrink_only: config.shrink_only,
+            // A long path takes several round trips to each member.
+            link_patience: config.suspect_after() * 10,
             suspect_after: config.suspect_after(),
             heartbeat: config.heartbeat,
             ..CoordinatorOptions::default()
@@ -251,7 +253,12 @@ impl Shell {
                     let Some(mut stream) = self.streams.get(&connection) else { continue };
                     let known =
                         encoded.take_if(|(before, _)| is_same(before, &message)).map(|(_, bytes)| bytes);
-                    let Some(bytes) = known.or_else(|| encode(&message).ok()) else { continue };
+                    let Some(bytes) = known.or_else(|| encode(&message).ok()) else {
+                        // What a member does not hear it would wait for.
+                        tracing::error!("a message to a member is too long: the member is given up");
+                        let _ = stream.shutdown(Shutdown::Both);
+                        continue;
+                    };
                     let written = stream.write_all(&bytes);
                     encoded = Some((message, bytes));
                     if written.is_err() {

@@ -115,7 +115,7 @@ impl Listener {
 
     /// Hosts the coordinator that takes the place of another. Newcomers find it also where that one was, if the
     /// address is this machine's and free again.
-    pub(crate) fn host_successor(&self, config: &Config) -> Result<()> {
+    pub(crate) fn host_successor(&self, config: &Config, addresses: &[SocketAddr]) -> Result<()> {
         let mut coordinator = lock(&self.coordinator);
         if coordinator.is_some() {
             return Ok(());
@@ -123,7 +123,7 @@ impl Listener {
         let started = EmbeddedCoordinator::succeed(config)?;
         *lock(&self.router.control) = Some(started.connections());
         *coordinator = Some(started);
-        for address in super::coordinator_addresses(config).unwrap_or_default() {
+        for &address in addresses.iter().filter(|&&address| address != self.address) {
             self.listen_also(address);
         }
         Ok(())

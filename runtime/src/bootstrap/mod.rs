@@ -80,6 +80,8 @@ struct Met {
     inbox: Inbox,
     view: View,
     stream: TcpStream,
+    /// Where the coordinator was found.
+    addresses: Vec<SocketAddr>,
 }
 
 /// A member's own port. It is bound first, so that one that is taken is named at once, and served once there
@@ -129,7 +131,7 @@ fn meet(config: &Config, deadline: Instant, was_pending: &std::cell::Cell<bool>)
         info,
     };
     let (view, stream) = Rendezvous::new(stream, hello, deadline)?.await_view(was_pending)?;
-    Ok(Met { identity, listener, inbox, view, stream })
+    Ok(Met { identity, listener, inbox, view, stream, addresses })
 }
 
 /// Joins the job.
@@ -152,9 +154,10 @@ pub(crate) fn join(config: &Config, events: Arc<dyn ControlEvents>) -> Result<Jo
         };
         let met = handshake::retry(deadline, attempt, |e| matches!(e, NoView::Never(_)));
         let config = &own;
-        let Met { identity, listener, inbox, view, stream } = met.map_err(NoView::into_error)?;
+        let Met { identity, listener, inbox, view, stream, addresses } = met.map_err(NoView::into_error)?;
         let (peer, joins_late) = (identity.peer, view.generation.0 > 0);
-        let control = Control::start(stream, &view, &identity, listener, config, events.clone())?;
+        let succession = Succession::new(config, &identity, addresses);
+        let control = Control::start(stream, &view, succession, listener, config, events.clone())?;
         let control = Arc::new(control);
         let mut linker = Linker::new(config, identity, inbox);
         match linker.first_view(view, &control, deadline) {

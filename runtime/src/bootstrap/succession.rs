@@ -5,12 +5,12 @@
 //! (it may not have noticed) is asked again, whoever cannot be reached is passed over.
 
 use super::handshake::{self, Identity, Purpose};
-use super::{ControlEvents, Listener, coordinator_addresses};
+use super::{ControlEvents, Listener};
 use crate::config::Config;
 use crate::control::{read_message, write_message};
 use crate::engine::lock;
-use ronde_core::MemberId;
 use ronde_core::membership::{FromMember, MemberInfo, Rejoin, ToMember, Verdict};
+use ronde_core::{MemberId, PeerId};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -31,6 +31,8 @@ const LONG_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Succession {
     config: Config,
     identity: Identity,
+    /// Where the first coordinator was found.
+    addresses: Vec<SocketAddr>,
 }
 
 /// What came of looking for a coordinator.
@@ -57,8 +59,13 @@ enum Answer {
 }
 
 impl Succession {
-    pub(crate) fn new(config: &Config, identity: &Identity) -> Succession {
-        Succession { config: config.clone(), identity: identity.clone() }
+    pub(crate) fn new(config: &Config, identity: &Identity, addresses: Vec<SocketAddr>) -> Succession {
+        Succession { config: config.clone(), identity: identity.clone(), addresses }
+    }
+
+    /// This process.
+    pub(crate) fn peer(&self) -> PeerId {
+        self.identity.peer
     }
 
     /// The connection to the coordinator that takes the place of one that was lost. `silent`: that one may live.
@@ -125,10 +132,7 @@ impl Succession {
 
     /// One that ran alone may be started again at its address.
     fn ask_again(&self, rejoin: &Rejoin) -> Answer {
-        match coordinator_addresses(&self.config) {
-            Ok(addresses) => self.ask(&addresses, rejoin),
-            Err(_) => Answer::Silence,
-        }
+        self.ask(&self.addresses, rejoin)
     }
 
     /// Where a member's coordinator is asked for: this process's own at its listener.
@@ -142,7 +146,7 @@ impl Succession {
     /// Starts a coordinator in this process, unless that was done before.
     fn host(&self, listener: &Mutex<Option<Listener>>) -> Option<()> {
         let listener = lock(listener);
-        let hosted = listener.as_ref()?.host_successor(&self.config);
+        let hosted = listener.as_ref()?.host_successor(&self.config, &self.addresses);
         hosted.inspect_err(|e| tracing::warn!("no coordinator can be started here: {e}")).ok()
     }
 

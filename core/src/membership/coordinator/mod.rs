@@ -341,7 +341,6 @@ impl Coordinator {
         }
         match &self.state {
             State::Gathering => {}
-            State::Succeeding(_) => return Ok(()),
             State::Failed(verdict) => {
                 return Err(format!("the job has failed: {}", crate::Error::from(verdict.clone())));
             }
