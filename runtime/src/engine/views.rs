@@ -186,7 +186,8 @@ impl Engine {
             let at = m.id.index();
             m.peer != inner.me && inner.links.get(at).is_none_or(Option::is_none)
         };
-        let dead = view.members.iter().filter(is_dead).map(|m| m.id).collect();
+        let armed = inner.follower.armed().into_iter().flat_map(|armed| &armed.members);
+        let dead = view.members.iter().chain(armed).filter(is_dead).map(|m| m.id).collect();
         (inner.follower.rejoin(inner.me, dead), inner.follower.heirs())
     }
 

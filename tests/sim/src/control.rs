@@ -232,7 +232,9 @@ impl Cluster {
             let queue = self.control.to_members.entry(process).or_default();
             return queue.push_front(None);
         }
-        let dead = follower.view().members.iter().filter(|m| self.dead[process_of(m.peer)]).map(|m| m.id);
+        let armed = follower.armed().into_iter().flat_map(|armed| &armed.members);
+        let known = follower.view().members.iter().chain(armed);
+        let dead = known.filter(|m| self.dead[process_of(m.peer)]).map(|m| m.id);
         let mut rejoin = follower.rejoin(peer_id(process), dead.collect());
         rejoin.hosts_coordinator = here;
         self.control.send(process, FromMember::Rejoin(Box::new(rejoin)));
