@@ -201,9 +201,10 @@ impl Coordinator {
             let Some(connection) = self.connection_of(id).filter(|_| self.gone.contains(&id)) else {
                 return true;
             };
-            if let Some(lost) = lost_with_coordinator(view, id, None, epoch) {
-                self.effects.push(Effect::Send(connection, ToMember::Verdict(Verdict::PeerLost(lost))));
-            }
+            // Of the view that was only armed the members of the one before know nothing.
+            let lost = lost_with_coordinator(view, id, None, epoch);
+            let verdict = lost.map_or(Verdict::Deposed(epoch), Verdict::PeerLost);
+            self.effects.push(Effect::Send(connection, ToMember::Verdict(verdict)));
             self.effects.push(Effect::Close(connection));
             self.members.remove(&connection);
             false
@@ -372,7 +373,9 @@ impl Gathered {
         let Some(last) = self.rejoined.values().max_by_key(|r| (r.epoch, r.view.generation)) else {
             return Count { here: 0, of: 0, tie_break: false };
         };
-        let newest = last.armed.as_ref().unwrap_or(&last.view);
+        // Those that are to come are waited for as soon as anybody has heard that they will.
+        let views = self.rejoined.values().flat_map(|r| [Some(&r.view), r.armed.as_ref()]).flatten();
+        let newest = views.max_by_key(|view| view.generation).unwrap_or(&last.view);
         let dead = self.rejoined.values().flat_map(|r| &r.dead).chain(&self.dead);
         let dead: BTreeSet<MemberId> = dead.copied().collect();
         let gone: BTreeSet<MemberId> =
