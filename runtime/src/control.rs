@@ -3,7 +3,7 @@
 use crate::bootstrap::{ControlEvents, Found, Listener, News, Succession};
 use crate::config::Config;
 use crate::engine::lock;
-use ronde_core::error::{Error, PeerLost, Result};
+use ronde_core::error::{Error, Result};
 use ronde_core::membership::{FromMember, Hello, MAX_MESSAGE_BYTES, ToMember, Verdict, View, decode, encode};
 use ronde_core::{Epoch, PeerId};
 use serde::Serialize;
@@ -201,8 +201,8 @@ impl Control {
             listener: Mutex::new(Some(listener)),
             succession,
         });
-        let (reader, lost) = (shared.clone(), coordinator_lost(view, peer));
-        let read = move || reader.follow_coordinators(&*events, &lost);
+        let (reader, first) = (shared.clone(), view.clone());
+        let read = move || reader.follow_coordinators(&*events, &first);
         std::thread::Builder::new().name("ronde-control".into()).spawn(read).map_err(failed)?;
         let (beater, every) = (shared.clone(), config.heartbeat);
         let beat = move || beater.beat(every);
@@ -361,7 +361,7 @@ impl Shared {
     }
 
     /// Listens to the coordinator and, when that is lost, to the one that takes its place.
-    fn follow_coordinators(&self, events: &dyn ControlEvents, lost: &Error) {
+    fn follow_coordinators(&self, events: &dyn ControlEvents, first: &View) {
         while let End::Lost(silent) = self.read_until_the_end(events) {
             if silent {
                 // If it lives and hears this, it knows that it is not the coordinator any more.
@@ -384,7 +384,9 @@ impl Shared {
                 Found::Nothing if is_over() => break,
                 Found::Nothing => {
                     lock(&self.progress).coordinator_lost = true;
-                    self.failed(events, lost.clone());
+                    // Of the coordinators that there have been, the last one is named.
+                    let now = events.rejoin().map(|(rejoin, _)| rejoin.view);
+                    self.failed(events, coordinator_lost(now.as_ref().unwrap_or(first), self.peer));
                     break;
                 }
             }
@@ -466,17 +468,11 @@ impl Shared {
 /// What every member says when the coordinator is gone: the same words, from the view alone.
 fn coordinator_lost(view: &View, me: PeerId) -> Error {
     let host = view.host.and_then(|host| view.member(host));
-    let Some(member) = host.filter(|member| member.peer != me) else {
-        return Error::join("the coordinator was lost; the job cannot go on without it");
-    };
-    Error::PeerLost(Arc::new(PeerLost {
-        peer: member.peer,
-        member: member.id,
-        rank: view.rank_of(member.peer).unwrap_or_default(),
-        host: member.host.clone(),
-        address: member.addresses.first().map_or_else(String::new, ToString::to_string),
-        reason: "it hosted the coordinator, and the control connections to it ended".into(),
-        silent_for: Duration::ZERO,
-        epoch: Epoch(view.epoch.0 + 1),
-    }))
+    let host = host.filter(|member| member.peer != me).map(|member| member.id);
+    let why = "it hosted the coordinator, and the control connections to it ended";
+    let epoch = Epoch(view.epoch.0 + 1);
+    match host.and_then(|host| view.lost(host, why, Duration::ZERO, epoch)) {
+        Some(lost) => Error::PeerLost(Arc::new(lost)),
+        None => Error::join("the coordinator was lost; the job cannot go on without it"),
+    }
 }

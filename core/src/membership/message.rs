@@ -85,6 +85,28 @@ impl View {
         guess.or_else(|| self.members.iter().find(|m| m.id == id))
     }
 
+    /// The loss of a member, as everybody shall hear of it.
+    pub fn lost(
+        &self,
+        id: MemberId,
+        reason: impl Into<String>,
+        silent_for: Duration,
+        epoch: Epoch,
+    ) -> Option<PeerLost> {
+        let rank = self.rank_of_member(id)?;
+        let info = &self.members[rank.index()];
+        Some(PeerLost {
+            peer: info.peer,
+            member: id,
+            rank,
+            host: info.host.clone(),
+            address: info.addresses.first().map_or_else(String::new, ToString::to_string),
+            reason: reason.into(),
+            silent_for,
+            epoch,
+        })
+    }
+
     /// The view after this one: those who are left, in the same order, and the newcomers behind them.
     pub fn next(&self, epoch: Epoch, gone: &[MemberId], newcomers: Vec<MemberInfo>) -> View {
         let stay = self.members.iter().filter(|m| !gone.contains(&m.id)).cloned();

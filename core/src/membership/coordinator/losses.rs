@@ -61,23 +61,12 @@ impl Coordinator {
         if self.is_unarmed_newcomer(id) {
             return self.drop_newcomer(id, reason, now);
         }
-        let next = self.next.as_ref().map(|next| &next.view);
-        let Some(view) = [Some(&self.view), next].into_iter().flatten().find(|v| v.member(id).is_some())
-        else {
-            return;
-        };
-        let (Some(info), Some(rank)) = (view.member(id), view.rank_of_member(id)) else { return };
         let connection = self.connection_of(id);
         let heard = connection.and_then(|connection| self.members.get(&connection)).map(|m| m.heard);
-        let lost = PeerLost {
-            peer: info.peer,
-            member: id,
-            rank,
-            host: info.host.clone(),
-            address: info.addresses.first().map_or_else(String::new, ToString::to_string),
-            reason: reason.to_owned(),
-            silent_for: heard.map_or(Duration::ZERO, |heard| now.since(heard)),
-            epoch: Epoch(self.epoch.0 + 1),
+        let silent_for = heard.map_or(Duration::ZERO, |heard| now.since(heard));
+        let epoch = Epoch(self.epoch.0 + 1);
+        let Some(lost) = self.views().find_map(|view| view.lost(id, reason, silent_for, epoch)) else {
+            return;
         };
         match self.state {
             State::Active | State::Recovering { .. } => self.go_on_without(lost),

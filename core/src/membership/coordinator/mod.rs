@@ -459,6 +459,11 @@ impl Coordinator {
         self.members.iter().filter(move |(_, m)| is_bound(m)).map(|(connection, _)| *connection)
     }
 
+    /// The view in effect, and the one on its way to effect.
+    fn views(&self) -> impl Iterator<Item = &View> {
+        std::iter::once(&self.view).chain(self.next.as_ref().map(|next| &next.view))
+    }
+
     fn connection_of(&self, id: MemberId) -> Option<u64> {
         self.members.iter().find(|(_, m)| m.id == Some(id)).map(|(connection, _)| *connection)
     }

@@ -250,14 +250,8 @@ impl Coordinator {
     fn prepare_without_the_gone(&mut self, lost_host: Option<MemberId>) {
         self.epoch.0 += 1;
         let epoch = self.epoch;
-        let views = [Some(&self.view), self.next.as_ref().map(|next| &next.view)];
-        let lost: Vec<PeerLost> = self
-            .gone
-            .iter()
-            .filter_map(|&id| {
-                views.into_iter().flatten().find_map(|view| lost_with_coordinator(view, id, lost_host, epoch))
-            })
-            .collect();
+        let lost_in = |id| self.views().find_map(|view| lost_with_coordinator(view, id, lost_host, epoch));
+        let lost: Vec<PeerLost> = self.gone.iter().filter_map(|&id| lost_in(id)).collect();
         self.state = State::Recovering { lost: lost.clone(), reports: BTreeMap::new() };
         self.send_to(self.bound().collect(), &ToMember::Prepare { epoch, lost });
     }
@@ -321,22 +315,12 @@ fn lost_with_coordinator(
     lost_host: Option<MemberId>,
     epoch: Epoch,
 ) -> Option<PeerLost> {
-    let info = view.member(id)?;
     let why = if lost_host == Some(id) {
         "it hosted the coordinator, and its process ended or was cut off"
     } else {
         "it did not come to the new coordinator, or had gone before"
     };
-    Some(PeerLost {
-        peer: info.peer,
-        member: id,
-        rank: view.rank_of_member(id)?,
-        host: info.host.clone(),
-        address: info.addresses.first().map_or_else(String::new, ToString::to_string),
-        reason: why.to_owned(),
-        silent_for: Duration::ZERO,
-        epoch,
-    })
+    view.lost(id, why, Duration::ZERO, epoch)
 }
 
 /// How many members there are, of how many that could be.
