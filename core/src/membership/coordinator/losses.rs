@@ -1,6 +1,6 @@
 //! What follows a loss: the others freeze, report, and go on by a plan.
 
-use super::{Coordinator, Effect, State};
+use super::{Coordinator, State};
 use crate::error::PeerLost;
 use crate::membership::{ToMember, Verdict};
 use crate::planted::{self, Bug};
@@ -82,9 +82,7 @@ impl Coordinator {
         self.accusations.retain(|accusation| accusation.member != peer.member);
         if let Some(connection) = self.connection_of(peer.member) {
             // If it lives it is told, and may join again.
-            self.effects.push(Effect::Send(connection, ToMember::Verdict(Verdict::PeerLost(peer.clone()))));
-            self.effects.push(Effect::Close(connection));
-            self.members.remove(&connection);
+            self.expel(connection, Verdict::PeerLost(peer.clone()));
         }
         let member = peer.member;
         let mut lost = match std::mem::replace(&mut self.state, State::Active) {

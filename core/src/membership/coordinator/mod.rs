@@ -443,6 +443,13 @@ impl Coordinator {
         self.state = State::Failed(verdict);
     }
 
+    /// The job goes on without whoever is at this connection.
+    fn expel(&mut self, connection: u64, verdict: Verdict) {
+        self.effects.push(Effect::Send(connection, ToMember::Verdict(verdict)));
+        self.effects.push(Effect::Close(connection));
+        self.members.remove(&connection);
+    }
+
     fn send_to(&mut self, connections: Vec<u64>, message: &ToMember) {
         self.effects.extend(connections.into_iter().map(|c| Effect::Send(c, message.clone())));
     }

@@ -44,43 +44,39 @@ impl Coordinator {
 
     /// A member that had another coordinator has come.
     pub(super) fn rejoin(&mut self, connection: u64, rejoin: Rejoin, now: Instant) {
+        if self.members.contains_key(&connection) || !rejoin.is_sound() {
+            return self.effects.push(Effect::Close(connection));
+        }
         // One that was started again at its address knows nothing of the job that it had.
-        if matches!(self.state, State::Gathering) {
+        if matches!(self.state, State::Gathering) && rejoin.version == VERSION {
             self.state = State::Succeeding(Gathered::default());
             // Whoever asked it before wants to join that job.
             if !self.members.is_empty() {
                 self.newcomers_since = Some((now, now));
             }
         }
-        let info = rejoin.view.rank_of(rejoin.peer).map(|rank| rejoin.view.members[rank.index()].clone());
-        if self.members.contains_key(&connection) || !rejoin.is_sound() {
+        let Some(rank) = rejoin.view.rank_of(rejoin.peer) else {
             return self.effects.push(Effect::Close(connection));
-        }
-        let refuse = match (&info, &self.state) {
-            (Some(info), State::Succeeding(_)) if rejoin.version == VERSION => {
-                let hello = hello_of(info);
-                self.members.insert(connection, Member::new(hello, Some(info.id), now));
-                None
-            }
-            (Some(info), State::Failed(verdict)) => Some((info, verdict.clone())),
-            (Some(info), _) => Some((info, Verdict::Deposed(self.epoch))),
-            (None, _) => return self.effects.push(Effect::Close(connection)),
         };
-        if let Some((_, verdict)) = refuse {
-            self.effects.push(Effect::Send(connection, ToMember::Verdict(verdict)));
-            return self.effects.push(Effect::Close(connection));
-        }
-        if let (State::Succeeding(gathered), Some(info)) = (&mut self.state, info) {
-            gathered.since.get_or_insert(now);
-            gathered.rejoined.insert(info.id, rejoin);
-            let before = gathered.connections.insert(info.id, connection);
-            if let Some(before) = before.filter(|&before| before != connection) {
-                self.members.remove(&before);
-                self.effects.push(Effect::Close(before));
+        let gathered = match &mut self.state {
+            State::Succeeding(gathered) if rejoin.version == VERSION => gathered,
+            State::Failed(verdict) => {
+                let verdict = verdict.clone();
+                return self.expel(connection, verdict);
             }
-            // It knows now that it came to the right place.
-            self.effects.push(Effect::Send(connection, ToMember::Heartbeat));
+            _ => return self.expel(connection, Verdict::Deposed(self.epoch)),
+        };
+        let info = &rejoin.view.members[rank.index()];
+        let id = info.id;
+        self.members.insert(connection, Member::new(hello_of(info), Some(id), now));
+        gathered.since.get_or_insert(now);
+        gathered.rejoined.insert(id, rejoin);
+        if let Some(before) = gathered.connections.insert(id, connection) {
+            self.members.remove(&before);
+            self.effects.push(Effect::Close(before));
         }
+        // It knows now that it came to the right place.
+        self.effects.push(Effect::Send(connection, ToMember::Heartbeat));
         self.succeed_if_due(now);
     }
 
@@ -186,9 +182,7 @@ impl Coordinator {
                 return true;
             }
             if let Some(connection) = self.connection_of(id) {
-                self.effects.push(Effect::Send(connection, ToMember::Verdict(Verdict::Deposed(epoch))));
-                self.effects.push(Effect::Close(connection));
-                self.members.remove(&connection);
+                self.expel(connection, Verdict::Deposed(epoch));
             }
             false
         });
@@ -204,9 +198,7 @@ impl Coordinator {
             // Of the view that was only armed the members of the one before know nothing.
             let lost = lost_with_coordinator(view, id, None, epoch);
             let verdict = lost.map_or(Verdict::Deposed(epoch), Verdict::PeerLost);
-            self.effects.push(Effect::Send(connection, ToMember::Verdict(verdict)));
-            self.effects.push(Effect::Close(connection));
-            self.members.remove(&connection);
+            self.expel(connection, verdict);
             false
         });
     }

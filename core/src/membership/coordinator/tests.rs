@@ -481,6 +481,25 @@ fn rejoin(id: u32, size: u32, change: impl FnOnce(&mut Rejoin)) -> FromMember {
     FromMember::Rejoin(Box::new(rejoin))
 }
 
+/// Bytes from the network may be anything: a job that forms is not thrown away for them.
+#[test]
+fn who_comes_back_with_nonsense_does_not_stop_a_job_that_forms() {
+    let mut coordinator = Coordinator::new(CoordinatorOptions::default());
+    coordinator.handle_message(1, hello(Some(0), 2), Instant(0));
+    let nonsense: [fn(&mut Rejoin); 3] =
+        [|r| r.version += 1, |r| r.peer = PeerId([77; 16]), |r| r.view.epoch = Epoch(u64::MAX)];
+    for (connection, change) in (5..).zip(nonsense) {
+        coordinator.take_effects();
+        coordinator.handle_message(connection, rejoin(1, 2, change), Instant(0));
+        assert!(coordinator.take_effects().contains(&Effect::Close(connection)));
+        assert!(!coordinator.is_succeeding());
+    }
+    coordinator.handle_message(2, hello(Some(1), 2), Instant(0));
+    let effects = coordinator.take_effects();
+    let views = effects.iter().filter(|e| matches!(e, Effect::Send(_, ToMember::View(_))));
+    assert_eq!(views.count(), 2, "{effects:?}");
+}
+
 fn successor() -> Coordinator {
     Coordinator::successor(CoordinatorOptions::default())
 }
