@@ -1,12 +1,24 @@
 //! Bugs planted on purpose, to see that the simulator catches them. Compiled in by the feature `planted-bugs`
 //! alone, which only the simulator's own test asks for; without it nothing of this is left.
 
-/// One mistake that an implementation of the protocol could make.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-#[allow(missing_docs)]
-pub enum Bug {
-    CommitBeforeAllAreDone = 1,
+macro_rules! bugs {
+    ($($name:ident,)+) => {
+        /// One mistake that an implementation of the protocol could make.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[allow(missing_docs)]
+        pub enum Bug {
+            $($name,)+
+        }
+
+        impl Bug {
+            /// All of them.
+            pub const ALL: &[Bug] = &[$(Bug::$name,)+];
+        }
+    };
+}
+
+bugs! {
+    CommitBeforeAllAreDone,
     FramesOfOldAttemptsAreTaken,
     InputInPlaceIsNotRestored,
     CommitWhatOnlySomeHold,
@@ -22,31 +34,6 @@ pub enum Bug {
     LogsAskOnceForEachPlace,
     ResultsOfAllAttemptsAreAlike,
     FailuresCountAsReturns,
-}
-
-impl Bug {
-    /// All of them.
-    pub const ALL: [Bug; 16] = {
-        use Bug::*;
-        [
-            CommitBeforeAllAreDone,
-            FramesOfOldAttemptsAreTaken,
-            InputInPlaceIsNotRestored,
-            CommitWhatOnlySomeHold,
-            WhatSomebodyReturnedStartsAgain,
-            FrozenOpsTakeFrames,
-            TheLostStillCount,
-            ReportsOfAnotherEpochCount,
-            LateResultsAreNotForwarded,
-            OpsReturnWhileFrozen,
-            SafePointsPassUnlessAllHaveArmed,
-            NewcomersDoNotReport,
-            ViewsForgetNewcomers,
-            LogsAskOnceForEachPlace,
-            ResultsOfAllAttemptsAreAlike,
-            FailuresCountAsReturns,
-        ]
-    };
 }
 
 #[cfg(feature = "planted-bugs")]

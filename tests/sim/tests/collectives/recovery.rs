@@ -291,7 +291,7 @@ fn planted_bugs_are_caught() {
         plant(None);
         (bug, found)
     };
-    let all: Vec<(Bug, Option<u64>)> = Bug::ALL.into_iter().map(caught).collect();
+    let all: Vec<(Bug, Option<u64>)> = Bug::ALL.iter().copied().map(caught).collect();
     let _ = std::panic::take_hook();
     println!("{all:?}");
     assert!(all.iter().all(|(_, found)| found.is_some()), "not caught within {WITHIN} schedules: {all:?}");
