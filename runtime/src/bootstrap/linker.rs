@@ -107,15 +107,11 @@ impl Linker {
         deadline: Instant,
     ) -> Result<View> {
         loop {
-            match self.link(&view, control, deadline) {
-                Ok(()) => control.say(&FromMember::Linked(view.epoch)),
-                Err(Unlinked::To(_, error)) if view.generation.0 == 0 => return Err(error),
-                Err(Unlinked::To(member, error)) => {
-                    let (epoch, reason) = (view.epoch, error.to_string());
-                    control.say(&FromMember::Unlinked { epoch, member, reason });
-                }
-                Err(Unlinked::Superseded) => {}
+            let linked = self.link(&view, control, deadline);
+            if let (0, Err(Unlinked::To(_, error))) = (view.generation.0, &linked) {
+                return Err(error.clone());
             }
+            say_what_came_of(&view, linked, control);
             match control.await_armed(view.epoch, deadline)? {
                 None => return Ok(view),
                 Some(other) => view = other,
@@ -127,14 +123,8 @@ impl Linker {
     pub(crate) fn follow(mut self, control: &Control, mut last: View) {
         while let Some(view) = control.await_proposal(last.epoch) {
             let deadline = Instant::now() + self.config.connect_timeout;
-            match self.link(&view, control, deadline) {
-                Ok(()) => control.say(&FromMember::Linked(view.epoch)),
-                Err(Unlinked::Superseded) => {}
-                Err(Unlinked::To(member, error)) => {
-                    let (epoch, reason) = (view.epoch, error.to_string());
-                    control.say(&FromMember::Unlinked { epoch, member, reason });
-                }
-            }
+            let linked = self.link(&view, control, deadline);
+            say_what_came_of(&view, linked, control);
             last = view;
         }
     }
@@ -256,6 +246,17 @@ impl Linker {
         self.linked.insert(member.peer, member.id);
         lock(&self.ready.0).insert(member.peer, link);
         Ok(())
+    }
+}
+
+fn say_what_came_of(view: &View, linked: Result<(), Unlinked>, control: &Control) {
+    let epoch = view.epoch;
+    match linked {
+        Ok(()) => control.say(&FromMember::Linked(epoch)),
+        Err(Unlinked::Superseded) => {}
+        Err(Unlinked::To(member, error)) => {
+            control.say(&FromMember::Unlinked { epoch, member, reason: error.to_string() });
+        }
     }
 }
 
