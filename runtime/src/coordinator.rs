@@ -114,17 +114,23 @@ pub fn serve_coordinator(config: &Config, address: SocketAddr) -> Result<()> {
 
 /// Asks the coordinator of the job that a configuration describes how that is.
 pub fn job_status(config: &Config) -> Result<Status> {
-    let failed = |e: std::io::Error| Error::join(format!("no word from the coordinator: {e}"));
     let addresses = coordinator_addresses(config)?;
+    let failed = |e: std::io::Error| {
+        let at: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let at = at.join(", ");
+        Error::join(format!(
+            "no word from the coordinator at {at}: {e}. Check RONDE_COORDINATOR and RONDE_TOKEN"
+        ))
+    };
     let identity = Identity::new(&config.token, new_peer_id()?);
     let patience = config.connect_timeout;
     let stream = try_each(&addresses, &identity, Purpose::Control, 1, patience).map_err(failed)?;
     stream.set_read_timeout(Some(patience)).map_err(failed)?;
     write_message(&stream, &FromMember::Status).map_err(failed)?;
-    loop {
-        if let ToMember::Status(status) = read_message(&stream).map_err(failed)? {
-            return Ok(*status);
-        }
+    // Who is no member hears nothing else.
+    match read_message(&stream).map_err(failed)? {
+        ToMember::Status(status) => Ok(*status),
+        _ => Err(failed(std::io::Error::other("it answered something else"))),
     }
 }
 
