@@ -92,6 +92,11 @@ impl Call {
         output: Segment::EMPTY,
         options: CallOptions { timeout: None, tag: Tag(0), tolerance: Tolerance::Recover, algorithm: None },
     };
+
+    /// A collective that tolerates no loss.
+    pub fn is_strict(&self) -> bool {
+        self.options.tolerance == Tolerance::None && !self.collective.is_point_to_point()
+    }
 }
 
 /// Sizes and roles of one rank's call: what a plan is a function of.

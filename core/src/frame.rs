@@ -11,6 +11,9 @@ pub const HEADER_BYTES: usize = 64;
 /// Version of the data-plane format; peers of different versions refuse each other at hello.
 pub const VERSION: u8 = 1;
 const MAGIC: u16 = 0x5244;
+/// Kinds of ops that a header tells apart: at most one bit is set.
+const POINT_TO_POINT: u8 = 1;
+const STRICT: u8 = 2;
 /// Payloads above this are refused by every decoder.
 pub const MAX_PAYLOAD: usize = 4 << 20;
 
@@ -55,6 +58,9 @@ pub struct Header {
     pub op: OpId,
     /// True if the op is a send or receive: its seq counts within (sender, receiver, tag).
     pub point_to_point: bool,
+    /// True if the op is a collective that tolerates no loss. It has one attempt: a loss ends it or is no
+    /// concern of it, so its epoch says nothing.
+    pub strict: bool,
     /// The attempt; a frame of another attempt is refused. The low 32 bits of the view's epoch:
     /// views are hours apart from wrapping it, and a frame lives for minutes at most.
     pub epoch: Epoch,
@@ -91,6 +97,7 @@ impl Header {
         payload_len: 0,
         op: OpId { group: GroupId(0), generation: Generation(0), tag: Tag(0), seq: Seq(0) },
         point_to_point: false,
+        strict: false,
         epoch: Epoch(0),
         window: 0,
         label: 0,
@@ -101,8 +108,18 @@ impl Header {
     /// True for a frame that belongs to one attempt of an op, and means nothing to any other.
     #[inline]
     pub fn is_of_attempt(&self) -> bool {
+        !self.point_to_point && !self.strict && self.moves_an_op()
+    }
+
+    /// True for a frame that means nothing once a member of the op's group was lost.
+    #[inline]
+    pub fn ends_with_a_loss(&self) -> bool {
+        self.strict && self.moves_an_op()
+    }
+
+    fn moves_an_op(&self) -> bool {
         use FrameKind::*;
-        !self.point_to_point && matches!(self.kind, Data | Enter | EnterRequest | Done | Result)
+        matches!(self.kind, Data | Enter | EnterRequest | Done | Result)
     }
 
     /// Bytes that the payload takes on the wire.
@@ -126,7 +143,7 @@ impl Header {
         b[28..32].copy_from_slice(&self.window.to_le_bytes());
         b[32..40].copy_from_slice(&self.op.seq.0.to_le_bytes());
         b[40..42].copy_from_slice(&self.label.to_le_bytes());
-        b[42] = self.point_to_point as u8;
+        b[42] = (POINT_TO_POINT * self.point_to_point as u8) | (STRICT * self.strict as u8);
         b[44..48].copy_from_slice(&self.fingerprint.to_le_bytes());
         b[48..56].copy_from_slice(&self.returned_through.0.to_le_bytes());
         b
@@ -149,7 +166,7 @@ impl Header {
         if payload_len as usize > MAX_PAYLOAD {
             return Err(FrameError::TooLong(payload_len));
         }
-        if b[42] > 1 || b[43] != 0 || u64_at(56) != 0 {
+        if b[42] > STRICT || b[43] != 0 || u64_at(56) != 0 {
             return Err(FrameError::Reserved);
         }
         Ok(Header {
@@ -161,7 +178,8 @@ impl Header {
                 tag: Tag(u32_at(24)),
                 seq: Seq(u64_at(32)),
             },
-            point_to_point: b[42] == 1,
+            point_to_point: b[42] == POINT_TO_POINT,
+            strict: b[42] == STRICT,
             epoch: Epoch(u32_at(20) as u64),
             window: u32_at(28),
             label: u16_at(40),
@@ -186,7 +204,7 @@ mod tests {
         #[test]
         fn what_is_encoded_is_decoded(
             kind in 1u8..=8, payload_len in 0u32..=MAX_PAYLOAD as u32, group: u64, generation: u32,
-            tag: u32, seq: u64, p2p: bool, epoch: u32, window: u32, label: u16, fingerprint: u32,
+            tag: u32, seq: u64, op_kind in 0u8..=2, epoch: u32, window: u32, label: u16, fingerprint: u32,
             returned: u64,
         ) {
             let header = Header {
@@ -195,7 +213,8 @@ mod tests {
                 op: OpId {
                     group: GroupId(group), generation: Generation(generation), tag: Tag(tag), seq: Seq(seq),
                 },
-                point_to_point: p2p,
+                point_to_point: op_kind == 1,
+                strict: op_kind == 2,
                 epoch: Epoch(epoch as u64),
                 window, label, fingerprint,
                 returned_through: Seq(returned),
@@ -221,12 +240,8 @@ mod tests {
             kind: FrameKind::Data,
             payload_len: 8,
             op: OpId { group: GroupId(1), generation: Generation(0), tag: Tag(0), seq: Seq(0) },
-            point_to_point: false,
             epoch: Epoch(1),
-            window: 0,
-            label: 0,
-            fingerprint: 0,
-            returned_through: Seq(0),
+            ..Header::EMPTY
         }
         .encode();
         let with = |i: usize, v: u8| {
@@ -238,6 +253,7 @@ mod tests {
         assert!(matches!(with(2, 9), Err(FrameError::Version(9))));
         assert!(matches!(with(3, 0), Err(FrameError::Kind(0))));
         assert!(matches!(with(7, 0xff), Err(FrameError::TooLong(_))));
+        assert!(matches!(with(42, 3), Err(FrameError::Reserved)));
         assert!(matches!(with(43, 1), Err(FrameError::Reserved)));
         assert!(matches!(with(63, 1), Err(FrameError::Reserved)));
     }

@@ -132,10 +132,10 @@ pub trait Link: Send {
         true
     }
 
-    /// A peer was lost, and the attempts of all ops end ([`Header::is_of_attempt`] says of which frames): the
-    /// memory of payloads that are queued is not read from now on, nor that of payloads which are on their
-    /// way here written. Such frames may be dropped, or arrive with any bytes.
-    fn fence(&mut self) {}
+    /// A peer was lost, and attempts of ops end: of the frames that are over, the memory of payloads that are
+    /// queued is not read from now on, nor that of payloads which are on their way here written. Such frames
+    /// may be dropped, or arrive with any bytes.
+    fn fence(&mut self, _is_over: &dyn Fn(&Header) -> bool) {}
 
     /// Tells the peer that this side is about to block on [`Link::wake_source`] and wants to be
     /// woken. Returns false if something arrived meanwhile: poll instead of sleeping.

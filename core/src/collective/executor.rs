@@ -9,13 +9,14 @@ use super::recent::RecentCalls;
 use super::slots::SlotPool;
 use super::{Descriptor, Links};
 use crate::call::Call;
-use crate::error::{Error, Outcome};
+use crate::error::{Error, Outcome, PeerLost};
 use crate::frame::{FrameKind, Header};
 use crate::memory::{Arena, Segment};
 use crate::plan::Plan;
 use crate::reduce::Kernels;
 use crate::transport::{Link, LinkFailure, Submit, ViewToken};
-use crate::{Collective, Generation, Instant, MemberId, OpId, Rank, Result, Tag, Tolerance};
+use crate::{Collective, Generation, Instant, MemberId, OpId, Rank, Result, Tag};
+use std::sync::Arc;
 
 /// Bounds of one executor. Its memory is at most `early_bytes` per link for frames of calls not yet
 /// made, `log_bytes`, and for each open op the slots of its plan's windows in flight.
@@ -233,7 +234,7 @@ pub struct Executor<P> {
     /// A peer was lost: nothing moves until the plan of recovery.
     pub(super) frozen_since: Option<Instant>,
     /// By link: why the peer behind it is lost.
-    pub(super) losses: Vec<Option<Error>>,
+    pub(super) losses: Vec<Option<Arc<PeerLost>>>,
     /// Of the last view that ops froze for.
     pub(super) epoch: crate::Epoch,
     /// What plans said of groups that other members had already made.
@@ -332,7 +333,7 @@ impl<P: Plan> Executor<P> {
         op.deadline = deadline;
         op.call = Some(call);
         let handle = OpHandle { at: at as u32, life: op.life };
-        if self.is_frozen() && self.ops[at].pair.is_none() {
+        if self.is_frozen() && self.ops[at].starts_again() {
             // What becomes of it, even that it cannot be carried out, is for the plan to say: others may hold
             // its result, and all have to end it alike.
             self.active.push(at);
@@ -364,6 +365,7 @@ impl<P: Plan> Executor<P> {
         op.header = Header {
             op: op.id,
             point_to_point: op.pair.is_some(),
+            strict: call.is_strict(),
             epoch: state.epoch,
             fingerprint: op.descriptor.fingerprint(),
             ..Header::EMPTY
@@ -567,7 +569,7 @@ impl<P: Plan> Executor<P> {
 /// How an op commits: the same on every rank, since call and group are.
 fn commit_of<P: Plan>(group: &GroupState, seq: crate::Seq, call: &Call, plan: &P, limits: &Limits) -> Commit {
     let alone = group.present() == 1;
-    if call.options.tolerance == Tolerance::None || call.collective.is_point_to_point() || alone {
+    if call.is_strict() || call.collective.is_point_to_point() || alone {
         return Commit::Local;
     }
     // Who returns from an op has heard of every member, so that none can enter it after a loss for the first

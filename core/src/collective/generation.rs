@@ -8,6 +8,7 @@
 use super::executor::Executor;
 use super::group::{GroupIndex, GroupState};
 use crate::error::{Error, Misuse};
+use crate::frame::Header;
 use crate::memory::Arena;
 use crate::plan::Plan;
 use crate::{Epoch, Formation, Generation, GroupId, Seq};
@@ -153,6 +154,13 @@ impl<P: Plan> Executor<P> {
     }
 
     pub(super) fn insert_group(&mut self, group: GroupState) -> GroupIndex {
+        if !group.is_whole() {
+            // What others sent before they heard of the loss.
+            let formation = group.formation;
+            let is_over =
+                |_, header: &Header| header.ends_with_a_loss() && header.op.formation() == formation;
+            self.early.drop_frames(&mut self.shared.pool, is_over);
+        }
         match self.vacant_groups.pop() {
             Some(at) => {
                 self.shared.groups[at] = group;

@@ -1,5 +1,6 @@
 //! What the executor knows of a group.
 
+use crate::frame::Header;
 use crate::recovery::TagReport;
 use crate::{Epoch, Formation, Generation, GroupId, OpId, Rank, Seq, Tag};
 
@@ -42,6 +43,12 @@ impl TagState {
     pub(crate) fn laggards(&self, me: usize, op: Seq) -> impl Iterator<Item = usize> + '_ {
         (0..self.peers_returned.len()).filter(move |&r| r != me && self.peers_returned[r] <= op)
     }
+}
+
+/// A frame of an op that tolerates no loss, in a group that had one.
+pub(crate) fn has_ended_by_loss(groups: &[GroupState], header: &Header) -> bool {
+    let is_broken = |group: &GroupState| group.formation == header.op.formation() && !group.is_whole();
+    header.ends_with_a_loss() && groups.iter().any(is_broken)
 }
 
 /// Sequence of one (peer, tag, direction) of sends or receives.
@@ -131,6 +138,11 @@ impl GroupState {
     /// Ranks of the members that are gone.
     pub(crate) fn lost_ranks(&self) -> impl Iterator<Item = u32> + '_ {
         self.lost.iter().zip(0..).filter(|(lost, _)| **lost).map(|(_, rank)| rank)
+    }
+
+    /// Whether nobody is gone.
+    pub(crate) fn is_whole(&self) -> bool {
+        !self.lost.contains(&true)
     }
 
     /// The member behind a link is gone: nobody waits for it any more.

@@ -236,6 +236,17 @@ impl<P: Plan> OpState<P> {
         }
     }
 
+    /// It is tried again after a loss. Messages, and collectives that tolerate no loss, are not: they end, or
+    /// it is no concern of theirs.
+    pub(crate) fn starts_again(&self) -> bool {
+        self.pair.is_none() && !self.is_strict()
+    }
+
+    /// A collective that tolerates no loss.
+    pub(crate) fn is_strict(&self) -> bool {
+        self.call.as_ref().is_some_and(Call::is_strict)
+    }
+
     /// Whether the complete result is here.
     pub(crate) fn is_complete(&self) -> bool {
         self.planned && self.finished_windows == self.windows
@@ -726,7 +737,8 @@ impl<P: Plan> OpState<P> {
             // Nothing is on the account of those who are lost.
             if self.eager[rank] > 0 && !self.entered[rank] && !shared.groups[self.group.0].is_lost(rank) {
                 let link = shared.groups[self.group.0].members[rank];
-                shared.owed.push(Owed { op: self.id, pair: self.pair, link, bytes: self.eager[rank] });
+                let (pair, strict) = (self.pair, self.header.strict);
+                shared.owed.push(Owed { op: self.id, pair, strict, link, bytes: self.eager[rank] });
             }
         }
     }
@@ -760,9 +772,12 @@ impl<P: Plan> OpState<P> {
         self.planned && self.commit == Commit::Log
     }
 
-    /// Charge of frames whose receiver is not known to have entered.
-    pub(crate) fn unentered_bytes(&self) -> usize {
-        self.eager.iter().zip(&self.entered).filter(|(_, entered)| !**entered).map(|(bytes, _)| bytes).sum()
+    /// Charge of frames whose receivers are not known to have entered, by rank.
+    pub(crate) fn unentered(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let ranks = self.eager.iter().zip(&self.entered).enumerate();
+        ranks
+            .filter(|(_, (bytes, entered))| **bytes > 0 && !**entered)
+            .map(|(rank, (bytes, _))| (rank, *bytes))
     }
 
     /// It was started and has not ended.
@@ -781,6 +796,7 @@ impl<P: Plan> OpState<P> {
 pub(crate) struct Owed {
     pub(crate) op: OpId,
     pub(crate) pair: Option<usize>,
+    pub(crate) strict: bool,
     pub(crate) link: usize,
     pub(crate) bytes: usize,
 }

@@ -4,7 +4,7 @@ use super::Descriptor;
 use super::cookie::Cookie;
 use super::early::Early;
 use super::executor::{Effect, Executor, Shared};
-use super::group::GroupIndex;
+use super::group::{GroupIndex, has_ended_by_loss};
 use super::op::{OpState, Phase};
 use super::window::Landing;
 use crate::frame::{FrameKind, Header};
@@ -117,6 +117,9 @@ impl<P: Plan> Executor<P> {
 
     /// A frame of an attempt that has ended, or of a view that this peer is not in yet.
     fn is_of_another_attempt(&self, header: &Header) -> bool {
+        if header.ends_with_a_loss() {
+            return has_ended_by_loss(&self.shared.groups, header);
+        }
         if !header.is_of_attempt() || planted::has(Bug::FramesOfOldAttemptsAreTaken) {
             return false;
         }
@@ -141,11 +144,12 @@ impl<P: Plan> Executor<P> {
         })
     }
 
-    /// The sender's rank in the op's group, if it is a member and the frame is of this attempt or of a message.
+    /// The sender's rank in the op's group, if it is a member and the frame is of this attempt, or of an op that
+    /// has but one.
     fn sender(&self, at: usize, link: usize, header: &Header) -> Option<usize> {
         let group = &self.shared.groups[self.ops[at].group.0];
-        // Messages go on from view to view.
-        let current = header.point_to_point || group.epoch.0 as u32 as u64 == header.epoch.0;
+        let one_attempt = header.point_to_point || header.strict;
+        let current = one_attempt || group.epoch.0 as u32 as u64 == header.epoch.0;
         (current || planted::has(Bug::FramesOfOldAttemptsAreTaken)).then(|| group.rank_of(link)).flatten()
     }
 

@@ -1,11 +1,11 @@
 //! What happens to open ops when a peer is lost: they freeze, are reported, and go on by a plan.
 
 use super::executor::{Executor, Shared};
-use super::group::GroupIndex;
+use super::group::{GroupIndex, GroupState, has_ended_by_loss};
 use super::op::{Commit, Phase};
 use super::{Links, OpHandle};
 use crate::call::Call;
-use crate::error::{Error, Result};
+use crate::error::{Error, PeerLost, Result};
 use crate::frame::{FrameKind, Header};
 use crate::memory::Segment;
 use crate::plan::Plan;
@@ -13,7 +13,8 @@ use crate::planted::{self, Bug};
 use crate::recovery::{RecoveryPlan, Report};
 use crate::reduce::Kernels;
 use crate::transport::{Payload, Placement};
-use crate::{Epoch, Instant, MemberId, Tolerance};
+use crate::{Epoch, Formation, GroupId, Instant, MemberId, Rank, Tolerance};
+use std::sync::Arc;
 
 impl<P: Plan> Executor<P> {
     /// True between a report and its plan.
@@ -33,7 +34,7 @@ impl<P: Plan> Executor<P> {
     pub fn freeze(
         &mut self,
         epoch: Epoch,
-        lost: &[(usize, Error)],
+        lost: &[Arc<PeerLost>],
         now: Instant,
         links: &mut Links,
     ) -> Report {
@@ -42,21 +43,25 @@ impl<P: Plan> Executor<P> {
         self.log_complete_ops();
         // A newcomer may hear of some whom it never knew.
         let known = self.losses.len();
-        for (link, error) in lost.iter().filter(|(link, _)| *link < known) {
-            let link = *link;
-            self.losses[link].get_or_insert_with(|| error.clone());
+        for lost in lost.iter().filter(|lost| lost.member.index() < known) {
+            let link = lost.member.index();
+            self.losses[link].get_or_insert_with(|| lost.clone());
             self.close_link(links, link);
             // Nothing of the log is kept for it.
             self.peer_left(link);
             self.shared.groups.iter_mut().for_each(|group| group.lose(link));
         }
-        links.iter_mut().flatten().for_each(|link| link.fence());
+        let is_over = |header: &Header| is_over(&self.shared.groups, header);
+        links.iter_mut().flatten().for_each(|link| link.fence(&is_over));
         for group in &mut self.shared.groups {
             group.epoch = epoch;
         }
-        let open: Vec<usize> =
-            self.active.iter().copied().filter(|&at| self.ops[at].pair.is_none()).collect();
-        for at in open {
+        for at in self.active.clone() {
+            let op = &self.ops[at];
+            let broken = op.is_strict() && !self.shared.groups[op.group.0].is_whole();
+            if !op.starts_again() && !broken {
+                continue;
+            }
             self.ops[at].freeze(&mut self.shared);
             if planted::has(Bug::OpsReturnWhileFrozen) && self.ops[at].is_complete() {
                 self.ops[at].end_well(&mut self.shared);
@@ -80,23 +85,32 @@ impl<P: Plan> Executor<P> {
         }
     }
 
-    /// Drops what belongs to attempts that have ended, on its way in or out, and from all accounts.
+    /// Drops what belongs to attempts that have ended, on its way in or out.
     fn forget_attempts(&mut self) {
         let losses = &self.losses;
-        let is_lost = |link: usize| losses[link].is_some();
-        let Shared { unsent, owed, unentered, asking, ack_requests, groups, pool, .. } = &mut self.shared;
-        unsent.retain(|(_, header, _)| !header.is_of_attempt());
+        let Shared { unsent, ack_requests, groups, pool, .. } = &mut self.shared;
+        unsent.retain(|(_, header, _)| !is_over(groups, header));
         ack_requests.retain(|(group, rank, _)| !groups[group.0].is_lost(*rank));
-        owed.retain(|owed| owed.pair.is_some() && !is_lost(owed.link));
+        self.early.drop_frames(pool, |link, header| is_over(groups, header) || losses[link].is_some());
+    }
+
+    /// Takes what was sent in attempts that have ended from the accounts. Everybody has dropped it by now: while
+    /// some had not, what goes on between two that are there could have been too much for them.
+    fn settle_attempts(&mut self) {
+        let Shared { owed, unentered, asking, groups, .. } = &mut self.shared;
+        owed.retain(|owed| {
+            let is_whole = || groups.iter().any(|g| g.formation == owed.op.formation() && g.is_whole());
+            self.losses[owed.link].is_none() && (owed.pair.is_some() || owed.strict && is_whole())
+        });
         unentered.fill(0);
         asking.fill(false);
         owed.iter().for_each(|owed| unentered[owed.link] += owed.bytes);
         for op in self.active.iter().map(|&at| &self.ops[at]) {
-            if let Some(link) = op.pair {
-                unentered[link] += op.unentered_bytes();
+            let group = &groups[op.group.0];
+            for (rank, bytes) in op.unentered() {
+                unentered[group.members[rank]] += bytes;
             }
         }
-        self.early.drop_frames(pool, |link, header| header.is_of_attempt() || is_lost(link));
     }
 
     fn report(&self, epoch: Epoch) -> Report {
@@ -143,6 +157,7 @@ impl<P: Plan> Executor<P> {
                 None => self.horizons.push((*formation, *tag, *horizon)),
             }
         }
+        self.settle_attempts();
         self.provide_results(plan);
         for at in self.active.clone() {
             self.go_on(at, plan, replan, links, kernels);
@@ -198,14 +213,24 @@ impl<P: Plan> Executor<P> {
     }
 
     /// The loss without whose victim a call cannot be carried out: the other side of a message, the root, or
-    /// any member where losses are not tolerated.
+    /// any member where losses are not tolerated. Of several it is the first that there was: others may have
+    /// ended the same call for that before they heard of the next.
     pub(super) fn loss_that_ends(&self, group: GroupIndex, call: &Call) -> Option<Error> {
         let group = &self.shared.groups[group.0];
-        let strict = call.options.tolerance == Tolerance::None && !call.collective.is_point_to_point();
+        let strict = call.is_strict();
         let names_one = call.collective.is_point_to_point() || call.collective.has_root();
-        let mut lost = group.lost_ranks();
-        let rank = lost.find(|&rank| strict || names_one && rank == call.peer)?;
-        self.losses[group.members[rank as usize]].clone()
+        let ends = |rank: &u32| strict || names_one && *rank == call.peer;
+        let lost = group.lost_ranks().filter(ends).map(|rank| group.members[rank as usize]);
+        let first = lost.filter_map(|link| self.losses[link].as_ref()).min_by_key(|lost| lost.epoch)?;
+        // It was announced with its rank of then; the caller knows it by that of its own generation.
+        let world = Formation { group: GroupId(0), ..group.formation };
+        let world = self.shared.groups.iter().find(|group| group.formation == world);
+        let rank = world.and_then(|world| world.rank_of(first.member.index()));
+        let rank = rank.map_or(first.rank, |rank| Rank(rank as u32));
+        Some(Error::PeerLost(match rank == first.rank {
+            true => first.clone(),
+            false => Arc::new(PeerLost { rank, ..PeerLost::clone(first) }),
+        }))
     }
 
     /// Sends the results that the plan wants from this peer.
@@ -298,6 +323,11 @@ impl<P: Plan> Executor<P> {
     pub fn is_awaiting(&self, handle: OpHandle) -> bool {
         matches!(self.ops[handle.at as usize].phase, Phase::Awaiting)
     }
+}
+
+/// Whether a frame means nothing any more after a loss.
+fn is_over(groups: &[GroupState], header: &Header) -> bool {
+    header.is_of_attempt() || has_ended_by_loss(groups, header)
 }
 
 fn fits(call: &Call, header: &Header) -> bool {

@@ -2,9 +2,11 @@
 
 use super::coordinator::VERSION;
 use super::{MemberInfo, Rejoin, View};
+use crate::error::PeerLost;
 use crate::planted::{self, Bug};
 use crate::{Epoch, MemberId, PeerId};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Follows what the coordinator says of views. It decides nothing: a view takes effect when the safe point's op
 /// says that all members have armed it.
@@ -15,8 +17,8 @@ pub struct Follower {
     proposed: Option<View>,
     /// It takes effect at the next safe point.
     armed: Option<View>,
-    /// Of the views above, those that have left or were lost.
-    gone: BTreeSet<MemberId>,
+    /// Of the views above, those that have left or were lost, with what was said of the loss.
+    gone: BTreeMap<MemberId, Option<Arc<PeerLost>>>,
     /// The highest number that was told, of a view or a loss.
     told: Epoch,
 }
@@ -25,7 +27,7 @@ impl Follower {
     /// For a member whose first view is this.
     pub fn new(view: View) -> Follower {
         let told = view.epoch;
-        Follower { view, proposed: None, armed: None, gone: BTreeSet::new(), told }
+        Follower { view, proposed: None, armed: None, gone: BTreeMap::new(), told }
     }
 
     /// The view in effect.
@@ -53,7 +55,7 @@ impl Follower {
     /// A view of those who are left is armed.
     pub fn shrink(&mut self, epoch: Epoch) -> &View {
         self.note(epoch);
-        let gone: Vec<MemberId> = self.gone.iter().copied().collect();
+        let gone: Vec<MemberId> = self.gone.keys().copied().collect();
         self.armed.insert(self.view.next(epoch, &gone, Vec::new()))
     }
 
@@ -75,7 +77,8 @@ impl Follower {
             peer,
             view: self.view.clone(),
             armed: self.armed.clone(),
-            gone: self.gone.iter().copied().collect(),
+            gone: self.gone.keys().copied().collect(),
+            lost: self.gone.values().flatten().map(|lost| PeerLost::clone(lost)).collect(),
             epoch: self.told,
             dead,
             hosts_coordinator: false,
@@ -86,7 +89,7 @@ impl Follower {
     /// member hosts it.
     pub fn heirs(&self) -> Vec<MemberInfo> {
         let Some(host) = self.view.host else { return Vec::new() };
-        let can = |m: &&MemberInfo| m.id != host && !self.gone.contains(&m.id);
+        let can = |m: &&MemberInfo| m.id != host && !self.gone.contains_key(&m.id);
         self.view.members.iter().filter(can).cloned().collect()
     }
 
@@ -98,13 +101,23 @@ impl Follower {
         }
     }
 
-    /// A member has left or was lost.
-    pub fn is_gone(&mut self, member: MemberId) {
+    /// A member has left in order.
+    pub fn has_left(&mut self, member: MemberId) {
+        self.is_gone(member, None);
+    }
+
+    /// A member was lost. The first that is said of it stays.
+    pub fn is_lost(&mut self, lost: &Arc<PeerLost>) {
+        self.is_gone(lost.member, Some(lost.clone()));
+    }
+
+    fn is_gone(&mut self, member: MemberId, lost: Option<Arc<PeerLost>>) {
         // What a new coordinator says of the view before concerns nobody here any more, and the number may be
         // given to another.
         let views = [Some(&self.view), self.armed.as_ref()];
         if views.into_iter().flatten().any(|view| view.member(member).is_some()) {
-            self.gone.insert(member);
+            let known = self.gone.entry(member).or_default();
+            *known = known.take().or(lost);
         }
     }
 
@@ -124,7 +137,7 @@ impl Follower {
         }
         self.view = self.armed.take_if(|view| view.epoch.0 as u32 == high)?;
         let view = &self.view;
-        self.gone.retain(|&id| view.member(id).is_some());
+        self.gone.retain(|&id, _| view.member(id).is_some());
         Some(view)
     }
 }
@@ -191,9 +204,9 @@ mod tests {
     #[test]
     fn the_gone_leave_holes_until_a_safe_point() {
         let mut member = follower(4);
-        member.is_gone(MemberId(1));
+        member.has_left(MemberId(1));
         member.shrink(Epoch(3));
-        member.is_gone(MemberId(3));
+        member.has_left(MemberId(3));
         assert_eq!(ids(member.enter(member.flags()).unwrap()), [0, 2, 3], "3 was there when it was armed");
         member.shrink(Epoch(5));
         assert_eq!(ids(member.enter(member.flags()).unwrap()), [0, 2]);

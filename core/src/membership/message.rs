@@ -152,6 +152,8 @@ pub struct Rejoin {
     pub armed: Option<View>,
     /// Members of these views that have left or were lost, as it was told.
     pub gone: Vec<MemberId>,
+    /// What it was told of those of them that were lost.
+    pub lost: Vec<PeerLost>,
     /// The highest number that it was told of, of a view or a loss.
     pub epoch: Epoch,
     /// Members whose processes have ended as far as it can see: their connections to it were closed.
@@ -166,7 +168,7 @@ impl Rejoin {
         let views = [Some(&self.view), self.armed.as_ref()];
         let sound =
             views.into_iter().flatten().all(|view| view.is_sound() && view.rank_of(self.peer).is_some());
-        sound && self.epoch.0 < u64::MAX / 2
+        sound && self.epoch.0 < u64::MAX / 2 && self.lost.iter().all(|lost| lost.epoch <= self.epoch)
     }
 }
 

@@ -526,7 +526,7 @@ impl Engine {
         if at >= inner.link_states.len() {
             return;
         }
-        inner.follower.is_gone(member);
+        inner.follower.has_left(member);
         inner.link_states[at].left = true;
         inner.gone.push(at);
         inner.executor.peer_left(at);

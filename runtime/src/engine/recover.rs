@@ -18,15 +18,12 @@ impl Engine {
         // What was reported of a link is answered with this; links to others are looked at again.
         inner.pending_verdict = None;
         inner.follower.note(epoch);
-        let mut errors: Vec<(usize, Error)> = Vec::with_capacity(lost.len());
-        for peer in lost {
-            inner.follower.is_gone(peer.member);
-            let at = peer.member.index();
-            let error = Error::PeerLost(Arc::new(peer));
-            tracing::warn!("{error}");
-            errors.push((at, error));
+        let lost: Vec<Arc<PeerLost>> = lost.into_iter().map(Arc::new).collect();
+        for peer in &lost {
+            inner.follower.is_lost(peer);
+            tracing::warn!("{peer}");
         }
-        let report = inner.executor.freeze(epoch, &errors, self.now(), &mut inner.links);
+        let report = inner.executor.freeze(epoch, &lost, self.now(), &mut inner.links);
         let Inner { groups, executor, follower, .. } = inner;
         for group in groups {
             group.current.planner.lose(follower.view(), |member| executor.is_lost(member));

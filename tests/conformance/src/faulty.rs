@@ -206,10 +206,10 @@ impl Link for FaultyLink {
         }
     }
 
-    fn fence(&mut self) {
-        self.held.retain(|held| !held.header.is_of_attempt());
+    fn fence(&mut self, is_over: &dyn Fn(&Header) -> bool) {
+        self.held.retain(|held| !is_over(&held.header));
         if let Some(inner) = &mut self.inner {
-            inner.fence();
+            inner.fence(is_over);
         }
     }
 

@@ -64,7 +64,7 @@ fn payloads_are_not_read_after_a_fence() {
         source.segment(0, LARGE).bytes_mut().fill(1);
         let frames = fill(&mut *pair.near, &source);
         assert!(frames > 10, "{frames}");
-        pair.near.fence();
+        pair.near.fence(&Header::is_of_attempt);
         // The caller has its memory back.
         source.segment(0, LARGE).bytes_mut().fill(2);
         let message = Arena::new(LARGE);
@@ -108,7 +108,7 @@ fn memory_is_not_written_after_a_fence() {
         pair.near.poll(&mut near).unwrap();
         assert!(start.elapsed() < Duration::from_secs(20), "a payload never arrives in part");
     }
-    pair.far.fence();
+    pair.far.fence(&Header::is_of_attempt);
     far.ended = true;
     far.arrived.clear();
     far.memory.segment(0, LARGE).bytes_mut().fill(9);

@@ -3,7 +3,7 @@
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use ronde::{Error, Group, Outcome, ReduceOp};
+use ronde::{CallOptions, Error, Group, Outcome, ReduceOp, Tolerance};
 use ronde_multiprocess::{RankProcess, is_child, launch, wait_all};
 use std::io::{BufRead, BufReader, Read};
 use std::time::{Duration, Instant};
@@ -54,6 +54,45 @@ fn round(group: &Group, round: u64, length: usize) -> Result<Vec<Vec<u32>>, Erro
     Ok(said)
 }
 
+/// Every second rank, in calls that tolerate no loss: one in another half is no concern of theirs, one in their
+/// own ends them all.
+struct Half {
+    group: Group,
+    ranks: Vec<u32>,
+    broken: bool,
+}
+
+impl Half {
+    fn of(group: &Group) -> Half {
+        let colour = group.rank() % 2;
+        let ranks = (0..group.size()).filter(|rank| rank % 2 == colour).collect();
+        let half = group.split(Some(colour), 0).expect("a split").expect("a half");
+        Half { group: half, ranks, broken: false }
+    }
+
+    fn round(&mut self, me: u32, round: u64, length: usize) {
+        let options = CallOptions { tolerance: Tolerance::None, ..CallOptions::default() };
+        for place in 0..2 {
+            let mut data: Vec<u64> = (0..length).map(|i| value(me, round, i + place)).collect();
+            match self.group.all_reduce_with(&mut data, ReduceOp::Sum, &options) {
+                Ok(_) => {
+                    assert!(!self.broken, "round {round}: without one who was lost");
+                    let sum = |i: usize| {
+                        self.ranks.iter().fold(0u64, |s, &r| s.wrapping_add(value(r, round, i + place)))
+                    };
+                    assert!((0..length).all(|i| data[i] == sum(i)), "strict all_reduce of round {round}");
+                }
+                Err(Error::PeerLost(lost)) => {
+                    assert!(self.ranks.contains(&lost.rank.0), "round {round}: {lost}");
+                    self.broken = true;
+                }
+                Err(Error::Expelled { .. }) => {}
+                Err(error) => panic!("round {round}: {error}"),
+            }
+        }
+    }
+}
+
 /// Works through all rounds, and says after each who contributed.
 #[test]
 fn survivor_rank() {
@@ -63,7 +102,9 @@ fn survivor_rank() {
     let number = |name| std::env::var(name).expect("set by the parent").parse::<usize>().expect("a number");
     let (length, rounds) = (number("RONDE_TEST_LENGTH"), number("RONDE_TEST_ROUNDS"));
     let group = ronde::Config::from_env().and_then(|config| config.join()).expect("join");
+    let mut half = Half::of(&group);
     for at in 0..rounds as u64 {
+        half.round(group.rank(), at, length);
         match round(&group, at, length) {
             Ok(said) => println!("\nROUND {at} {said:?}"),
             Err(Error::Expelled { .. }) => return println!("\nEXPELLED"),

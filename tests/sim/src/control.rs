@@ -6,7 +6,7 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 use ronde_core::call::Call;
 use ronde_core::collective::GroupIndex;
-use ronde_core::error::{Error, PeerLost};
+use ronde_core::error::PeerLost;
 use ronde_core::membership::{
     self, Coordinator, CoordinatorOptions, Effect, FromMember, Hello, MachineId, MemberInfo, ToMember,
     Verdict, View,
@@ -304,7 +304,7 @@ impl Cluster {
             ToMember::Left(member) => {
                 let peer = &mut self.peers[process];
                 if let Some(follower) = &mut peer.follower {
-                    follower.is_gone(member);
+                    follower.has_left(member);
                 }
                 peer.executor.peer_left(member.index());
                 peer.left.push(member);
@@ -366,17 +366,14 @@ impl Cluster {
         let peer = &mut self.peers[process];
         let follower = peer.follower.as_mut().expect("it takes part");
         follower.note(epoch);
-        let lost: Vec<(usize, Error)> = lost
-            .into_iter()
-            .map(|lost| {
-                follower.is_gone(lost.member);
-                peer.left.retain(|&left| left != lost.member);
-                if !peer.lost.contains(&lost.member) {
-                    peer.lost.push(lost.member);
-                }
-                (lost.member.index(), Error::PeerLost(Arc::new(lost)))
-            })
-            .collect();
+        let lost: Vec<Arc<PeerLost>> = lost.into_iter().map(Arc::new).collect();
+        for lost in &lost {
+            follower.is_lost(lost);
+            peer.left.retain(|&left| left != lost.member);
+            if !peer.lost.contains(&lost.member) {
+                peer.lost.push(lost.member);
+            }
+        }
         let report = peer.executor.freeze(epoch, &lost, Instant(self.now), &mut peer.links);
         self.control.send(process, FromMember::Report(report));
     }

@@ -89,9 +89,9 @@ impl Incoming {
         self.frame = None;
     }
 
-    /// The rest of a payload that belongs to an attempt is thrown away.
-    pub(crate) fn fence(&mut self) {
-        if let Some(frame) = self.frame.take_if(|frame| frame.header.is_of_attempt()) {
+    /// The rest of a payload is thrown away if its frame is over.
+    pub(crate) fn fence(&mut self, is_over: &dyn Fn(&Header) -> bool) {
+        if let Some(frame) = self.frame.take_if(|frame| is_over(&frame.header)) {
             self.skip = frame.header.padded_payload() - frame.done;
         }
     }

@@ -182,9 +182,9 @@ impl Link for TcpLink {
         // No views are handed out.
     }
 
-    fn fence(&mut self) {
-        self.outbox.fence();
-        self.streams.iter_mut().for_each(|stream| stream.incoming.fence());
+    fn fence(&mut self, is_over: &dyn Fn(&Header) -> bool) {
+        self.outbox.fence(is_over);
+        self.streams.iter_mut().for_each(|stream| stream.incoming.fence(is_over));
     }
 
     fn prepare_sleep(&mut self) -> bool {

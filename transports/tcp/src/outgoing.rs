@@ -34,8 +34,6 @@ pub(crate) struct Outgoing {
     payload: Segment,
     /// To be reported when the payload has left; none for a payload that was copied.
     cookie: Option<u64>,
-    /// It means nothing after a fence.
-    of_attempt: bool,
 }
 
 impl Outgoing {
@@ -44,12 +42,10 @@ impl Outgoing {
         head_len: 0,
         payload: Segment::EMPTY,
         cookie: None,
-        of_attempt: false,
     };
 
     pub(crate) fn new(header: &Header, payload: &Segment, cookie: u64) -> Outgoing {
-        let of_attempt = header.is_of_attempt();
-        let mut frame = Outgoing { head_len: HEADER_BYTES, of_attempt, ..Outgoing::NONE };
+        let mut frame = Outgoing { head_len: HEADER_BYTES, ..Outgoing::NONE };
         frame.head[..HEADER_BYTES].copy_from_slice(&header.encode());
         if payload.len() <= INLINE_BYTES {
             frame.head[HEADER_BYTES..HEADER_BYTES + payload.len()].copy_from_slice(payload.bytes());
@@ -68,6 +64,10 @@ impl Outgoing {
 
     fn len(&self) -> usize {
         self.head_len + pad(self.payload.len())
+    }
+
+    fn is(&self, wanted: &dyn Fn(&Header) -> bool) -> bool {
+        self.head.first_chunk().is_some_and(|head| Header::decode(head).is_ok_and(|header| wanted(&header)))
     }
 
     fn parts(&self) -> [&[u8]; 3] {
@@ -124,19 +124,19 @@ impl Outbox {
         self.waiting.push_back(slot);
     }
 
-    /// Drops the frames of attempts that no stream has begun, and takes the others' payloads from them: what
-    /// has been promised to a stream must be written, but may be anything.
-    pub(crate) fn fence(&mut self) {
+    /// Of the frames that are over, drops those that no stream has begun, and takes the others' payloads from
+    /// them: what has been promised to a stream must be written, but may be anything.
+    pub(crate) fn fence(&mut self, is_over: &dyn Fn(&Header) -> bool) {
         let Outbox { slots, free, waiting, fenced } = self;
         waiting.retain(|&slot| {
-            let keep = !slots[slot].of_attempt;
+            let keep = !slots[slot].is(is_over);
             if !keep {
                 slots[slot].payload = Segment::EMPTY;
                 free.push(slot);
             }
             keep
         });
-        for slot in slots.iter_mut().filter(|slot| slot.of_attempt && !slot.payload.is_empty()) {
+        for slot in slots.iter_mut().filter(|slot| !slot.payload.is_empty() && slot.is(is_over)) {
             let zeros = Arena::new(slot.payload.len());
             slot.payload = zeros.segment(0, zeros.len());
             slot.cookie = None;

@@ -139,7 +139,8 @@ impl Coordinator {
         let waits = |(_, r): &(&MemberId, &Rejoin)| r.view.generation == self.view.generation;
         let before: BTreeSet<MemberId> = rejoined.iter().filter(waits).map(|(id, _)| *id).collect();
         self.activate_where_it_was_lost(&rejoined);
-        self.prepare_without_the_gone(lost_host);
+        let told = rejoined.into_values().flat_map(|r| r.lost).collect();
+        self.prepare_without_the_gone(lost_host, told);
         self.wait_for_safe_point_of(before);
     }
 
@@ -238,12 +239,18 @@ impl Coordinator {
         }
     }
 
-    /// Everybody freezes and reports, also if nobody is lost: some may wait for the plan of the one before.
-    fn prepare_without_the_gone(&mut self, lost_host: Option<MemberId>) {
+    /// Everybody freezes and reports, also if nobody is lost: some may wait for the plan of the one before. What
+    /// that has told some of a loss the others hear in the same words.
+    fn prepare_without_the_gone(&mut self, lost_host: Option<MemberId>, told: Vec<PeerLost>) {
         self.epoch.0 += 1;
         let epoch = self.epoch;
-        let lost_in = |id| self.views().find_map(|view| lost_with_coordinator(view, id, lost_host, epoch));
-        let lost: Vec<PeerLost> = self.gone.iter().filter_map(|&id| lost_in(id)).collect();
+        let lost_in = |view: &View, id| {
+            let info = view.member(id)?;
+            let known = told.iter().find(|lost| (lost.member, lost.peer) == (id, info.peer));
+            known.cloned().or_else(|| lost_with_coordinator(view, id, lost_host, epoch))
+        };
+        let lost_of = |&id| self.views().find_map(|view| lost_in(view, id));
+        let lost: Vec<PeerLost> = self.gone.iter().filter_map(lost_of).collect();
         self.state = State::Recovering { lost: lost.clone(), reports: BTreeMap::new() };
         self.send_to(self.bound().collect(), &ToMember::Prepare { epoch, lost });
     }

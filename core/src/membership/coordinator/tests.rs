@@ -473,6 +473,7 @@ fn rejoin(id: u32, size: u32, change: impl FnOnce(&mut Rejoin)) -> FromMember {
         view,
         armed: None,
         gone: Vec::new(),
+        lost: Vec::new(),
         epoch: Epoch(1),
         dead: Vec::new(),
         hosts_coordinator: id == 1,

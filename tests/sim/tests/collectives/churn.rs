@@ -5,7 +5,7 @@
 //! nobody comes or goes any more, all that live must be in one view without holes and get on with their work.
 
 use crate::case::{BUDGET, Memory, SMALL};
-use crate::random_op::Op;
+use crate::random_op::{Op, Told};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use ronde_core::call::{Call, CallOptions};
@@ -258,25 +258,30 @@ impl Churn {
             let op = &self.ops[key];
             let members = &self.views[&key.0];
             let what = format!("seed {} op {key:?} {}", self.seed, op.collective);
-            let said: Vec<Option<(u32, &[u32])>> = results
+            let told: Vec<&Result<Outcome>> = results
                 .iter()
                 .filter(|(process, _)| alive.contains(process))
-                .map(|(_, result)| result.as_ref().ok().map(|o| (o.contributors, &o.absent[..])))
+                .map(|(_, result)| result)
                 .collect();
-            assert!(said.iter().all(|s| *s == said[0]), "{what}: {said:?}");
-            match said.first() {
-                Some(Some((_, absent))) => {
+            match op.check_agreement(&told, &what) {
+                Told::Done(absent) => {
                     let lives = |rank: &u32| alive.contains(&members[*rank as usize]);
                     assert!(!absent.iter().any(lives), "{what}: {absent:?} are not all gone");
                     tally.reduced += usize::from(!absent.is_empty());
                     tally.whole += usize::from(absent.is_empty());
                 }
-                Some(None) => {
-                    let root = members[op.root];
-                    assert!(op.collective.has_root() && !alive.contains(&root), "{what} failed");
+                Told::Lost(error) => {
+                    let named = |rank: usize| {
+                        error.contains(&format!("peer {rank} "))
+                            && error.contains(&format!("host host-{},", members[rank]))
+                    };
+                    let gone = |rank: usize| !alive.contains(&members[rank]);
+                    let root = op.collective.has_root().then_some(op.root);
+                    let ends = |rank: usize| (op.strict || root == Some(rank)) && gone(rank);
+                    assert!((0..members.len()).any(|rank| ends(rank) && named(rank)), "{what}: {error}");
                     tally.failed += 1;
                 }
-                None => {}
+                Told::Nothing => {}
             }
         }
         tally.generations += self.views.len() - 1;

@@ -4,9 +4,9 @@ use crate::case::{Memory, POISON};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use ronde_core::call::{Call, CallOptions};
-use ronde_core::error::Outcome;
+use ronde_core::error::{Error, Outcome};
 use ronde_core::reduce::Reduction;
-use ronde_core::{Collective, DType, ReduceOp, Segment, Tag};
+use ronde_core::{Collective, DType, ReduceOp, Result, Segment, Tag, Tolerance};
 
 /// One call on all ranks.
 pub(crate) struct Op {
@@ -14,10 +14,22 @@ pub(crate) struct Op {
     count: usize,
     pub(crate) root: usize,
     pub(crate) in_place: bool,
+    /// No loss is tolerated.
+    pub(crate) strict: bool,
     tag: u32,
     inputs: Vec<Vec<u64>>,
     sources: Vec<Memory>,
     outputs: Vec<Memory>,
+}
+
+/// What became of an op.
+pub(crate) enum Told {
+    /// Nobody who lives has an answer.
+    Nothing,
+    /// It was done without these ranks.
+    Done(Vec<u32>),
+    /// A loss ended it, at least for some.
+    Lost(String),
 }
 
 const KINDS: [Collective; 9] = [
@@ -53,7 +65,8 @@ impl Op {
         let inputs: Vec<Vec<u64>> = (0..world).map(|_| (0..input).map(|_| rng.random()).collect()).collect();
         let sources: Vec<Memory> = inputs.iter().map(|values| Memory::new(values)).collect();
         let outputs: Vec<Memory> = (0..world).map(|_| Memory::new(&vec![POISON; output])).collect();
-        Op { collective, count, root, in_place, tag: rng.random_range(0..2), inputs, sources, outputs }
+        let (tag, strict) = (rng.random_range(0..2), rng.random_ratio(1, 10));
+        Op { collective, count, root, in_place, strict, tag, inputs, sources, outputs }
     }
 
     pub(crate) fn call(&self, rank: usize) -> Call {
@@ -64,6 +77,7 @@ impl Op {
         let receives =
             !rooted || at_root || matches!(self.collective, Collective::Broadcast | Collective::Scatter);
         let output = if self.in_place { input.clone() } else { self.outputs[rank].segment() };
+        let tolerance = if self.strict { Tolerance::None } else { Tolerance::Recover };
         Call {
             collective: self.collective,
             dtype: DType::U64,
@@ -72,8 +86,28 @@ impl Op {
             reduction: self.collective.reduces().then_some(Reduction::Builtin(ReduceOp::Sum)),
             input: if sends { input } else { Segment::EMPTY },
             output: if receives { output } else { Segment::EMPTY },
-            options: CallOptions { tag: Tag(self.tag), ..CallOptions::default() },
+            options: CallOptions { tag: Tag(self.tag), tolerance, ..CallOptions::default() },
             ..Call::EMPTY
+        }
+    }
+
+    /// Everybody was told the same: who contributed and who did not, or which loss ended it. Where no loss is
+    /// tolerated some may be done before others hear of one, who all hear of the same.
+    pub(crate) fn check_agreement(&self, told: &[&Result<Outcome>], what: &str) -> Told {
+        let mut done =
+            told.iter().filter_map(|told| told.as_ref().ok()).map(|o| (o.contributors, &o.absent[..]));
+        let mut failed = told.iter().filter_map(|told| told.as_ref().err()).map(Error::to_string);
+        let (first_done, first_failed) = (done.next(), failed.next());
+        assert!(done.all(|other| Some(other) == first_done), "{what}: {told:?}");
+        assert!(failed.all(|other| Some(&other) == first_failed.as_ref()), "{what}: {told:?}");
+        assert!(self.strict || first_done.is_none() || first_failed.is_none(), "{what}: {told:?}");
+        match (first_failed, first_done) {
+            (Some(error), _) => Told::Lost(error),
+            (None, Some((_, absent))) => {
+                assert!(!self.strict || absent.is_empty(), "{what}: done without {absent:?}");
+                Told::Done(absent.to_vec())
+            }
+            (None, None) => Told::Nothing,
         }
     }
 
@@ -87,26 +121,31 @@ impl Op {
         let got = if self.in_place { self.sources[rank].values() } else { self.outputs[rank].values() };
         let sum = |i: usize| here.iter().fold(0u64, |sum, &r| sum.wrapping_add(self.inputs[r][i]));
         let at_root = rank == self.root;
+        let same = |got: &[u64], expected: &[u64], which: &dyn std::fmt::Display| {
+            let differs = got.iter().zip(expected).position(|(got, expected)| got != expected);
+            assert!(
+                got.len() == expected.len() && differs.is_none(),
+                "{what}{which}: wrong from {differs:?} on"
+            );
+        };
         let blocks = |expected: &dyn Fn(usize) -> Vec<u64>| {
             for &r in &here {
-                assert_eq!(got[r * c..(r + 1) * c], expected(r), "{what}: block of {r}");
+                same(&got[r * c..(r + 1) * c], &expected(r), &format!(": block of {r}"));
             }
         };
         match self.collective {
-            AllReduce => assert_eq!(got, (0..c).map(sum).collect::<Vec<_>>(), "{what}"),
-            Reduce if at_root => assert_eq!(got, (0..c).map(sum).collect::<Vec<_>>(), "{what}"),
-            ReduceScatter => {
-                assert_eq!(got, (rank * c..(rank + 1) * c).map(sum).collect::<Vec<_>>(), "{what}")
-            }
-            Broadcast => assert_eq!(got, self.inputs[self.root], "{what}"),
-            Scatter => assert_eq!(got, self.inputs[self.root][rank * c..(rank + 1) * c], "{what}"),
+            AllReduce => same(&got, &(0..c).map(sum).collect::<Vec<_>>(), &""),
+            Reduce if at_root => same(&got, &(0..c).map(sum).collect::<Vec<_>>(), &""),
+            ReduceScatter => same(&got, &(rank * c..(rank + 1) * c).map(sum).collect::<Vec<_>>(), &""),
+            Broadcast => same(&got, &self.inputs[self.root], &""),
+            Scatter => same(&got, &self.inputs[self.root][rank * c..(rank + 1) * c], &""),
             AllGather => blocks(&|r| self.inputs[r].clone()),
             Gather if at_root => blocks(&|r| self.inputs[r].clone()),
             AllToAll => blocks(&|r| self.inputs[r][rank * c..(rank + 1) * c].to_vec()),
             _ => {}
         }
         if !self.in_place {
-            assert_eq!(self.sources[rank].values(), self.inputs[rank], "{what}: the input changed");
+            same(&self.sources[rank].values(), &self.inputs[rank], &": the input changed");
         }
     }
 }

@@ -2,7 +2,7 @@
 //! contributed.
 
 use crate::case::{BUDGET, Memory, POISON, SMALL};
-use crate::random_op::Op;
+use crate::random_op::{Op, Told};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use ronde_core::call::{Call, CallOptions};
@@ -177,28 +177,19 @@ impl Job {
         let (mut reduced, mut failed) = (0, 0);
         for (at, op) in self.ops.iter().enumerate() {
             let alive = self.cluster.alive();
-            let said: Vec<Option<(u32, &[u32])>> = alive
-                .iter()
-                .map(|&rank| match self.results[rank][at].as_ref().expect("done") {
-                    Ok(outcome) => Some((outcome.contributors, &outcome.absent[..])),
-                    Err(_) => None,
-                })
-                .collect();
-            assert!(
-                said.iter().all(|s| *s == said[0]),
-                "{} op {at} {} in place {}: {said:?}",
-                self.what,
-                op.collective,
-                op.in_place
-            );
-            let root_is_dead = op.collective.has_root() && !alive.contains(&op.root);
-            match said[0] {
-                None => {
-                    assert!(root_is_dead, "{} op {at} {} failed", self.what, op.collective);
+            let told: Vec<&Result<Outcome>> =
+                alive.iter().map(|&rank| self.results[rank][at].as_ref().expect("done")).collect();
+            let what = format!("{} op {at} {} in place {}", self.what, op.collective, op.in_place);
+            match op.check_agreement(&told, &what) {
+                Told::Lost(error) => {
+                    let named = |rank: usize| error.contains(&format!("peer {rank} "));
+                    let root = op.collective.has_root().then_some(op.root);
+                    let ends = |rank: usize| (op.strict || root == Some(rank)) && !alive.contains(&rank);
+                    assert!((0..self.next.len()).any(|rank| ends(rank) && named(rank)), "{what}: {error}");
                     failed += 1;
                 }
-                Some((contributors, _)) if (contributors as usize) < self.next.len() => reduced += 1,
-                Some(_) => {}
+                Told::Done(absent) => reduced += usize::from(!absent.is_empty()),
+                Told::Nothing => {}
             }
         }
         (reduced, failed)
@@ -278,7 +269,7 @@ fn survivors_go_on() {
 fn planted_bugs_are_caught() {
     use crate::churn::churn;
     use ronde_core::planted::{Bug, plant};
-    const WITHIN: u64 = 4000;
+    const WITHIN: u64 = 40_000;
     // Panics are what is looked for here.
     std::panic::set_hook(Box::new(|_| ()));
     let caught = |bug: Bug| {
