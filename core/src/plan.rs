@@ -3,9 +3,10 @@
 //! An op's vector is cut into *windows* that move on their own, so phases overlap. A [`Plan`] writes
 //! the steps of one window into a [`Window`]; the executor runs the steps of several windows at once.
 //!
-//! Rules for authors (checked by [`Window::validate`]):
+//! Rules for authors (checked by [`validate`], for every plan that the simulator makes):
 //!
 //! * A step may depend on earlier steps of the same window only. Windows are independent of each other.
+//! * No two windows write the same bytes of the output: what an op in place overwrites is saved as each opens.
 //! * `Recv` has no dependencies: it is ready as soon as the window is open. So memory that this rank
 //!   still has to send must not be the destination of a `Recv` unless the message can only have been
 //!   sent after the bytes arrived there (an owner's final bytes follow from one's raw piece). In doubt
@@ -101,6 +102,16 @@ pub enum Action {
         /// To, of the same length.
         dst: Span,
     },
+}
+
+impl Action {
+    /// What it writes.
+    pub fn target(&self) -> Option<Span> {
+        match self {
+            Action::Send { .. } => None,
+            Action::Recv { dst, .. } | Action::Reduce { dst, .. } | Action::Copy { dst, .. } => Some(*dst),
+        }
+    }
 }
 
 /// A step with the steps it waits for.
@@ -211,8 +222,8 @@ impl Window {
         &self.sources[srcs.start as usize..srcs.end as usize]
     }
 
-    /// Checks the rules at the top of this module that one rank's window can show.
-    pub fn validate(&self, rank: u32, world: u32, input_len: usize, output_len: usize) -> Result<(), String> {
+    /// Checks the rules that one rank's window can show.
+    fn validate(&self, rank: u32, world: u32, input_len: usize, output_len: usize) -> Result<(), String> {
         let within = |span: &Span| {
             let limit = match span.place {
                 Place::Input => input_len,
@@ -281,4 +292,36 @@ pub trait Plan: Send + PartialEq {
 
     /// The algorithm's name, as in `--algorithm`.
     fn name(&self) -> &'static str;
+}
+
+/// Checks the rules at the top of this module that one rank's plan can show, for buffers of these lengths.
+pub fn validate<P: Plan>(
+    plan: &P,
+    rank: u32,
+    world: u32,
+    input_len: usize,
+    output_len: usize,
+) -> Result<(), String> {
+    let mut window = Window::default();
+    // First byte, end, and window, of all that is written.
+    let mut written: Vec<(usize, usize, u32)> = Vec::new();
+    for index in 0..plan.windows() {
+        window.clear();
+        plan.window(index, &mut window);
+        window
+            .validate(rank, world, input_len, output_len)
+            .map_err(|why| format!("{} window {index}: {why}", plan.name()))?;
+        let targets = window.steps.iter().filter_map(|step| step.action.target());
+        let output = targets.filter(|span| span.place == Place::Output && span.len > 0);
+        written.extend(output.map(|span| (span.offset, span.offset + span.len, index)));
+    }
+    written.sort_unstable();
+    let mut end = (0, 0);
+    for (first, past, index) in written {
+        if first < end.0 && index != end.1 {
+            return Err(format!("{}: windows {} and {index} both write byte {first}", plan.name(), end.1));
+        }
+        end = end.max((past, index));
+    }
+    Ok(())
 }

@@ -6,6 +6,7 @@ use ronde_core::call::{Call, Shape};
 use ronde_core::collective::{Executor, GroupIndex, Limits, Links, NewGroup};
 use ronde_core::error::Result;
 use ronde_core::membership::{Follower, View};
+use ronde_core::plan;
 use ronde_core::reduce::Reduction;
 use ronde_core::{Formation, GroupId, MemberId, PeerId};
 
@@ -38,7 +39,19 @@ pub(crate) struct Planner {
 }
 
 impl Planner {
+    /// The plan of a call. Without optimisation it is seen to keep to the rules for plans.
     pub(crate) fn plan(&self, call: &Call, in_place: bool) -> Result<AnyPlan> {
+        let plan = self.make(call, in_place)?;
+        let (input, output) = (call.input.len(), call.output.len());
+        if cfg!(debug_assertions)
+            && let Err(why) = plan::validate(&plan, self.rank, self.world, input, output)
+        {
+            panic!("{call:?}: {why}");
+        }
+        Ok(plan)
+    }
+
+    fn make(&self, call: &Call, in_place: bool) -> Result<AnyPlan> {
         let shape = Shape {
             collective: call.collective,
             rank: self.rank,

@@ -1,0 +1,568 @@
+//! One op: its plan's windows, and who has entered it. How it is tried again stands in [`attempt`], how it ends in
+//! [`commit`].
+
+mod attempt;
+mod commit;
+
+use super::cookie::Cookie;
+use super::early::charge;
+use super::executor::{Limits, Shared};
+use super::group::GroupIndex;
+use super::window::Running;
+use super::{Descriptor, Links};
+use crate::call::Call;
+use crate::error::Outcome;
+use crate::frame::{FrameKind, Header};
+use crate::memory::{Arena, Segment};
+use crate::plan::{Action, Place, Plan, Span, StepId};
+use crate::reduce::{Kernels, ReduceSpec, Reduction};
+use crate::transport::Submit;
+use crate::{Instant, OpId, Result};
+pub(crate) use commit::Commit;
+use std::time::Duration;
+
+static NOTHING: Segment = Segment::EMPTY;
+
+#[derive(Debug)]
+pub(crate) enum Phase {
+    Free,
+    Running,
+    /// Calls disagree: waits for the coordinator's verdict.
+    Stalled,
+    /// A peer was lost: waits for the plan of recovery.
+    Frozen,
+    /// Waits for the result from a survivor that has returned.
+    Awaiting,
+    Ended(Result<Outcome>),
+}
+
+/// State of one op. Reused from op to op, so that its vectors keep their memory.
+pub(crate) struct OpState<P> {
+    pub(crate) life: u8,
+    pub(crate) phase: Phase,
+    pub(crate) group: GroupIndex,
+    pub(crate) id: OpId,
+    /// The link of the other side, for a send or receive.
+    pub(crate) pair: Option<usize>,
+    pub(crate) receives: bool,
+    pub(crate) descriptor: Descriptor,
+    pub(crate) header: Header,
+    pub(crate) call: Option<Call>,
+    /// This op's plan or, once it has ended, still the last one's.
+    plan: Option<P>,
+    /// Counts plans that differed from the one before.
+    plan_number: u64,
+    /// This op has a plan: one that starts after a report gets it with the plan of recovery.
+    planned: bool,
+    /// What the plan says of itself.
+    windows: u32,
+    in_flight: usize,
+    /// Of the algorithm's name and, where all ranks have as many, of the number of windows.
+    digest: u32,
+    pub(crate) commit: Commit,
+    pub(crate) started: Instant,
+    pub(crate) deadline: Instant,
+    /// Counts attempts, so that what a link says of an earlier one is not taken for this one's.
+    pub(crate) attempt: u8,
+    /// Members whose contributions make up the result.
+    contributors: u32,
+    /// Ranks that were lost before this attempt began.
+    absent: Vec<u32>,
+    pub(crate) interruptions: u32,
+    pub(crate) interrupted_after: Duration,
+    pub(crate) interrupted_for: Duration,
+    /// What an op in place overwrites of its input: at the place that it has in the output, of these ranges.
+    backup: Option<Arena>,
+    saved: Vec<(usize, usize)>,
+    next_window: u32,
+    finished_windows: u32,
+    #[expect(clippy::vec_box, reason = "large, and they move between these two in every op")]
+    pub(crate) open: Vec<Box<Running>>,
+    #[expect(clippy::vec_box, reason = "as above")]
+    spare: Vec<Box<Running>>,
+    /// By group rank: a frame of this op has come from it.
+    pub(crate) entered: Vec<bool>,
+    /// By group rank: bytes sent before it was known to have entered.
+    pub(crate) eager: Vec<usize>,
+    asked: Vec<bool>,
+    /// By group rank: windows below this may be sent there; empty while nobody said so.
+    window_limits: Vec<u32>,
+    /// What this rank has said of itself.
+    window_limit: u32,
+    pub(crate) enter_to: Vec<u32>,
+    pub(crate) done_from: Vec<bool>,
+    pub(crate) done_missing: u32,
+    done_next: u32,
+    pub(crate) mismatch_told: bool,
+    /// `returned_through` counts this op.
+    counted: bool,
+    pub(crate) sent_bytes: u64,
+    pub(crate) received_bytes: u64,
+    sources: Vec<Segment>,
+}
+
+impl<P: Plan> OpState<P> {
+    pub(crate) fn new() -> OpState<P> {
+        OpState {
+            life: 0,
+            phase: Phase::Free,
+            group: GroupIndex(0),
+            id: Header::EMPTY.op,
+            pair: None,
+            receives: false,
+            descriptor: Descriptor::of(&Call::EMPTY, (0, 0), Commit::Local),
+            header: Header::EMPTY,
+            call: None,
+            plan: None,
+            plan_number: 0,
+            planned: false,
+            windows: 0,
+            in_flight: 1,
+            digest: 0,
+            commit: Commit::Local,
+            started: Instant(0),
+            deadline: Instant(0),
+            attempt: 0,
+            contributors: 0,
+            absent: Vec::new(),
+            interruptions: 0,
+            interrupted_after: Duration::ZERO,
+            interrupted_for: Duration::ZERO,
+            backup: None,
+            saved: Vec::new(),
+            next_window: 0,
+            finished_windows: 0,
+            open: Vec::new(),
+            spare: Vec::new(),
+            entered: Vec::new(),
+            eager: Vec::new(),
+            asked: Vec::new(),
+            window_limits: Vec::new(),
+            window_limit: 0,
+            enter_to: Vec::new(),
+            done_from: Vec::new(),
+            done_missing: 0,
+            done_next: 0,
+            mismatch_told: false,
+            counted: false,
+            sent_bytes: 0,
+            received_bytes: 0,
+            sources: Vec::new(),
+        }
+    }
+
+    /// Opens windows up to the plan's number in flight.
+    pub(crate) fn open_windows(&mut self) {
+        while self.open.len() < self.in_flight && self.next_window < self.windows {
+            self.open_next();
+        }
+    }
+
+    /// Sets the plan of the op that starts.
+    pub(crate) fn set_plan(&mut self, plan: P) {
+        self.planned = true;
+        if self.plan.as_ref() != Some(&plan) {
+            self.plan_number += 1;
+            self.windows = plan.windows();
+            self.in_flight = plan.windows_in_flight().max(1) as usize;
+            self.digest = plan.name().bytes().fold(0, |sum: u32, byte| sum.rotate_left(5) ^ u32::from(byte));
+            self.plan = Some(plan);
+        }
+    }
+
+    /// What the plans of all ranks have in common.
+    pub(crate) fn plan_digest(&self) -> (u32, u32) {
+        (self.digest, self.windows)
+    }
+
+    fn open_next(&mut self) {
+        let index = self.next_window;
+        let loaded = self.spare.iter().position(|spare| spare.has(self.plan_number, index));
+        let mut running = match loaded {
+            Some(at) => self.spare.swap_remove(at),
+            None => self.spare.pop().unwrap_or_default(),
+        };
+        if let (Some(plan), None) = (&self.plan, loaded) {
+            running.load(plan, self.plan_number, index);
+        }
+        running.restart();
+        self.back_up(&running);
+        self.next_window += 1;
+        self.open.push(running);
+    }
+
+    /// Number of windows.
+    pub(crate) fn windows(&self) -> u32 {
+        self.windows
+    }
+
+    /// Whether a window was opened before, and may have ended.
+    pub(crate) fn is_past(&self, index: u32) -> bool {
+        index < self.next_window
+    }
+
+    /// The open window with this index; a peer that is ahead makes this side open it now.
+    pub(crate) fn window(&mut self, index: u32, limits: &Limits) -> Option<usize> {
+        while self.next_window <= index && index < self.windows && self.open.len() < limits.open_windows {
+            self.open_next();
+        }
+        self.open.iter().position(|w| w.index == index)
+    }
+
+    /// Notes who must be told that this side has entered: peers that may send more than the eager
+    /// bytes and hear nothing else from this side first.
+    pub(crate) fn plan_entry(&mut self, limits: &Limits) {
+        let windows = self.windows as usize;
+        let Some(first) = self.open.first() else { return };
+        for step in &first.plan.steps {
+            let Action::Recv { from, dst, .. } = &step.action else { continue };
+            if charge(dst.len) * windows <= limits.eager_bytes {
+                continue;
+            }
+            let speaks_first =
+                first.plan.steps.iter().any(|s| {
+                    matches!(&s.action, Action::Send { to, .. } if to == from) && s.after.is_empty()
+                });
+            if !speaks_first && !self.enter_to.contains(from) {
+                self.enter_to.push(*from);
+            }
+        }
+    }
+
+    /// Runs every step whose turn has come. Returns true if anything moved.
+    pub(crate) fn run(
+        &mut self,
+        at: usize,
+        shared: &mut Shared,
+        links: &mut Links,
+        kernels: &dyn Kernels,
+    ) -> bool {
+        if !matches!(self.phase, Phase::Running) {
+            return false;
+        }
+        let mut moved = self.send_entries(shared, links);
+        let mut i = 0;
+        while i < self.open.len() {
+            moved |= self.run_window(i, at, shared, links, kernels);
+            if self.open[i].is_finished() {
+                self.close_window(i, shared);
+                moved = true;
+            } else {
+                i += 1;
+            }
+        }
+        if self.finished_windows == self.windows {
+            moved |= self.try_commit(shared, links);
+        }
+        moved
+    }
+
+    fn run_window(
+        &mut self,
+        i: usize,
+        at: usize,
+        shared: &mut Shared,
+        links: &mut Links,
+        kernels: &dyn Kernels,
+    ) -> bool {
+        let mut moved = false;
+        let mut next = 0;
+        while next < self.open[i].ready.len() {
+            let step = self.open[i].ready[next];
+            if self.run_step(i, step, at, shared, links, kernels) {
+                self.open[i].ready.remove(next);
+                moved = true;
+            } else {
+                next += 1;
+            }
+        }
+        moved
+    }
+
+    /// Runs a ready step; false if it has to wait for its link.
+    fn run_step(
+        &mut self,
+        i: usize,
+        step: StepId,
+        at: usize,
+        shared: &mut Shared,
+        links: &mut Links,
+        kernels: &dyn Kernels,
+    ) -> bool {
+        match self.open[i].plan.steps[step as usize].action.clone() {
+            Action::Send { to, src, label } => {
+                let payload = self.source(i, src);
+                match self.send(i, step, to, label, payload, at, shared, links) {
+                    Submit::Full => return false,
+                    Submit::Pending => return true,
+                    Submit::Sent => {}
+                }
+            }
+            Action::Copy { src, dst } => {
+                self.open[i].ensure_slots(&mut shared.pool);
+                let (from, to) = (self.source(i, src), self.memory(i, dst));
+                from.copy_to(&to);
+            }
+            Action::Reduce { srcs, dst, finish } => {
+                self.open[i].ensure_slots(&mut shared.pool);
+                self.reduce(i, srcs, dst, finish, shared, kernels);
+            }
+            Action::Recv { .. } => return true,
+        }
+        if let Some(link) = self.open[i].viewed_links().find(|&link| !shared.is_sound(link, links)) {
+            // What was read may be anything: the op must not end well.
+            self.phase = Phase::Stalled;
+            shared.revoked.push(link);
+            return true;
+        }
+        self.open[i].finish(step, |link, token, len| shared.release(link, token, len));
+        true
+    }
+
+    fn segments(&self) -> (&Segment, &Segment) {
+        match &self.call {
+            Some(call) => (&call.input, &call.output),
+            None => (&NOTHING, &NOTHING),
+        }
+    }
+
+    fn source(&self, i: usize, span: Span) -> Segment {
+        let (input, output) = self.segments();
+        self.open[i].source(span, input, output)
+    }
+
+    fn memory(&self, i: usize, span: Span) -> Segment {
+        let (input, output) = self.segments();
+        self.open[i].memory(span, input, output)
+    }
+
+    fn reduce(
+        &mut self,
+        i: usize,
+        srcs: std::ops::Range<u32>,
+        dst: Span,
+        finish: bool,
+        shared: &Shared,
+        kernels: &dyn Kernels,
+    ) {
+        let mut sources = std::mem::take(&mut self.sources);
+        for at in srcs {
+            let span = self.open[i].plan.sources[at as usize];
+            sources.push(self.source(i, span));
+        }
+        let to = self.memory(i, dst);
+        let Some(call) = &self.call else { return };
+        let builtin = Reduction::Builtin(crate::ReduceOp::Sum);
+        let spec = ReduceSpec {
+            dtype: call.dtype,
+            reduction: call.reduction.as_ref().unwrap_or(&builtin),
+            finish: finish.then_some(self.contributors.into()),
+            streaming: dst.place == Place::Output
+                && call.output.len() >= shared.limits.streaming_bytes
+                && !call.input.overlaps(&call.output),
+        };
+        kernels.reduce(&spec, &sources, &to);
+        sources.clear();
+        self.sources = sources;
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn send(
+        &mut self,
+        i: usize,
+        step: StepId,
+        to: u32,
+        label: u16,
+        payload: Segment,
+        at: usize,
+        shared: &mut Shared,
+        links: &mut Links,
+    ) -> Submit {
+        let rank = to as usize;
+        let link_at = shared.groups[self.group.0].members[rank];
+        if self.open[i].index >= self.window_limit_of(rank, &shared.limits)
+            || !self.may_send(rank, charge(payload.len()), link_at, shared, links)
+        {
+            return Submit::Full;
+        }
+        let Some(link) = links[link_at].as_mut() else { return Submit::Full };
+        let mut header = self.header;
+        header.kind = FrameKind::Data;
+        header.window = self.open[i].index;
+        header.label = label;
+        header.payload_len = payload.len() as u32;
+        header.returned_through = shared.returned_through(self.group, self.id.tag);
+        let cookie = Cookie { op: at, attempt: self.attempt, window: header.window, step }.pack();
+        let answer = link.submit(&header, &payload, cookie);
+        if answer != Submit::Full {
+            self.sent_bytes += payload.len() as u64;
+            self.count_early(rank, link_at, charge(payload.len()), shared);
+        }
+        if answer == Submit::Pending {
+            self.open[i].sending(step);
+        }
+        answer
+    }
+
+    /// Flow control: beyond the eager bytes only to those who have entered.
+    fn may_send(
+        &mut self,
+        rank: usize,
+        cost: usize,
+        link: usize,
+        shared: &mut Shared,
+        links: &mut Links,
+    ) -> bool {
+        if self.entered[rank] {
+            return true;
+        }
+        let limits = &shared.limits;
+        let unentered = shared.unentered[link] + cost;
+        // The other half is for frames without payload.
+        let may = self.eager[rank] + cost <= limits.eager_bytes && unentered <= limits.early_bytes / 2;
+        // Asks before it must: what the peer has entered meanwhile comes off the account with its answer.
+        let early = unentered > limits.early_bytes / 4 && !shared.asking[link];
+        if (!may || early) && !self.asked[rank] {
+            self.asked[rank] = self.control(FrameKind::EnterRequest, rank, shared, links);
+            shared.asking[link] = self.asked[rank];
+        }
+        may
+    }
+
+    /// A frame may come before its receiver has entered: it counts until that is known.
+    fn count_early(&mut self, rank: usize, link: usize, cost: usize, shared: &mut Shared) {
+        if !self.entered[rank] {
+            self.eager[rank] += cost;
+            shared.unentered[link] += cost;
+        }
+    }
+
+    /// Windows below this may be sent to a rank.
+    fn window_limit_of(&self, rank: usize, limits: &Limits) -> u32 {
+        self.window_limits.get(rank).copied().unwrap_or(0).max(limits.open_windows as u32)
+    }
+
+    /// A rank says how many windows it takes.
+    pub(crate) fn allow_windows(&mut self, rank: usize, limit: u32) {
+        if limit > 0 {
+            self.window_limits.resize(self.entered.len(), 0);
+            self.window_limits[rank] = self.window_limits[rank].max(limit);
+        }
+    }
+
+    /// Tells those who send to this rank that they may go on, where ops have more windows than may be
+    /// open at one time. Links do not deliver in order, so one lost for want of room would be lost for good.
+    fn move_window_limit(&mut self, limits: &Limits, me: usize, lost: impl Fn(usize) -> bool) {
+        let most = limits.open_windows as u32;
+        if self.windows <= most {
+            return;
+        }
+        let oldest = self.open.iter().map(|window| window.index).min().unwrap_or(self.next_window);
+        if oldest + most < self.window_limit.max(most) + most.div_ceil(2) {
+            return;
+        }
+        self.window_limit = oldest + most;
+        // Any of them may send in some window, also those that do not in others.
+        self.enter_to.clear();
+        let ranks =
+            (0..self.entered.len() as u32).filter(|&rank| rank as usize != me && !lost(rank as usize));
+        match &self.call {
+            Some(call) if self.pair.is_some() => self.enter_to.push(call.peer),
+            _ => self.enter_to.extend(ranks),
+        }
+    }
+
+    /// Sends a frame without payload; false if it has to wait.
+    pub(crate) fn control(
+        &mut self,
+        kind: FrameKind,
+        rank: usize,
+        shared: &mut Shared,
+        links: &mut Links,
+    ) -> bool {
+        let link = shared.groups[self.group.0].members[rank];
+        if !self.entered[rank] && shared.unentered[link] + charge(0) > shared.limits.early_bytes {
+            return false;
+        }
+        let mut header = self.header;
+        header.kind = kind;
+        header.window = if kind == FrameKind::Enter { self.window_limit } else { 0 };
+        header.returned_through = shared.returned_through(self.group, self.id.tag);
+        let sent = shared.submit_control(link, &header, &Segment::EMPTY, links);
+        if sent {
+            self.count_early(rank, link, charge(0), shared);
+        }
+        sent
+    }
+
+    fn send_entries(&mut self, shared: &mut Shared, links: &mut Links) -> bool {
+        let mut moved = false;
+        while let Some(&rank) = self.enter_to.last() {
+            if !self.control(FrameKind::Enter, rank as usize, shared, links) {
+                break;
+            }
+            self.enter_to.pop();
+            moved = true;
+        }
+        moved
+    }
+
+    fn close_window(&mut self, i: usize, shared: &mut Shared) {
+        let mut window = self.open.remove(i);
+        window.unload(&mut shared.pool, |link, token, len| {
+            shared.held_views[link] -= len;
+            shared.releases.push((link, token));
+        });
+        self.spare.push(window);
+        self.finished_windows += 1;
+        self.open_windows();
+        let group = &shared.groups[self.group.0];
+        self.move_window_limit(&shared.limits, group.me, |rank| group.is_lost(rank));
+    }
+
+    /// The other side is known to have entered.
+    pub(crate) fn note_entered(&mut self, rank: usize, link: usize, shared: &mut Shared) {
+        if !self.entered[rank] {
+            self.entered[rank] = true;
+            shared.unentered[link] -= self.eager[rank];
+        }
+    }
+
+    /// The number in the job of a rank of the op's group.
+    pub(crate) fn member(&self, rank: u32, shared: &Shared) -> crate::MemberId {
+        crate::MemberId(shared.groups[self.group.0].members[rank as usize] as u32)
+    }
+
+    /// Ranks that hold the op up, ascending.
+    pub(crate) fn missing(&self) -> Vec<u32> {
+        let mut ranks: Vec<u32> = self.open.iter().flat_map(|window| window.waits_on()).collect();
+        if self.open.is_empty() && self.commit == Commit::Done {
+            ranks.extend((0..self.done_from.len()).filter(|&r| !self.done_from[r]).map(|r| r as u32));
+        }
+        ranks.sort_unstable();
+        ranks.dedup();
+        ranks
+    }
+
+    /// Charge of frames whose receivers are not known to have entered, by rank.
+    pub(crate) fn unentered(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let ranks = self.eager.iter().zip(&self.entered).enumerate();
+        ranks
+            .filter(|(_, (bytes, entered))| **bytes > 0 && !**entered)
+            .map(|(rank, (bytes, _))| (rank, *bytes))
+    }
+
+    /// It was started and has not ended.
+    pub(crate) fn is_open(&self) -> bool {
+        !matches!(self.phase, Phase::Free | Phase::Ended(_))
+    }
+}
+
+/// Eager bytes of an op that ended before its receiver was heard of.
+pub(crate) struct Owed {
+    pub(crate) op: OpId,
+    pub(crate) pair: Option<usize>,
+    pub(crate) strict: bool,
+    pub(crate) link: usize,
+    pub(crate) bytes: usize,
+}
