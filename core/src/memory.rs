@@ -128,6 +128,37 @@ impl Segment {
         unsafe { std::ptr::copy(self.ptr, dst.ptr, self.len) }
     }
 
+    /// Copies all bytes of `self` to the start of `dst`, past the cache: for what is not read again soon. The ranges
+    /// must not overlap.
+    pub fn stream_to(&self, dst: &Segment) {
+        assert!(self.len <= dst.len && !self.overlaps(dst), "copy of {} bytes into {}", self.len, dst.len);
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
+            const STEP: usize = 64;
+            let head = dst.ptr.align_offset(16).min(self.len);
+            let body = (self.len - head) / STEP * STEP;
+            self.slice(0, head).copy_to(dst);
+            let from = self.slice(head, body).ptr;
+            let to = dst.slice(head, body).ptr;
+            for at in (0..body).step_by(STEP) {
+                for part in (at..at + STEP).step_by(16) {
+                    // SAFETY: `part + 16 <= body`, in range of both; the target is aligned; SSE2 is baseline.
+                    unsafe {
+                        let bytes = _mm_loadu_si128(from.add(part).cast::<__m128i>());
+                        _mm_stream_si128(to.add(part).cast::<__m128i>(), bytes);
+                    }
+                }
+            }
+            // SAFETY: SSE is baseline. Orders the stores before whatever follows, also on another core.
+            unsafe { _mm_sfence() }
+            let rest = self.len - head - body;
+            self.slice(head + body, rest).copy_to(&dst.slice(head + body, rest));
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        self.copy_to(dst);
+    }
+
     /// Copies `src` to the start of this segment.
     #[inline]
     pub fn fill_from(&self, src: &[u8]) {
@@ -315,6 +346,27 @@ mod tests {
             assert!(!all.slice(0, 2).overlaps(&all.slice(2, 3)));
         });
         assert_eq!(out, [2, 3, 4]);
+    }
+
+    #[test]
+    fn copies_past_the_cache_are_copies() {
+        let source = Arena::new(700);
+        (0..700).for_each(|i| source.segment(i, 1).fill_from(&[(i as u8).wrapping_add(1)]));
+        for (from, to, len) in
+            [(0, 0, 0), (0, 0, 1), (3, 0, 64), (0, 5, 300), (1, 16, 640), (7, 15, 131), (60, 1, 79)]
+        {
+            let target = Arena::new(700);
+            source.segment(from, len).stream_to(&target.segment(to, len));
+            for i in 0..700 {
+                let expected =
+                    if i >= to && i < to + len { ((from + i - to) as u8).wrapping_add(1) } else { 0 };
+                assert_eq!(
+                    target.segment(i, 1).bytes(),
+                    [expected],
+                    "{len} bytes from {from} to {to}: byte {i}"
+                );
+            }
+        }
     }
 
     #[test]

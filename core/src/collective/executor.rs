@@ -38,7 +38,8 @@ pub struct Limits {
     pub log_op_bytes_memory: usize,
     /// Windows that a peer may be ahead of the oldest one that is open here. Default 1024.
     pub open_windows: usize,
-    /// Outputs from this size on are written past the cache where they are not read again. Default 8 MiB.
+    /// Outputs, and copies of inputs in place, are written past the cache from this size on, where they are not
+    /// read again. Default 8 MiB.
     pub streaming_bytes: usize,
 }
 
@@ -357,7 +358,7 @@ impl<P: Plan> Executor<P> {
         let op = &mut self.ops[at];
         let Some(call) = &op.call else { return };
         let state = &self.shared.groups[op.group.0];
-        let commit = commit_of(state, op.id.seq, call, &plan, &self.shared.limits);
+        let commit = Commit::of(state, op.id.seq, call, &plan, &self.shared.limits);
         op.set_plan(plan);
         let Some(call) = &op.call else { return };
         op.commit = commit;
@@ -370,7 +371,7 @@ impl<P: Plan> Executor<P> {
             fingerprint: op.descriptor.fingerprint(),
             ..Header::EMPTY
         };
-        op.back_up(&mut self.shared.pool);
+        op.plan_backup(&mut self.shared.pool, &self.shared.limits);
         op.open_windows();
         op.plan_entry(&self.shared.limits);
         self.run(at, links, kernels);
@@ -564,29 +565,6 @@ impl<P: Plan> Executor<P> {
     pub fn staging_peak(&self) -> usize {
         self.shared.pool.peak()
     }
-}
-
-/// How an op commits: the same on every rank, since call and group are.
-fn commit_of<P: Plan>(group: &GroupState, seq: crate::Seq, call: &Call, plan: &P, limits: &Limits) -> Commit {
-    let alone = group.present() == 1;
-    if call.is_strict() || call.collective.is_point_to_point() || alone {
-        return Commit::Local;
-    }
-    // Who returns from an op has heard of every member, so that none can enter it after a loss for the first
-    // time: an empty vector, of which nobody hears anything, commits by Done.
-    let by_log = match call.collective {
-        Collective::Barrier => true,
-        Collective::AllReduce => plan.name() == "one-shot" && plan.windows() == 1,
-        Collective::AllGather => plan.name() == "direct" && plan.windows() == 1,
-        _ => false,
-    };
-    if !by_log || group.is_recovered(call.options.tag, seq) {
-        return Commit::Done;
-    }
-    let slow = group.syscall_per_frame;
-    let limit = if slow { limits.log_op_bytes_syscall } else { limits.log_op_bytes_memory };
-    let blocks = if call.collective == Collective::AllGather { group.members.len() } else { 1 };
-    if blocks * call.count * call.dtype.size() <= limit { Commit::Log } else { Commit::Done }
 }
 
 /// What an op waits for.

@@ -74,6 +74,8 @@ pub(crate) struct OpState<P> {
     /// What an op in place overwrites of its input: at the place that it has in the output, of these ranges.
     backup: Option<Arena>,
     saved: Vec<(usize, usize)>,
+    /// It is written past the cache.
+    backup_streams: bool,
     next_window: u32,
     finished_windows: u32,
     #[expect(clippy::vec_box, reason = "large, and they move between these two in every op")]
@@ -130,6 +132,7 @@ impl<P: Plan> OpState<P> {
             interrupted_for: Duration::ZERO,
             backup: None,
             saved: Vec::new(),
+            backup_streams: false,
             next_window: 0,
             finished_windows: 0,
             open: Vec::new(),

@@ -1,0 +1,125 @@
+//! Attempts of an op: each starts from the same input, also where the one before has overwritten some of it.
+
+use super::{Commit, OpState, Phase};
+use crate::call::Call;
+use crate::collective::executor::{Limits, Shared};
+use crate::collective::group::GroupState;
+use crate::collective::slots::SlotPool;
+use crate::collective::window::Running;
+use crate::plan::{Place, Plan, Span};
+use crate::planted::{self, Bug};
+use std::time::Duration;
+
+impl<P: Plan> OpState<P> {
+    /// Sets the counters for the first attempt in a group.
+    pub(crate) fn reset(&mut self, group: &GroupState) {
+        self.life = self.life.wrapping_add(1);
+        self.mismatch_told = false;
+        self.counted = false;
+        self.planned = false;
+        self.interruptions = 0;
+        self.interrupted_after = Duration::ZERO;
+        self.interrupted_for = Duration::ZERO;
+        self.sent_bytes = 0;
+        self.received_bytes = 0;
+        self.start_attempt(group);
+    }
+
+    /// Sets the counters for an attempt among the members that are there.
+    pub(crate) fn start_attempt(&mut self, group: &GroupState) {
+        let world = group.members.len();
+        self.attempt = self.attempt.wrapping_add(1);
+        self.contributors = match planted::has(Bug::TheLostStillCount) {
+            true => world as u32,
+            false => group.present() as u32,
+        };
+        self.phase = Phase::Running;
+        self.next_window = 0;
+        self.finished_windows = 0;
+        self.done_next = 0;
+        self.enter_to.clear();
+        self.window_limits.clear();
+        self.window_limit = 0;
+        for flags in [&mut self.entered, &mut self.asked, &mut self.done_from] {
+            flags.clear();
+            flags.resize(world, false);
+        }
+        self.eager.clear();
+        self.eager.resize(world, 0);
+        self.done_missing = group.present() as u32 - 1;
+        self.absent.clear();
+        self.absent.extend(group.lost_ranks());
+        for &rank in &self.absent {
+            self.done_from[rank as usize] = true;
+        }
+    }
+
+    /// An op in place copies what it overwrites of its input, since it may have to start again: each window as it
+    /// opens, just before it reads the same bytes. One that commits by log holds its result as soon as it has
+    /// overwritten anything.
+    pub(crate) fn plan_backup(&mut self, pool: &mut SlotPool, limits: &Limits) {
+        use crate::Collective::{AllToAll, AllToAllV};
+        let Some(call) = &self.call else { return };
+        let changes = call.collective.reduces() || matches!(call.collective, AllToAll | AllToAllV);
+        if changes && self.commit == Commit::Done && call.input.overlaps(&call.output) {
+            self.backup = Some(pool.take(call.output.len()));
+            self.backup_streams = call.output.len() >= limits.streaming_bytes;
+        }
+    }
+
+    /// Copies what a window is about to overwrite. No two windows write the same bytes.
+    pub(super) fn back_up(&mut self, window: &Running) {
+        let (Some(block), Some(call)) = (&self.backup, &self.call) else { return };
+        let first = self.saved.len();
+        let targets = window.plan.steps.iter().filter_map(|step| step.action.target());
+        for Span { offset, len, .. } in targets.filter(|span| span.place == Place::Output && span.len > 0) {
+            // Some write the same bytes twice.
+            if !self.saved[first..].contains(&(offset, len)) {
+                let (from, to) = (call.output.slice(offset, len), block.segment(offset, len));
+                if self.backup_streams {
+                    from.stream_to(&to)
+                } else {
+                    from.copy_to(&to)
+                }
+                self.saved.push((offset, len));
+            }
+        }
+    }
+
+    /// Ends the attempt: gives slots and views back.
+    pub(crate) fn freeze(&mut self, shared: &mut Shared) {
+        if matches!(self.phase, Phase::Running | Phase::Awaiting) {
+            self.phase = Phase::Frozen;
+        }
+        self.unload_windows(shared);
+        self.enter_to.clear();
+        // All accounts start anew.
+        self.eager.fill(0);
+    }
+
+    /// What the op had overwritten is as before.
+    pub(crate) fn restore_input(&mut self, pool: &mut SlotPool) {
+        if let (Some(backup), Some(call)) = (&self.backup, &self.call)
+            && !planted::has(Bug::InputInPlaceIsNotRestored)
+        {
+            for &(offset, len) in &self.saved {
+                backup.segment(offset, len).copy_to(&call.output.slice(offset, len));
+            }
+        }
+        self.saved.clear();
+        if let Some(block) = self.backup.take() {
+            pool.give(block);
+        }
+    }
+
+    /// It is tried again after a loss. Messages, and collectives that tolerate no loss, are not: they end, or
+    /// it is no concern of theirs.
+    pub(crate) fn starts_again(&self) -> bool {
+        self.pair.is_none() && !self.is_strict()
+    }
+
+    /// A collective that tolerates no loss.
+    pub(crate) fn is_strict(&self) -> bool {
+        self.call.as_ref().is_some_and(Call::is_strict)
+    }
+}

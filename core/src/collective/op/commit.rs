@@ -1,0 +1,197 @@
+//! The end of an op: its commit (PROTOCOL, Commit without a coordinator), and what it gives back.
+
+use super::{OpState, Owed, Phase};
+use crate::call::Call;
+use crate::collective::executor::Shared;
+use crate::collective::group::GroupState;
+use crate::collective::{Limits, Links};
+use crate::error::{Error, Outcome};
+use crate::frame::{FrameKind, Header};
+use crate::memory::Segment;
+use crate::plan::Plan;
+use crate::planted::{self, Bug};
+use crate::{Collective, Result};
+
+/// How the op becomes final (PROTOCOL, Commit without a coordinator).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Commit {
+    /// Local completion is enough (`tolerance = none`, sends and receives).
+    Local,
+    /// The result stays in the log.
+    Log,
+    /// Everybody tells everybody.
+    Done,
+}
+
+impl Commit {
+    /// How an op commits: the same on every rank, since call and group are.
+    pub(crate) fn of<P: Plan>(
+        group: &GroupState,
+        seq: crate::Seq,
+        call: &Call,
+        plan: &P,
+        limits: &Limits,
+    ) -> Commit {
+        let alone = group.present() == 1;
+        if call.is_strict() || call.collective.is_point_to_point() || alone {
+            return Commit::Local;
+        }
+        // Who returns from an op has heard of every member, so that none can enter it after a loss for the first
+        // time: an empty vector, of which nobody hears anything, commits by Done.
+        let by_log = match call.collective {
+            Collective::Barrier => true,
+            Collective::AllReduce => plan.name() == "one-shot" && plan.windows() == 1,
+            Collective::AllGather => plan.name() == "direct" && plan.windows() == 1,
+            _ => false,
+        };
+        if !by_log || group.is_recovered(call.options.tag, seq) {
+            return Commit::Done;
+        }
+        let slow = group.syscall_per_frame;
+        let limit = if slow { limits.log_op_bytes_syscall } else { limits.log_op_bytes_memory };
+        let blocks = if call.collective == Collective::AllGather { group.members.len() } else { 1 };
+        if blocks * call.count * call.dtype.size() <= limit { Commit::Log } else { Commit::Done }
+    }
+}
+
+impl<P: Plan> OpState<P> {
+    /// Whether the complete result is here.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.planned && self.finished_windows == self.windows
+    }
+
+    pub(super) fn try_commit(&mut self, shared: &mut Shared, links: &mut Links) -> bool {
+        match self.commit {
+            Commit::Local => self.end_well(shared),
+            Commit::Log => self.commit_by_log(shared, links),
+            Commit::Done => self.commit_by_done(shared, links),
+        }
+    }
+
+    fn commit_by_done(&mut self, shared: &mut Shared, links: &mut Links) -> bool {
+        let me = shared.groups[self.group.0].me;
+        let mut moved = false;
+        while (self.done_next as usize) < self.entered.len() {
+            let rank = self.done_next as usize;
+            let wanted = rank != me && !shared.groups[self.group.0].is_lost(rank);
+            if wanted && !self.control(FrameKind::Done, rank, shared, links) {
+                return moved;
+            }
+            self.done_next += 1;
+            moved = true;
+        }
+        if self.done_missing == 0 || planted::has(Bug::CommitBeforeAllAreDone) {
+            return self.end_well(shared);
+        }
+        moved
+    }
+
+    fn commit_by_log(&mut self, shared: &mut Shared, links: &mut Links) -> bool {
+        self.count_as_returned(shared);
+        if !self.is_over_for_others(shared) && !shared.log.has_room(self.segments().1.len()) {
+            return shared.ask_laggards(links);
+        }
+        self.log_result(shared);
+        self.end_well(shared)
+    }
+
+    /// Everybody else has returned, and said so: nobody can need the log entry.
+    fn is_over_for_others(&self, shared: &mut Shared) -> bool {
+        let group = &mut shared.groups[self.group.0];
+        let me = group.me;
+        group.tag(self.id.tag).returned_by_all(me) > self.id.seq
+    }
+
+    /// Puts the result into the log, for those who may lack it.
+    pub(crate) fn log_result(&self, shared: &mut Shared) {
+        if self.is_over_for_others(shared) {
+            return;
+        }
+        let Shared { log, pool, .. } = shared;
+        log.push((self.group, self.id.tag, self.id.seq), self.segments().1, pool);
+    }
+
+    pub(crate) fn end_well(&mut self, shared: &mut Shared) -> bool {
+        let outcome = Outcome {
+            epoch: self.header.epoch,
+            contributors: self.contributors,
+            absent: self.absent.clone(),
+            interruptions: self.interruptions,
+            interrupted_after: self.interrupted_after,
+            interrupted_for: self.interrupted_for,
+            seq: self.id.seq,
+            bytes_sent: self.sent_bytes,
+            bytes_received: self.received_bytes,
+            algorithm: self.plan.as_ref().map_or("none", Plan::name),
+        };
+        self.end(Ok(outcome), shared);
+        true
+    }
+
+    pub(super) fn unload_windows(&mut self, shared: &mut Shared) {
+        for mut window in self.open.drain(..) {
+            window.unload(&mut shared.pool, |link, token, len| {
+                shared.held_views[link] -= len;
+                shared.releases.push((link, token));
+            });
+            self.spare.push(window);
+        }
+    }
+
+    /// Ends the op: gives all memory back, so that the caller may have its buffers.
+    pub(crate) fn end(&mut self, result: Result<Outcome>, shared: &mut Shared) {
+        self.unload_windows(shared);
+        if let Some(block) = self.backup.take() {
+            shared.pool.give(block);
+            self.saved.clear();
+        }
+        self.call = None;
+        // Who asked whether this side has entered is told, even now.
+        for rank in self.enter_to.drain(..) {
+            let mut header = Header { kind: FrameKind::Enter, ..self.header };
+            header.returned_through = shared.returned_through(self.group, self.id.tag);
+            let link = shared.groups[self.group.0].members[rank as usize];
+            shared.unsent.push((link, header, Segment::EMPTY));
+        }
+        shared.recent.add(self.id, self.pair.map(|link| (link, self.receives)), self.descriptor);
+        self.keep_owed(shared);
+        if result.is_err() && self.pair.is_none() {
+            shared.groups[self.group.0].failed(self.id.tag, self.id.seq);
+        }
+        self.count_as_returned(shared);
+        self.phase = Phase::Ended(result);
+    }
+
+    /// Lets `returned_through` pass the op. An op that waits for room in the log counts already: it
+    /// holds every contribution, so it needs nobody's; else two peers with full logs could wait for
+    /// each other.
+    fn count_as_returned(&mut self, shared: &mut Shared) {
+        if self.pair.is_none() && !std::mem::replace(&mut self.counted, true) {
+            shared.groups[self.group.0].returned(self.id.tag, self.id.seq);
+            shared.answer_ack_requests();
+        }
+    }
+
+    /// Eager bytes whose receiver has not been heard of stay on its account.
+    fn keep_owed(&mut self, shared: &mut Shared) {
+        for rank in 0..self.eager.len() {
+            // Nothing is on the account of those who are lost.
+            if self.eager[rank] > 0 && !self.entered[rank] && !shared.groups[self.group.0].is_lost(rank) {
+                let link = shared.groups[self.group.0].members[rank];
+                let (pair, strict) = (self.pair, self.header.strict);
+                shared.owed.push(Owed { op: self.id, pair, strict, link, bytes: self.eager[rank] });
+            }
+        }
+    }
+
+    /// Who returns from it leaves the result in the log.
+    pub(crate) fn commits_by_log(&self) -> bool {
+        self.planned && self.commit == Commit::Log
+    }
+
+    pub(crate) fn fail(&mut self, error: &Error, shared: &mut Shared) {
+        if self.is_open() {
+            self.end(Err(error.clone()), shared);
+        }
+    }
+}
