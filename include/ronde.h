@@ -314,7 +314,7 @@ typedef struct ronde_options {
     int64_t timeout_ms;    /* deadline of this call [the group's] */
     const char *algorithm; /* force one by name, the same on every rank [chosen]; see below */
     uint32_t tag;          /* calls of one tag come in the same order on every rank [0] */
-    int32_t tolerance;     /* RONDE_RECOVER or RONDE_NONE [RONDE_RECOVER] */
+    int32_t tolerance;     /* RONDE_RECOVER, RONDE_PER_WINDOW or RONDE_NONE [RONDE_RECOVER] */
 } ronde_options;
 
 /* Algorithms. all_reduce: one-shot, two-shot, ring, bidirectional-ring, recursive-doubling, halving-doubling,
@@ -325,12 +325,26 @@ typedef struct ronde_options {
 #define RONDE_RECOVER 0
 /* No backup, log or commit: fastest; a lost peer is an error on all. */
 #define RONDE_NONE 1
+/* As RONDE_RECOVER, but an all_reduce of several windows commits window by window: a loss leaves what is final, and
+ * the rest is reduced among the survivors, so the contributors may differ along the vector (`parts` of the outcome).
+ * A late loss costs little, and in place only the windows in flight are copied: for vectors of many gigabytes. */
+#define RONDE_PER_WINDOW 2
 
 #define RONDE_OPTIONS_INIT \
     { sizeof(ronde_options), 0, NULL, 0, RONDE_RECOVER }
 
-/* What a call that succeeded says of itself. The list of the absent is the library's, and lives until the group is
- * freed; from an op that outlives its group's handle, until the op is. */
+/* A part of a vector with contributors of its own. */
+typedef struct ronde_part {
+    size_t first;          /* elements first … first + count - 1 */
+    size_t count;
+    const int32_t *absent; /* ranks whose input is not in these, ascending; NULL for none */
+    size_t absent_count;
+    uint32_t contributors;
+    uint32_t reserved;
+} ronde_part;
+
+/* What a call that succeeded says of itself. The lists are the library's, and live until the group is freed; from an
+ * op that outlives its group's handle, until the op is. */
 typedef struct ronde_outcome {
     size_t size;             /* sizeof(ronde_outcome) */
     uint64_t epoch;          /* view in which it committed */
@@ -343,10 +357,13 @@ typedef struct ronde_outcome {
     uint64_t interrupted_ns; /* how long it stood still for them, from when this peer heard of one */
     const int32_t *absent;   /* ranks whose input is not in the result, ascending; NULL for none */
     size_t absent_count;
+    const ronde_part *parts; /* of a call with RONDE_PER_WINDOW that a loss interrupted: the parts of the vector, in
+                                order; contributors and absent are those of the last. NULL where it is one */
+    size_t part_count;
 } ronde_outcome;
 
 #define RONDE_OUTCOME_INIT \
-    { sizeof(ronde_outcome), 0, 0, 0, 0, NULL, 0, 0, 0, NULL, 0 }
+    { sizeof(ronde_outcome), 0, 0, 0, 0, NULL, 0, 0, 0, NULL, 0, NULL, 0 }
 
 /* --------------------------------------------------------------------------------------------- Collectives
  *

@@ -169,6 +169,13 @@ struct c_options {
 };
 } // namespace detail
 
+// A part of a vector with contributors of its own.
+struct part {
+    std::size_t first = 0, count = 0; // elements
+    std::uint32_t contributors = 0;
+    std::vector<int> absent; // ranks whose input is not in these, ascending
+};
+
 // What a call that succeeded says of itself; see ronde_outcome.
 struct outcome {
     std::uint64_t epoch = 0, seq = 0, bytes_sent = 0, bytes_received = 0;
@@ -176,6 +183,7 @@ struct outcome {
     std::uint32_t contributors = 0, interruptions = 0;
     std::chrono::nanoseconds interrupted{0};
     std::vector<int> absent; // ranks whose input is not in the result, ascending
+    std::vector<part> parts; // where they differ along the vector (RONDE_PER_WINDOW)
 };
 
 namespace detail {
@@ -184,6 +192,11 @@ inline std::vector<int> copied(const std::int32_t *ranks, std::size_t count) {
 }
 
 inline outcome from_c(const ronde_outcome &of) {
+    std::vector<part> parts;
+    for (std::size_t i = 0; i < of.part_count; i++) {
+        const ronde_part &from = of.parts[i];
+        parts.push_back({from.first, from.count, from.contributors, copied(from.absent, from.absent_count)});
+    }
     return {of.epoch,
             of.seq,
             of.bytes_sent,
@@ -192,7 +205,8 @@ inline outcome from_c(const ronde_outcome &of) {
             of.contributors,
             of.interruptions,
             std::chrono::nanoseconds(of.interrupted_ns),
-            copied(of.absent, of.absent_count)};
+            copied(of.absent, of.absent_count),
+            std::move(parts)};
 }
 } // namespace detail
 

@@ -72,6 +72,8 @@ pub(crate) enum ToleranceArg {
     None,
     /// Operations keep what they need to survive a lost peer
     Recover,
+    /// The same, but all-reduces commit window by window: contributors may differ along the vector
+    PerWindow,
 }
 
 /// How the numbers of the ranks become one.

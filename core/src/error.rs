@@ -195,6 +195,17 @@ impl std::fmt::Display for Aborted {
     }
 }
 
+/// A part of a vector with contributors of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Which elements.
+    pub elements: std::ops::Range<usize>,
+    /// Number of peers whose input is in these.
+    pub contributors: u32,
+    /// Ranks whose input is not, ascending.
+    pub absent: Vec<u32>,
+}
+
 /// What a call that succeeded says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 #[must_use]
@@ -207,6 +218,10 @@ pub struct Outcome {
     /// Ranks whose input is not in the result, ascending: they were lost before. In what is gathered from all
     /// ranks or exchanged with them, their blocks hold anything.
     pub absent: Vec<u32>,
+    /// Of a call with `Tolerance::PerWindow` that a loss interrupted: who contributed to which part of the vector, in
+    /// order. Empty where it is the same for all. `contributors` and `absent` are those of the last part, which has
+    /// the fewest contributors.
+    pub parts: Vec<Part>,
     /// How often losses interrupted it.
     pub interruptions: u32,
     /// Time from its start until this peer heard of the first of them; zero if there was none.

@@ -34,6 +34,8 @@ bugs! {
     LogsAskOnceForEachPlace,
     ResultsOfAllAttemptsAreAlike,
     FailuresCountAsReturns,
+    WindowsThatOnlySomeHoldAreFinal,
+    FinalWindowsAreRestored,
 }
 
 #[cfg(feature = "planted-bugs")]

@@ -8,6 +8,9 @@
 //! 2. An op whose complete result, of one attempt, every survivor holds is committed as it stands.
 //! 3. Every other op starts again among the survivors.
 //!
+//! Of an op that commits window by window, what a survivor knows to be final is so for all, and so is what all hold
+//! of one attempt; only the rest starts again.
+//!
 //! Ops that start again commit by Done, on every rank and also where they had not been started yet: the plan
 //! says up to which op of each tag.
 
@@ -33,6 +36,21 @@ pub struct TagReport {
     pub failed: Vec<Seq>,
     /// Ops that have not returned, but whose complete result is here, with the epoch of the attempt that gave it.
     pub complete: Vec<(Seq, Epoch)>,
+    /// Ops that commit window by window and have not returned.
+    pub partial: Vec<Partial>,
+}
+
+/// How far an op is that commits window by window, in bytes of its vector.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Partial {
+    /// The op.
+    pub seq: Seq,
+    /// The epoch of the attempt.
+    pub attempt: Epoch,
+    /// Final: all members are known to hold it.
+    pub committed: u64,
+    /// Complete here.
+    pub held: u64,
 }
 
 impl TagReport {
@@ -77,6 +95,8 @@ pub struct Commit {
 pub struct RecoveryPlan {
     /// Ops that are committed; all others start again.
     pub commits: Vec<Commit>,
+    /// Ops that start again behind what is final, in bytes of their vectors.
+    pub rests: Vec<(Formation, Tag, Seq, u64)>,
     /// By group and tag: ops below this one commit by Done.
     pub horizons: Vec<(Formation, Tag, Seq)>,
 }
@@ -85,6 +105,12 @@ impl RecoveryPlan {
     /// The commit of an op, if it is not to start again.
     pub fn commit(&self, formation: Formation, tag: Tag, seq: Seq) -> Option<&Commit> {
         self.commits.iter().find(|commit| (commit.formation, commit.tag, commit.seq) == (formation, tag, seq))
+    }
+
+    /// Where the rest of an op begins that starts again.
+    pub fn rest(&self, formation: Formation, tag: Tag, seq: Seq) -> u64 {
+        let rest = self.rests.iter().find(|rest| (rest.0, rest.1, rest.2) == (formation, tag, seq));
+        rest.map_or(0, |rest| rest.3)
     }
 }
 
@@ -109,6 +135,8 @@ pub fn plan(reports: &BTreeMap<MemberId, Report>) -> RecoveryPlan {
             .collect();
         let started = members.iter().map(|(_, tag)| tag.started).max().unwrap_or_default();
         plan.horizons.push((formation, tag, started));
+        let rests = rests(&members).into_iter().map(|(seq, begin)| (formation, tag, seq, begin));
+        plan.rests.extend(rests);
         plan.commits.extend(
             open_ops(&members)
                 .into_iter()
@@ -129,6 +157,26 @@ fn open_ops(members: &[(MemberId, &TagReport)]) -> BTreeSet<Seq> {
         ops.extend(returned.map(Seq).chain(held.filter(|&seq| seq >= over)));
     }
     ops
+}
+
+/// What is final of ops that commit window by window.
+fn rests(members: &[(MemberId, &TagReport)]) -> BTreeMap<Seq, u64> {
+    let seqs: BTreeSet<Seq> =
+        members.iter().flat_map(|(_, tag)| &tag.partial).take(MOST_OPS as usize).map(|p| p.seq).collect();
+    let begin = |seq: Seq| {
+        let said: Vec<&Partial> =
+            members.iter().filter_map(|(_, tag)| tag.partial.iter().find(|p| p.seq == seq)).collect();
+        let committed = said.iter().map(|p| p.committed).max().unwrap_or(0);
+        let of_all = said.len() == members.len() && said.iter().all(|p| p.attempt == said[0].attempt);
+        let held = said.iter().map(|p| p.held);
+        let held = match planted::has(Bug::WindowsThatOnlySomeHoldAreFinal) {
+            true => held.max(),
+            false => held.min(),
+        };
+        let held = held.filter(|_| of_all).unwrap_or(0);
+        committed.max(held)
+    };
+    seqs.into_iter().map(|seq| (seq, begin(seq))).filter(|(_, begin)| *begin > 0).collect()
 }
 
 /// How an op is committed, if it is: who provides the result, and to whom.
@@ -171,6 +219,7 @@ mod tests {
             returned_ahead: seqs(ahead),
             failed: Vec::new(),
             complete: complete.iter().map(|&seq| (Seq(seq), Epoch(1))).collect(),
+            partial: Vec::new(),
         };
         Report { epoch: Epoch(2), groups: vec![GROUP], tags: vec![tag] }
     }
@@ -215,6 +264,29 @@ mod tests {
         let mut knows = report(1, 1, &[], &[]);
         knows.tags[0].failed = vec![Seq(0)];
         assert_eq!(commits(&plan_of(vec![knows.clone(), knows, report(1, 0, &[], &[0])])), []);
+    }
+
+    /// By member: attempt, final bytes, bytes that it holds.
+    fn rest_of(said: &[(u64, u64, u64)]) -> u64 {
+        let reports = said.iter().map(|&(attempt, committed, held)| {
+            let mut report = report(1, 0, &[], &[]);
+            let partial = Partial { seq: Seq(0), attempt: Epoch(attempt), committed, held };
+            report.tags[0].partial.push(partial);
+            report
+        });
+        plan_of(reports.collect()).rest(GROUP, Tag(0), Seq(0))
+    }
+
+    #[test]
+    fn what_is_final_for_one_or_held_by_all_is_final() {
+        assert_eq!(rest_of(&[(1, 0, 64), (1, 0, 128)]), 64);
+        assert_eq!(rest_of(&[(1, 128, 256), (1, 64, 128)]), 128);
+        assert_eq!(rest_of(&[(1, 64, 256), (2, 64, 128)]), 64, "of different attempts");
+        let mut silent = report(0, 0, &[], &[]);
+        silent.tags.clear();
+        let mut one = report(1, 0, &[], &[]);
+        one.tags[0].partial = vec![Partial { seq: Seq(0), attempt: Epoch(1), committed: 0, held: 64 }];
+        assert_eq!(plan_of(vec![one, silent]).rests, [], "not held by one that has not started it");
     }
 
     #[test]

@@ -237,6 +237,11 @@ pub enum Tolerance {
     /// The op commits, and its data is kept until then. The default.
     #[default]
     Recover = 1,
+    /// As `Recover`, but an all-reduce of several windows commits window by window: a loss leaves what is final, and the
+    /// rest is reduced among the survivors. So the contributors may differ along the vector
+    /// ([`crate::error::Outcome::parts`]), a late loss costs little, and in place only the windows in flight are
+    /// copied. For vectors of many gigabytes.
+    PerWindow = 2,
 }
 
 /// Nanoseconds since a start that the caller chose; only differences mean anything.

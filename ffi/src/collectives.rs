@@ -43,7 +43,26 @@ pub struct ronde_outcome {
     pub(crate) interrupted_ns: u64,
     pub(crate) absent: *const i32,
     pub(crate) absent_count: usize,
+    pub(crate) parts: *const ronde_part,
+    pub(crate) part_count: usize,
 }
+
+/// See the header.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct ronde_part {
+    pub(crate) first: usize,
+    pub(crate) count: usize,
+    pub(crate) absent: *const i32,
+    pub(crate) absent_count: usize,
+    pub(crate) contributors: u32,
+    pub(crate) reserved: u32,
+}
+// SAFETY: the list that it points to is kept beside it, and never written.
+unsafe impl Send for ronde_part {}
+// SAFETY: as above.
+unsafe impl Sync for ronde_part {}
+
 // SAFETY: as above.
 unsafe impl Sized for ronde_outcome {
     const NAME: &'static str = "ronde_outcome";
@@ -109,6 +128,8 @@ impl ronde_outcome {
             interrupted_ns: u64::try_from(outcome.interrupted_for.as_nanos()).unwrap_or(u64::MAX),
             absent: kept.ranks(&outcome.absent),
             absent_count: outcome.absent.len(),
+            parts: kept.parts(&outcome.parts),
+            part_count: outcome.parts.len(),
         }
     }
 }
@@ -136,6 +157,7 @@ unsafe fn options(place: *const ronde_options) -> Result<CallOptions> {
         tolerance: match given.tolerance {
             0 => Tolerance::Recover,
             1 => Tolerance::None,
+            2 => Tolerance::PerWindow,
             other => return Err(unknown("tolerance", other.into())),
         },
         algorithm: algorithm.map(runtime::algorithm_name).transpose()?,

@@ -1,17 +1,20 @@
-//! What C gets pointers to: names and lists of ranks. Each is kept once, and as long as the handles that gave it,
+//! What C gets pointers to: names, and lists of ranks and parts. Each is kept once, and as long as the handles that gave it,
 //! so that no update and no other thread takes it away from who reads it.
 
+use crate::collectives::ronde_part;
+use runtime::Part;
 use std::collections::HashSet;
 use std::ffi::{CStr, CString, c_char};
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// One of each. It grows with the hosts that ever took part and with the losses that ops lived through: one name
-/// and one list for each at most.
+/// and two lists for each at most.
 #[derive(Default)]
 pub(crate) struct Kept {
     names: Mutex<HashSet<Arc<CStr>>>,
     ranks: Mutex<HashSet<Arc<[i32]>>>,
+    parts: Mutex<HashSet<Arc<[ronde_part]>>>,
 }
 
 impl Kept {
@@ -29,6 +32,23 @@ impl Kept {
         }
         let ranks: Vec<i32> = ranks.iter().map(|&rank| rank as i32).collect();
         keep(&self.ranks, &ranks).as_ptr()
+    }
+
+    /// The parts of a vector, as C wants them; null for none of them.
+    pub(crate) fn parts(&self, parts: &[Part]) -> *const ronde_part {
+        if parts.is_empty() {
+            return std::ptr::null();
+        }
+        let part = |part: &Part| ronde_part {
+            first: part.elements.start,
+            count: part.elements.len(),
+            absent: self.ranks(&part.absent),
+            absent_count: part.absent.len(),
+            contributors: part.contributors,
+            reserved: 0,
+        };
+        let parts: Vec<ronde_part> = parts.iter().map(part).collect();
+        keep(&self.parts, &parts).as_ptr()
     }
 }
 
@@ -66,8 +86,32 @@ mod tests {
     }
 
     #[test]
+    fn parts_point_to_their_lists() {
+        let kept = Kept::default();
+        let part = |elements, absent: &[u32]| Part {
+            elements,
+            contributors: 4 - absent.len() as u32,
+            absent: absent.into(),
+        };
+        let parts = [part(0..640, &[]), part(640..1000, &[1, 3])];
+        let first = kept.parts(&parts);
+        assert_eq!(kept.parts(&parts), first);
+        // SAFETY: kept until the end of this function, with two elements, of which the second has a list of two.
+        let (read, absent) = unsafe {
+            let read = std::slice::from_raw_parts(first, 2);
+            (read, std::slice::from_raw_parts(read[1].absent, read[1].absent_count))
+        };
+        assert_eq!(
+            (read[0].first, read[0].count, read[0].contributors, read[0].absent.is_null()),
+            (0, 640, 4, true)
+        );
+        assert_eq!((read[1].first, read[1].count, read[1].contributors, absent), (640, 360, 2, &[1, 3][..]));
+    }
+
+    #[test]
     fn nothing_is_null_or_empty() {
         let kept = Kept::default();
+        assert!(kept.parts(&[]).is_null());
         assert!(kept.ranks(&[]).is_null());
         // SAFETY: kept until the end of this function.
         assert_eq!(unsafe { CStr::from_ptr(kept.name("a\0b")) }, c"");

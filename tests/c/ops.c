@@ -209,7 +209,7 @@ static void memory(void) {
 static void options(void) {
     static const char *const names[] = {"one-shot", "two-shot", "ring", "recursive-doubling"};
     for (int a = 0; a < 4; a++) {
-        for (int32_t tolerance = RONDE_RECOVER; tolerance <= RONDE_NONE; tolerance++) {
+        for (int32_t tolerance = RONDE_RECOVER; tolerance <= RONDE_PER_WINDOW; tolerance++) {
             ronde_options with = RONDE_OPTIONS_INIT;
             ronde_outcome outcome = RONDE_OUTCOME_INIT;
             with.algorithm = names[a], with.tolerance = tolerance, with.timeout_ms = 20000;
@@ -217,6 +217,7 @@ static void options(void) {
             for (size_t i = 0; i < 100; i++) x[i] = term(rank, i), y[i] = NAN;
             OK(ronde_all_reduce(group, x, y, 100, RONDE_F32, RONDE_SUM, &with, &outcome));
             for (size_t i = 0; i < 100; i++) CHECK(y[i] == total(i));
+            CHECK(outcome.parts == NULL && outcome.part_count == 0);
             if (ranks > 1) {
                 CHECK(strcmp(outcome.algorithm, names[a]) == 0);
                 CHECK(outcome.bytes_sent > 0 && outcome.bytes_received > 0);

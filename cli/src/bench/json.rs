@@ -220,6 +220,7 @@ pub(crate) fn tolerance_name(tolerance: ToleranceArg) -> &'static str {
     match tolerance {
         ToleranceArg::None => "none",
         ToleranceArg::Recover => "recover",
+        ToleranceArg::PerWindow => "per-window",
     }
 }
 

@@ -254,6 +254,7 @@ fn options(args: &BenchArgs) -> ronde::Result<CallOptions> {
         tolerance: match args.tolerance {
             ToleranceArg::None => Tolerance::None,
             ToleranceArg::Recover => Tolerance::Recover,
+            ToleranceArg::PerWindow => Tolerance::PerWindow,
         },
         algorithm: args
             .algorithm

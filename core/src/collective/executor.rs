@@ -371,8 +371,9 @@ impl<P: Plan> Executor<P> {
             fingerprint: op.descriptor.fingerprint(),
             ..Header::EMPTY
         };
-        op.plan_backup(&mut self.shared.pool, &self.shared.limits);
-        op.open_windows();
+        op.plan_windows(state);
+        op.plan_backup(&self.shared.limits);
+        op.open_windows(&mut self.shared.pool);
         op.plan_entry(&self.shared.limits);
         self.run(at, links, kernels);
         self.deliver_early(at);

@@ -164,6 +164,7 @@ impl GroupState {
             returned_ahead: state.returned_ahead.clone(),
             failed: state.failed.clone(),
             complete: Vec::new(),
+            partial: Vec::new(),
         })
     }
 

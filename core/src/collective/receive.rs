@@ -5,7 +5,7 @@ use super::cookie::Cookie;
 use super::early::Early;
 use super::executor::{Effect, Executor, Shared};
 use super::group::{GroupIndex, has_ended_by_loss};
-use super::op::{OpState, Phase};
+use super::op::{Commit, OpState, Phase};
 use super::window::Landing;
 use crate::frame::{FrameKind, Header};
 use crate::memory::Segment;
@@ -224,7 +224,7 @@ impl<P: Plan> Executor<P> {
             self.shared.violations.push((link, "a window that the op does not have"));
             return None;
         }
-        let Some(window) = op.window(header.window, &self.shared.limits) else {
+        let Some(window) = op.window(header.window, &mut self.shared) else {
             if !op.is_past(header.window) {
                 self.shared.violations.push((link, "a window further ahead than it may be"));
             }
@@ -373,6 +373,7 @@ impl<P: Plan> Executor<P> {
             return self.tell_mismatch(at, from);
         }
         match header.kind {
+            FrameKind::Done if op.commit == Commit::Window => op.windows_are_held(from, header.window),
             FrameKind::Done if !op.done_from[from] => {
                 op.done_from[from] = true;
                 op.done_missing -= 1;

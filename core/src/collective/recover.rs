@@ -10,7 +10,7 @@ use crate::frame::{FrameKind, Header};
 use crate::memory::Segment;
 use crate::plan::Plan;
 use crate::planted::{self, Bug};
-use crate::recovery::{RecoveryPlan, Report};
+use crate::recovery::{RecoveryPlan, Report, TagReport};
 use crate::reduce::Kernels;
 use crate::transport::{Payload, Placement};
 use crate::{Epoch, Formation, GroupId, Instant, MemberId, Rank, Tolerance};
@@ -117,13 +117,12 @@ impl<P: Plan> Executor<P> {
         let groups = &self.shared.groups;
         let mut tags: Vec<_> = groups.iter().flat_map(|group| group.tag_reports()).collect();
         for op in self.active.iter().map(|&at| &self.ops[at]) {
-            if matches!(op.phase, Phase::Frozen)
-                && op.is_complete()
-                && let Some(tag) =
-                    tags.iter_mut().find(|tag| (tag.formation, tag.tag) == (op.id.formation(), op.id.tag))
-            {
+            let of_op = |tag: &&mut TagReport| (tag.formation, tag.tag) == (op.id.formation(), op.id.tag);
+            let (Phase::Frozen, Some(tag)) = (&op.phase, tags.iter_mut().find(of_op)) else { continue };
+            if op.is_complete() {
                 tag.complete.push((op.id.seq, op.header.epoch));
             }
+            tag.partial.extend(op.partial());
         }
         Report { epoch, groups: groups.iter().map(|group| group.formation).collect(), tags }
     }
@@ -185,7 +184,7 @@ impl<P: Plan> Executor<P> {
             return;
         };
         let commit = plan.commit(op.id.formation(), op.id.tag, op.id.seq);
-        let committed = commit.is_some() && call.options.tolerance == Tolerance::Recover;
+        let committed = commit.is_some() && call.options.tolerance != Tolerance::None;
         if committed && op.is_complete() {
             op.end_well(&mut self.shared);
             return;
@@ -201,8 +200,14 @@ impl<P: Plan> Executor<P> {
             op.end(Err(loss), &mut self.shared);
             return;
         }
-        let again = replan(op.group, call);
+        let begin = plan.rest(op.id.formation(), op.id.tag, op.id.seq);
+        if begin > 0 && !op.go_on_from(begin, &mut self.shared) {
+            op.end(Err(Error::internal("a plan of recovery that cannot be")), &mut self.shared);
+            return;
+        }
         op.restore_input(&mut self.shared.pool);
+        let Some(call) = &op.call else { return };
+        let again = replan(op.group, call);
         match again {
             Ok(again) => {
                 op.start_attempt(&self.shared.groups[op.group.0]);

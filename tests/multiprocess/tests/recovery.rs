@@ -3,7 +3,7 @@
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use ronde::{CallOptions, Error, Group, Outcome, ReduceOp, Tolerance};
+use ronde::{CallOptions, Error, Group, Outcome, Part, ReduceOp, Tolerance};
 use ronde_multiprocess::{RankProcess, is_child, launch, wait_all};
 use std::io::{BufRead, BufReader, Read};
 use std::time::{Duration, Instant};
@@ -34,6 +34,28 @@ fn round(group: &Group, round: u64, length: usize) -> Result<Vec<Vec<u32>>, Erro
     let here = present(group, &group.all_reduce(&mut data, ReduceOp::Sum)?);
     assert!((0..length).all(|i| data[i] == sum(&here, i)), "all_reduce in place of round {round}, {here:?}");
     said.push(here);
+
+    for in_place in [false, true] {
+        let options = CallOptions { tolerance: Tolerance::PerWindow, ..CallOptions::default() };
+        let (mut data, mut output) = (input.clone(), vec![0xaaaa_aaaa_aaaa_aaaa; length]);
+        let outcome = match in_place {
+            true => group.all_reduce_with(&mut data, ReduceOp::Sum, &options)?,
+            false => group.all_reduce_into_with(&input, &mut output, ReduceOp::Sum, &options)?,
+        };
+        let whole = Part { elements: 0..length, contributors: 0, absent: outcome.absent.clone() };
+        let parts = if outcome.parts.is_empty() { &[whole][..] } else { &outcome.parts };
+        let mut end = 0;
+        for Part { elements, absent, .. } in parts {
+            assert_eq!(elements.start, end, "parts of round {round}: {parts:?}");
+            end = elements.end;
+            let here: Vec<u32> = (0..size).filter(|rank| !absent.contains(rank)).collect();
+            let got = if in_place { &data } else { &output };
+            let right = elements.clone().all(|i| got[i] == sum(&here, i));
+            assert!(right, "per-window all_reduce of round {round}, in place {in_place}: {parts:?}");
+            said.push(here);
+        }
+        assert_eq!(end, length, "parts of round {round}: {parts:?}");
+    }
 
     let mut all = vec![0u64; length * size as usize];
     let here = present(group, &group.all_gather(&input, &mut all)?);

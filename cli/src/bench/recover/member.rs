@@ -10,7 +10,7 @@ use crate::bench::options;
 use crate::exit::{Code, Failure, code_of};
 use crate::session;
 use anyhow::{Result, ensure};
-use ronde::{CallOptions, Group, Outcome, ReduceOp, Tolerance};
+use ronde::{CallOptions, Group, Outcome, Part, ReduceOp, Tolerance};
 use rustix::process::{Signal, getppid, kill_process};
 use std::time::Instant;
 
@@ -27,7 +27,10 @@ pub(super) fn run(args: &BenchArgs, notes: &Notes) -> Code {
 }
 
 fn take_part(args: &BenchArgs, notes: &Notes) -> Result<()> {
-    let options = CallOptions { tolerance: Tolerance::Recover, ..options(args)? };
+    let mut options = options(args)?;
+    if options.tolerance == Tolerance::None {
+        options.tolerance = Tolerance::Recover;
+    }
     let is_newcomer = std::env::var_os("RONDE_NEWCOMER").is_some();
     if is_newcomer {
         // Before it takes memory and time from those who recover.
@@ -123,14 +126,23 @@ impl Member<'_> {
         timed(|| group.all_reduce_into_with(input, output, ReduceOp::Sum, &self.options))
     }
 
-    /// The sum of the weights of all who contributed.
-    fn weights_in(&self, outcome: &Outcome) -> u32 {
-        let contributed = self.weights.iter().zip(0..).filter(|(_, rank)| !outcome.absent.contains(rank));
+    /// The sum of the weights of all but these.
+    fn weights_without(&self, absent: &[u32]) -> u32 {
+        let contributed = self.weights.iter().zip(0..).filter(|(_, rank)| !absent.contains(rank));
         contributed.map(|(weight, _)| weight).sum()
     }
 
     fn check(&mut self, outcome: &Outcome) -> Result<()> {
-        let wrong = self.vectors.count_wrong(self.weights_in(outcome));
+        let whole = Part {
+            elements: self.vectors.all(),
+            contributors: outcome.contributors,
+            absent: outcome.absent.clone(),
+        };
+        let parts = if outcome.parts.is_empty() { &[whole][..] } else { &outcome.parts };
+        let mut wrong = 0;
+        for Part { elements, absent, .. } in parts {
+            wrong += self.vectors.count_wrong(elements.clone(), self.weights_without(absent));
+        }
         are_right(wrong, outcome)
     }
 
@@ -183,7 +195,7 @@ impl Member<'_> {
         while !is_absent {
             let mut sum = [self.vectors.weight];
             let next = timed(|| self.group.all_reduce_with(&mut sum, ReduceOp::Sum, &self.options))?;
-            are_right(usize::from(sum != [self.weights_in(&next.outcome)]), &next.outcome)?;
+            are_right(usize::from(sum != [self.weights_without(&next.outcome.absent)]), &next.outcome)?;
             notice = notice.or(next.notice(victim));
             is_absent = next.outcome.absent.contains(&victim);
         }

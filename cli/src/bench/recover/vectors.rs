@@ -4,6 +4,7 @@
 //! exactly, and the sum of the weights tells whose contributions are in it.
 
 use std::array;
+use std::ops::Range;
 
 /// Prime, so that pieces of a vector that got to a wrong place are noticed.
 const PERIOD: usize = 127;
@@ -25,18 +26,21 @@ impl Vectors {
         Vectors { input, output: vec![f32::NAN; count], weight }
     }
 
-    /// How many elements of the output differ from the sum of contributions with weights of this sum. Spoils the
-    /// output, so that no later operation finds the right values there.
-    pub(super) fn count_wrong(&mut self, weights: u32) -> usize {
+    /// How many of these elements of the output differ from the sum of contributions with weights of this sum.
+    /// Spoils them, so that no later operation finds the right values there.
+    pub(super) fn count_wrong(&mut self, elements: Range<usize>, weights: u32) -> usize {
         let expected = pattern(weights);
         let mut wrong = 0;
-        for piece in self.output.chunks_mut(PERIOD) {
-            for (value, right) in piece.iter_mut().zip(&expected) {
-                wrong += usize::from(*value != *right);
-                *value = f32::NAN;
-            }
+        for (at, value) in elements.clone().zip(&mut self.output[elements]) {
+            wrong += usize::from(*value != expected[at % PERIOD]);
+            *value = f32::NAN;
         }
         wrong
+    }
+
+    /// All elements.
+    pub(super) fn all(&self) -> Range<usize> {
+        0..self.output.len()
     }
 }
 
@@ -57,13 +61,13 @@ mod tests {
             vectors.output = vectors.input.iter().zip(another.iter().cycle()).map(|(a, b)| a + b).collect();
         };
         let weights = vectors.weight + 7;
-        assert_eq!(vectors.count_wrong(weights), 1000);
+        assert_eq!(vectors.count_wrong(0..1000, weights), 1000);
         sum(&mut vectors);
         vectors.output[999] += 1.0;
-        assert_eq!(vectors.count_wrong(weights), 1);
-        assert_eq!(vectors.count_wrong(weights), 1000);
+        assert_eq!(vectors.count_wrong(0..1000, weights), 1);
+        assert_eq!(vectors.count_wrong(0..1000, weights), 1000);
         sum(&mut vectors);
-        assert!(vectors.count_wrong(weights + 1) > 900, "only zeros are the same");
+        assert!(vectors.count_wrong(0..1000, weights + 1) > 900, "only zeros are the same");
     }
 
     #[test]

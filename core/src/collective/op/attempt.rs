@@ -5,8 +5,7 @@ use crate::call::Call;
 use crate::collective::executor::{Limits, Shared};
 use crate::collective::group::GroupState;
 use crate::collective::slots::SlotPool;
-use crate::collective::window::Running;
-use crate::plan::{Place, Plan, Span};
+use crate::plan::Plan;
 use crate::planted::{self, Bug};
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ impl<P: Plan> OpState<P> {
         self.interrupted_for = Duration::ZERO;
         self.sent_bytes = 0;
         self.received_bytes = 0;
+        self.windowed.reset();
         self.start_attempt(group);
     }
 
@@ -57,37 +57,21 @@ impl<P: Plan> OpState<P> {
     /// An op in place copies what it overwrites of its input, since it may have to start again: each window as it
     /// opens, just before it reads the same bytes. One that commits by log holds its result as soon as it has
     /// overwritten anything.
-    pub(crate) fn plan_backup(&mut self, pool: &mut SlotPool, limits: &Limits) {
+    pub(crate) fn plan_backup(&mut self, limits: &Limits) {
         use crate::Collective::{AllToAll, AllToAllV};
         let Some(call) = &self.call else { return };
         let changes = call.collective.reduces() || matches!(call.collective, AllToAll | AllToAllV);
-        if changes && self.commit == Commit::Done && call.input.overlaps(&call.output) {
-            self.backup = Some(pool.take(call.output.len()));
-            self.backup_streams = call.output.len() >= limits.streaming_bytes;
-        }
-    }
-
-    /// Copies what a window is about to overwrite. No two windows write the same bytes.
-    pub(super) fn back_up(&mut self, window: &Running) {
-        let (Some(block), Some(call)) = (&self.backup, &self.call) else { return };
-        let first = self.saved.len();
-        let targets = window.plan.steps.iter().filter_map(|step| step.action.target());
-        for Span { offset, len, .. } in targets.filter(|span| span.place == Place::Output && span.len > 0) {
-            // Some write the same bytes twice.
-            if !self.saved[first..].contains(&(offset, len)) {
-                let (from, to) = (call.output.slice(offset, len), block.segment(offset, len));
-                if self.backup_streams {
-                    from.stream_to(&to)
-                } else {
-                    from.copy_to(&to)
-                }
-                self.saved.push((offset, len));
-            }
+        let starts_again = matches!(self.commit, Commit::Done | Commit::Window);
+        if changes && starts_again && call.input.overlaps(&call.output) {
+            self.backup.start(call.output.len() >= limits.streaming_bytes);
         }
     }
 
     /// Ends the attempt: gives slots and views back.
     pub(crate) fn freeze(&mut self, shared: &mut Shared) {
+        if matches!(self.phase, Phase::Running) {
+            self.frozen_at = self.held_windows();
+        }
         if matches!(self.phase, Phase::Running | Phase::Awaiting) {
             self.phase = Phase::Frozen;
         }
@@ -99,17 +83,12 @@ impl<P: Plan> OpState<P> {
 
     /// What the op had overwritten is as before.
     pub(crate) fn restore_input(&mut self, pool: &mut SlotPool) {
-        if let (Some(backup), Some(call)) = (&self.backup, &self.call)
+        if let Some(call) = &self.call
             && !planted::has(Bug::InputInPlaceIsNotRestored)
         {
-            for &(offset, len) in &self.saved {
-                backup.segment(offset, len).copy_to(&call.output.slice(offset, len));
-            }
+            self.backup.restore(call);
         }
-        self.saved.clear();
-        if let Some(block) = self.backup.take() {
-            pool.give(block);
-        }
+        self.backup.clear(pool);
     }
 
     /// It is tried again after a loss. Messages, and collectives that tolerate no loss, are not: they end, or

@@ -10,7 +10,7 @@ use crate::frame::{FrameKind, Header};
 use crate::memory::Segment;
 use crate::plan::Plan;
 use crate::planted::{self, Bug};
-use crate::{Collective, Result};
+use crate::{Collective, Result, Tolerance};
 
 /// How the op becomes final (PROTOCOL, Commit without a coordinator).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,6 +21,8 @@ pub(crate) enum Commit {
     Log,
     /// Everybody tells everybody.
     Done,
+    /// Everybody tells everybody of each window.
+    Window,
 }
 
 impl Commit {
@@ -35,6 +37,10 @@ impl Commit {
         let alone = group.present() == 1;
         if call.is_strict() || call.collective.is_point_to_point() || alone {
             return Commit::Local;
+        }
+        let per_window = call.options.tolerance == Tolerance::PerWindow;
+        if per_window && call.collective == Collective::AllReduce && plan.windows() > 1 {
+            return Commit::Window;
         }
         // Who returns from an op has heard of every member, so that none can enter it after a loss for the first
         // time: an empty vector, of which nobody hears anything, commits by Done.
@@ -65,6 +71,7 @@ impl<P: Plan> OpState<P> {
             Commit::Local => self.end_well(shared),
             Commit::Log => self.commit_by_log(shared, links),
             Commit::Done => self.commit_by_done(shared, links),
+            Commit::Window => self.commit_windows(shared, links),
         }
     }
 
@@ -112,10 +119,11 @@ impl<P: Plan> OpState<P> {
     }
 
     pub(crate) fn end_well(&mut self, shared: &mut Shared) -> bool {
-        let outcome = Outcome {
+        let mut outcome = Outcome {
             epoch: self.header.epoch,
             contributors: self.contributors,
             absent: self.absent.clone(),
+            parts: Vec::new(),
             interruptions: self.interruptions,
             interrupted_after: self.interrupted_after,
             interrupted_for: self.interrupted_for,
@@ -124,6 +132,7 @@ impl<P: Plan> OpState<P> {
             bytes_received: self.received_bytes,
             algorithm: self.plan.as_ref().map_or("none", Plan::name),
         };
+        self.add_parts(&mut outcome);
         self.end(Ok(outcome), shared);
         true
     }
@@ -141,10 +150,10 @@ impl<P: Plan> OpState<P> {
     /// Ends the op: gives all memory back, so that the caller may have its buffers.
     pub(crate) fn end(&mut self, result: Result<Outcome>, shared: &mut Shared) {
         self.unload_windows(shared);
-        if let Some(block) = self.backup.take() {
-            shared.pool.give(block);
-            self.saved.clear();
+        if result.is_err() {
+            self.restore_input(&mut shared.pool);
         }
+        self.backup.clear(&mut shared.pool);
         self.call = None;
         // Who asked whether this side has entered is told, even now.
         for rank in self.enter_to.drain(..) {

@@ -2,24 +2,29 @@
 //! [`commit`].
 
 mod attempt;
+mod backup;
 mod commit;
+mod windowed;
 
 use super::cookie::Cookie;
 use super::early::charge;
 use super::executor::{Limits, Shared};
 use super::group::GroupIndex;
+use super::slots::SlotPool;
 use super::window::Running;
 use super::{Descriptor, Links};
 use crate::call::Call;
 use crate::error::Outcome;
 use crate::frame::{FrameKind, Header};
-use crate::memory::{Arena, Segment};
+use crate::memory::Segment;
 use crate::plan::{Action, Place, Plan, Span, StepId};
 use crate::reduce::{Kernels, ReduceSpec, Reduction};
 use crate::transport::Submit;
 use crate::{Instant, OpId, Result};
+use backup::Backup;
 pub(crate) use commit::Commit;
 use std::time::Duration;
+use windowed::Windowed;
 
 static NOTHING: Segment = Segment::EMPTY;
 
@@ -71,11 +76,10 @@ pub(crate) struct OpState<P> {
     pub(crate) interruptions: u32,
     pub(crate) interrupted_after: Duration,
     pub(crate) interrupted_for: Duration,
-    /// What an op in place overwrites of its input: at the place that it has in the output, of these ranges.
-    backup: Option<Arena>,
-    saved: Vec<(usize, usize)>,
-    /// It is written past the cache.
-    backup_streams: bool,
+    backup: Backup,
+    windowed: Windowed,
+    /// Windows that were complete, from the first on, when the attempt ended.
+    frozen_at: u32,
     next_window: u32,
     finished_windows: u32,
     #[expect(clippy::vec_box, reason = "large, and they move between these two in every op")]
@@ -130,9 +134,9 @@ impl<P: Plan> OpState<P> {
             interruptions: 0,
             interrupted_after: Duration::ZERO,
             interrupted_for: Duration::ZERO,
-            backup: None,
-            saved: Vec::new(),
-            backup_streams: false,
+            backup: Backup::default(),
+            windowed: Windowed::default(),
+            frozen_at: 0,
             next_window: 0,
             finished_windows: 0,
             open: Vec::new(),
@@ -155,9 +159,9 @@ impl<P: Plan> OpState<P> {
     }
 
     /// Opens windows up to the plan's number in flight.
-    pub(crate) fn open_windows(&mut self) {
+    pub(crate) fn open_windows(&mut self, pool: &mut SlotPool) {
         while self.open.len() < self.in_flight && self.next_window < self.windows {
-            self.open_next();
+            self.open_next(pool);
         }
     }
 
@@ -178,7 +182,7 @@ impl<P: Plan> OpState<P> {
         (self.digest, self.windows)
     }
 
-    fn open_next(&mut self) {
+    fn open_next(&mut self, pool: &mut SlotPool) {
         let index = self.next_window;
         let loaded = self.spare.iter().position(|spare| spare.has(self.plan_number, index));
         let mut running = match loaded {
@@ -189,7 +193,12 @@ impl<P: Plan> OpState<P> {
             running.load(plan, self.plan_number, index);
         }
         running.restart();
-        self.back_up(&running);
+        if let Some(call) = &self.call {
+            self.backup.save(&running, call, pool);
+        }
+        if self.commit == Commit::Window {
+            self.windowed.opened(&running);
+        }
         self.next_window += 1;
         self.open.push(running);
     }
@@ -205,9 +214,12 @@ impl<P: Plan> OpState<P> {
     }
 
     /// The open window with this index; a peer that is ahead makes this side open it now.
-    pub(crate) fn window(&mut self, index: u32, limits: &Limits) -> Option<usize> {
-        while self.next_window <= index && index < self.windows && self.open.len() < limits.open_windows {
-            self.open_next();
+    pub(crate) fn window(&mut self, index: u32, shared: &mut Shared) -> Option<usize> {
+        while self.next_window <= index
+            && index < self.windows
+            && self.open.len() < shared.limits.open_windows
+        {
+            self.open_next(&mut shared.pool);
         }
         self.open.iter().position(|w| w.index == index)
     }
@@ -254,7 +266,9 @@ impl<P: Plan> OpState<P> {
                 i += 1;
             }
         }
-        if self.finished_windows == self.windows {
+        if self.commit == Commit::Window {
+            moved |= self.commit_windows(shared, links);
+        } else if self.finished_windows == self.windows {
             moved |= self.try_commit(shared, links);
         }
         moved
@@ -489,7 +503,11 @@ impl<P: Plan> OpState<P> {
         }
         let mut header = self.header;
         header.kind = kind;
-        header.window = if kind == FrameKind::Enter { self.window_limit } else { 0 };
+        header.window = match kind {
+            FrameKind::Enter => self.window_limit,
+            FrameKind::Done if self.commit == Commit::Window => self.held_windows(),
+            _ => 0,
+        };
         header.returned_through = shared.returned_through(self.group, self.id.tag);
         let sent = shared.submit_control(link, &header, &Segment::EMPTY, links);
         if sent {
@@ -518,7 +536,7 @@ impl<P: Plan> OpState<P> {
         });
         self.spare.push(window);
         self.finished_windows += 1;
-        self.open_windows();
+        self.open_windows(&mut shared.pool);
         let group = &shared.groups[self.group.0];
         self.move_window_limit(&shared.limits, group.me, |rank| group.is_lost(rank));
     }
@@ -539,6 +557,9 @@ impl<P: Plan> OpState<P> {
     /// Ranks that hold the op up, ascending.
     pub(crate) fn missing(&self) -> Vec<u32> {
         let mut ranks: Vec<u32> = self.open.iter().flat_map(|window| window.waits_on()).collect();
+        if self.commit == Commit::Window && self.open.is_empty() {
+            ranks.extend(self.windowed.missing(self.windows));
+        }
         if self.open.is_empty() && self.commit == Commit::Done {
             ranks.extend((0..self.done_from.len()).filter(|&r| !self.done_from[r]).map(|r| r as u32));
         }

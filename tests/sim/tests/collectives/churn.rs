@@ -264,7 +264,7 @@ impl Churn {
                 .map(|(_, result)| result)
                 .collect();
             match op.check_agreement(&told, &what) {
-                Told::Done(absent) => {
+                Told::Done { absent, .. } => {
                     let lives = |rank: &u32| alive.contains(&members[*rank as usize]);
                     assert!(!absent.iter().any(lives), "{what}: {absent:?} are not all gone");
                     tally.reduced += usize::from(!absent.is_empty());
@@ -277,7 +277,7 @@ impl Churn {
                     };
                     let gone = |rank: usize| !alive.contains(&members[rank]);
                     let root = op.collective.has_root().then_some(op.root);
-                    let ends = |rank: usize| (op.strict || root == Some(rank)) && gone(rank);
+                    let ends = |rank: usize| (op.is_strict() || root == Some(rank)) && gone(rank);
                     assert!((0..members.len()).any(|rank| ends(rank) && named(rank)), "{what}: {error}");
                     tally.failed += 1;
                 }

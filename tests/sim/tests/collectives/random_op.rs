@@ -14,8 +14,7 @@ pub(crate) struct Op {
     count: usize,
     pub(crate) root: usize,
     pub(crate) in_place: bool,
-    /// No loss is tolerated.
-    pub(crate) strict: bool,
+    tolerance: Tolerance,
     tag: u32,
     inputs: Vec<Vec<u64>>,
     sources: Vec<Memory>,
@@ -26,8 +25,9 @@ pub(crate) struct Op {
 pub(crate) enum Told {
     /// Nobody who lives has an answer.
     Nothing,
-    /// It was done without these ranks.
-    Done(Vec<u32>),
+    /// It was done without these ranks; the contributors are the same for the whole vector or differ from part to
+    /// part.
+    Done { absent: Vec<u32>, in_parts: bool },
     /// A loss ended it, at least for some.
     Lost(String),
 }
@@ -65,8 +65,13 @@ impl Op {
         let inputs: Vec<Vec<u64>> = (0..world).map(|_| (0..input).map(|_| rng.random()).collect()).collect();
         let sources: Vec<Memory> = inputs.iter().map(|values| Memory::new(values)).collect();
         let outputs: Vec<Memory> = (0..world).map(|_| Memory::new(&vec![POISON; output])).collect();
-        let (tag, strict) = (rng.random_range(0..2), rng.random_ratio(1, 10));
-        Op { collective, count, root, in_place, strict, tag, inputs, sources, outputs }
+        let tolerance = match rng.random_range(0..10) {
+            0 => Tolerance::None,
+            1..4 => Tolerance::PerWindow,
+            _ => Tolerance::Recover,
+        };
+        let tag = rng.random_range(0..2);
+        Op { collective, count, root, in_place, tolerance, tag, inputs, sources, outputs }
     }
 
     pub(crate) fn call(&self, rank: usize) -> Call {
@@ -77,7 +82,7 @@ impl Op {
         let receives =
             !rooted || at_root || matches!(self.collective, Collective::Broadcast | Collective::Scatter);
         let output = if self.in_place { input.clone() } else { self.outputs[rank].segment() };
-        let tolerance = if self.strict { Tolerance::None } else { Tolerance::Recover };
+        let tolerance = self.tolerance;
         Call {
             collective: self.collective,
             dtype: DType::U64,
@@ -91,23 +96,56 @@ impl Op {
         }
     }
 
+    /// No loss is tolerated.
+    pub(crate) fn is_strict(&self) -> bool {
+        self.tolerance == Tolerance::None
+    }
+
     /// Everybody was told the same: who contributed and who did not, or which loss ended it. Where no loss is
     /// tolerated some may be done before others hear of one, who all hear of the same.
     pub(crate) fn check_agreement(&self, told: &[&Result<Outcome>], what: &str) -> Told {
-        let mut done =
-            told.iter().filter_map(|told| told.as_ref().ok()).map(|o| (o.contributors, &o.absent[..]));
+        let done = told.iter().filter_map(|told| told.as_ref().ok());
+        let mut done = done.map(|o| (o.contributors, &o.absent[..], &o.parts[..]));
         let mut failed = told.iter().filter_map(|told| told.as_ref().err()).map(Error::to_string);
         let (first_done, first_failed) = (done.next(), failed.next());
         assert!(done.all(|other| Some(other) == first_done), "{what}: {told:?}");
         assert!(failed.all(|other| Some(&other) == first_failed.as_ref()), "{what}: {told:?}");
-        assert!(self.strict || first_done.is_none() || first_failed.is_none(), "{what}: {told:?}");
+        assert!(self.is_strict() || first_done.is_none() || first_failed.is_none(), "{what}: {told:?}");
         match (first_failed, first_done) {
             (Some(error), _) => Told::Lost(error),
-            (None, Some((_, absent))) => {
-                assert!(!self.strict || absent.is_empty(), "{what}: done without {absent:?}");
-                Told::Done(absent.to_vec())
+            (None, Some((_, absent, parts))) => {
+                assert!(!self.is_strict() || absent.is_empty(), "{what}: done without {absent:?}");
+                Told::Done { absent: absent.to_vec(), in_parts: !parts.is_empty() }
             }
             (None, None) => Told::Nothing,
+        }
+    }
+
+    /// Checks a vector whose parts have contributors of their own.
+    fn check_parts(&self, rank: usize, outcome: &Outcome, what: &str) {
+        assert_eq!(
+            (self.collective, self.tolerance),
+            (Collective::AllReduce, Tolerance::PerWindow),
+            "{what}"
+        );
+        let got = if self.in_place { self.sources[rank].values() } else { self.outputs[rank].values() };
+        let mut end = 0;
+        for part in &outcome.parts {
+            assert_eq!(part.elements.start, end, "{what}: {:?}", outcome.parts);
+            end = part.elements.end;
+            let here: Vec<usize> =
+                (0..self.inputs.len()).filter(|&r| !part.absent.contains(&(r as u32))).collect();
+            assert_eq!(here.len(), part.contributors as usize, "{what}");
+            for (i, &got) in got.iter().enumerate().take(end).skip(part.elements.start) {
+                let sum = here.iter().fold(0u64, |sum, &r| sum.wrapping_add(self.inputs[r][i]));
+                assert_eq!(got, sum, "{what}: element {i} of {part:?}");
+            }
+        }
+        assert_eq!(end, self.count, "{what}: {:?}", outcome.parts);
+        let last = outcome.parts.last().expect("parts");
+        assert_eq!((last.contributors, &last.absent), (outcome.contributors, &outcome.absent), "{what}");
+        if !self.in_place {
+            assert!(self.sources[rank].values() == self.inputs[rank], "{what}: the input changed");
         }
     }
 
@@ -118,6 +156,9 @@ impl Op {
         let here: Vec<usize> = (0..world).filter(|&r| !outcome.absent.contains(&(r as u32))).collect();
         assert_eq!(here.len(), outcome.contributors as usize, "{what}");
         let c = self.count;
+        if !outcome.parts.is_empty() {
+            return self.check_parts(rank, outcome, what);
+        }
         let got = if self.in_place { self.sources[rank].values() } else { self.outputs[rank].values() };
         let sum = |i: usize| here.iter().fold(0u64, |sum, &r| sum.wrapping_add(self.inputs[r][i]));
         let at_root = rank == self.root;
