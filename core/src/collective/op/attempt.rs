@@ -63,7 +63,9 @@ impl<P: Plan> OpState<P> {
         let changes = call.collective.reduces() || matches!(call.collective, AllToAll | AllToAllV);
         let starts_again = matches!(self.commit, Commit::Done | Commit::Window);
         if changes && starts_again && call.input.overlaps(&call.output) {
-            self.backup.start(call.output.len() >= limits.streaming_bytes);
+            // Windows that soon are final give their blocks to the next, which are in the cache then.
+            let streams = self.commit == Commit::Done && call.output.len() >= limits.streaming_bytes;
+            self.backup.start(streams);
         }
     }
 
