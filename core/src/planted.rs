@@ -36,6 +36,8 @@ bugs! {
     FailuresCountAsReturns,
     WindowsThatOnlySomeHoldAreFinal,
     FinalWindowsAreRestored,
+    WhoHoldsPartHoldsAll,
+    SourcesAreForgotten,
 }
 
 #[cfg(feature = "planted-bugs")]

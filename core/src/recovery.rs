@@ -11,6 +11,8 @@
 //! Of an op that commits window by window, what a survivor knows to be final is so for all, and so is what all hold
 //! of one attempt; only the rest starts again.
 //!
+//! A broadcast whose root was lost starts again from a survivor that holds all of it.
+//!
 //! Ops that start again commit by Done, on every rank and also where they had not been started yet: the plan
 //! says up to which op of each tag.
 
@@ -38,6 +40,8 @@ pub struct TagReport {
     pub complete: Vec<(Seq, Epoch)>,
     /// Ops that commit window by window and have not returned.
     pub partial: Vec<Partial>,
+    /// Broadcasts that have not returned, but whose data is here.
+    pub held: Vec<Seq>,
 }
 
 /// How far an op is that commits window by window, in bytes of its vector.
@@ -97,6 +101,8 @@ pub struct RecoveryPlan {
     pub commits: Vec<Commit>,
     /// Ops that start again behind what is final, in bytes of their vectors.
     pub rests: Vec<(Formation, Tag, Seq, u64)>,
+    /// Who has the data of a broadcast, if its root should be lost.
+    pub sources: Vec<(Formation, Tag, Seq, MemberId)>,
     /// By group and tag: ops below this one commit by Done.
     pub horizons: Vec<(Formation, Tag, Seq)>,
 }
@@ -105,6 +111,12 @@ impl RecoveryPlan {
     /// The commit of an op, if it is not to start again.
     pub fn commit(&self, formation: Formation, tag: Tag, seq: Seq) -> Option<&Commit> {
         self.commits.iter().find(|commit| (commit.formation, commit.tag, commit.seq) == (formation, tag, seq))
+    }
+
+    /// Who sends the data of a broadcast whose root was lost.
+    pub fn source(&self, formation: Formation, tag: Tag, seq: Seq) -> Option<MemberId> {
+        let known = self.sources.iter().find(|known| (known.0, known.1, known.2) == (formation, tag, seq));
+        known.map(|known| known.3)
     }
 
     /// Where the rest of an op begins that starts again.
@@ -135,6 +147,8 @@ pub fn plan(reports: &BTreeMap<MemberId, Report>) -> RecoveryPlan {
             .collect();
         let started = members.iter().map(|(_, tag)| tag.started).max().unwrap_or_default();
         plan.horizons.push((formation, tag, started));
+        let sources = sources(&members).into_iter().map(|(seq, source)| (formation, tag, seq, source));
+        plan.sources.extend(sources);
         let rests = rests(&members).into_iter().map(|(seq, begin)| (formation, tag, seq, begin));
         plan.rests.extend(rests);
         plan.commits.extend(
@@ -157,6 +171,18 @@ fn open_ops(members: &[(MemberId, &TagReport)]) -> BTreeSet<Seq> {
         ops.extend(returned.map(Seq).chain(held.filter(|&seq| seq >= over)));
     }
     ops
+}
+
+/// Who can send the data of broadcasts; nobody where one has ended already for want of the root.
+fn sources(members: &[(MemberId, &TagReport)]) -> BTreeMap<Seq, MemberId> {
+    let mut sources = BTreeMap::new();
+    for (member, tag) in members {
+        for &seq in tag.held.iter().take(MOST_OPS as usize) {
+            sources.entry(seq).or_insert(*member);
+        }
+    }
+    sources.retain(|seq, _| !members.iter().any(|(_, tag)| tag.failed.contains(seq)));
+    sources
 }
 
 /// What is final of ops that commit window by window.
@@ -220,6 +246,7 @@ mod tests {
             failed: Vec::new(),
             complete: complete.iter().map(|&seq| (Seq(seq), Epoch(1))).collect(),
             partial: Vec::new(),
+            held: Vec::new(),
         };
         Report { epoch: Epoch(2), groups: vec![GROUP], tags: vec![tag] }
     }
@@ -264,6 +291,19 @@ mod tests {
         let mut knows = report(1, 1, &[], &[]);
         knows.tags[0].failed = vec![Seq(0)];
         assert_eq!(commits(&plan_of(vec![knows.clone(), knows, report(1, 0, &[], &[0])])), []);
+    }
+
+    #[test]
+    fn who_holds_a_broadcast_sends_it_unless_it_has_failed_for_somebody() {
+        let mut holds = report(1, 0, &[], &[]);
+        holds.tags[0].held = vec![Seq(0)];
+        let lacks = report(1, 0, &[], &[]);
+        let plan = plan_of(vec![lacks.clone(), holds.clone(), holds.clone()]);
+        assert_eq!(plan.source(GROUP, Tag(0), Seq(0)), Some(MemberId(1)));
+        assert_eq!(plan.source(GROUP, Tag(0), Seq(1)), None);
+        let mut failed = report(1, 1, &[], &[]);
+        failed.tags[0].failed = vec![Seq(0)];
+        assert_eq!(plan_of(vec![failed, holds]).sources, []);
     }
 
     /// By member: attempt, final bytes, bytes that it holds.

@@ -92,6 +92,8 @@ pub struct NewOp<P> {
     pub call: Call,
     /// This rank's plan for it.
     pub plan: P,
+    /// What [`Executor::redirect`] gave.
+    pub lost_root: Option<u32>,
     /// The time.
     pub now: Instant,
     /// When it is overdue.
@@ -240,6 +242,8 @@ pub struct Executor<P> {
     pub(super) epoch: crate::Epoch,
     /// What plans said of groups that other members had already made.
     pub(super) horizons: Vec<(crate::Formation, Tag, crate::Seq)>,
+    /// Who sends, by the last plan, broadcasts that have not started here and whose root was lost.
+    pub(super) sources: Vec<(crate::Formation, Tag, crate::Seq, MemberId)>,
     pub(super) generation: Generation,
     /// The view that takes effect at the next safe point.
     pub(super) armed: Option<Armed>,
@@ -266,6 +270,7 @@ impl<P: Plan> Executor<P> {
             losses: vec![None; links],
             epoch: crate::Epoch(0),
             horizons: Vec::new(),
+            sources: Vec::new(),
             generation: Generation(0),
             armed: None,
             vacant_groups: Vec::new(),
@@ -314,9 +319,26 @@ impl<P: Plan> Executor<P> {
         index
     }
 
+    /// To be asked before a call is planned that starts next: a broadcast whose root was lost takes its data from
+    /// another, if others do so already. Gives the root that was lost.
+    pub fn redirect(&mut self, group: GroupIndex, call: &mut Call) -> Option<u32> {
+        if self.sources.is_empty() || call.collective != Collective::Broadcast || call.is_strict() {
+            return None;
+        }
+        let state = &mut self.shared.groups[group.0];
+        if !state.is_lost(call.peer as usize) {
+            return None;
+        }
+        let (formation, tag) = (state.formation, call.options.tag);
+        let seq = state.tag(tag).next();
+        let known = self.sources.iter().find(|known| (known.0, known.1, known.2) == (formation, tag, seq))?;
+        let rank = state.rank_of(known.3.index())?;
+        Some(std::mem::replace(&mut call.peer, rank as u32))
+    }
+
     /// Starts a call with its plan. The caller has checked the call's buffers against the plan.
     pub fn start(&mut self, new: NewOp<P>, links: &mut Links, kernels: &dyn Kernels) -> Result<OpHandle> {
-        let NewOp { group, call, plan, now, deadline } = new;
+        let NewOp { group, call, plan, lost_root, now, deadline } = new;
         let at = self.take_slot()?;
         let state = &mut self.shared.groups[group.0];
         let op = &mut self.ops[at];
@@ -333,6 +355,7 @@ impl<P: Plan> Executor<P> {
         op.started = now;
         op.deadline = deadline;
         op.call = Some(call);
+        op.lost_root = lost_root;
         let handle = OpHandle { at: at as u32, life: op.life };
         if self.is_frozen() && self.ops[at].starts_again() {
             // What becomes of it, even that it cannot be carried out, is for the plan to say: others may hold
@@ -341,8 +364,8 @@ impl<P: Plan> Executor<P> {
             self.ops[at].phase = Phase::Frozen;
             return Ok(handle);
         }
-        if let Some(call) = &self.ops[at].call
-            && let Some(loss) = self.loss_that_ends(group, call)
+        if lost_root.is_none()
+            && let Some(loss) = self.loss_that_ends(at)
         {
             // It has its number all the same: on other ranks it may have been open when the peer was lost.
             self.ops[at].end(Err(loss), &mut self.shared);

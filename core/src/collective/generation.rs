@@ -108,6 +108,7 @@ impl<P: Plan> Executor<P> {
         let now = self.generation;
         self.early.drop_frames(&mut self.shared.pool, |_, header| header.op.generation < now);
         self.horizons.retain(|(formation, ..)| formation.generation >= now);
+        self.sources.retain(|(formation, ..)| formation.generation >= now);
         moved
     }
 

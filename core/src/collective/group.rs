@@ -165,6 +165,7 @@ impl GroupState {
             failed: state.failed.clone(),
             complete: Vec::new(),
             partial: Vec::new(),
+            held: Vec::new(),
         })
     }
 

@@ -123,6 +123,9 @@ impl<P: Plan> Executor<P> {
                 tag.complete.push((op.id.seq, op.header.epoch));
             }
             tag.partial.extend(op.partial());
+            if op.holds_data() {
+                tag.held.push(op.id.seq);
+            }
         }
         Report { epoch, groups: groups.iter().map(|group| group.formation).collect(), tags }
     }
@@ -156,6 +159,10 @@ impl<P: Plan> Executor<P> {
                 None => self.horizons.push((*formation, *tag, *horizon)),
             }
         }
+        self.sources.clear();
+        if !planted::has(Bug::SourcesAreForgotten) {
+            self.sources.extend_from_slice(&plan.sources);
+        }
         self.settle_attempts();
         self.provide_results(plan);
         for at in self.active.clone() {
@@ -173,9 +180,7 @@ impl<P: Plan> Executor<P> {
         links: &mut Links,
         kernels: &dyn Kernels,
     ) {
-        let op = &self.ops[at];
-        let Some(call) = &op.call else { return };
-        let loss = self.loss_that_ends(op.group, call);
+        let loss = self.loss_that_ends(at);
         let op = &mut self.ops[at];
         let (Phase::Frozen, None, Some(call)) = (&op.phase, op.pair, &op.call) else {
             if let (Some(loss), Some(_)) = (loss, op.pair) {
@@ -197,8 +202,12 @@ impl<P: Plan> Executor<P> {
             return;
         }
         if let Some(loss) = loss {
-            op.end(Err(loss), &mut self.shared);
-            return;
+            let group = &self.shared.groups[op.group.0];
+            let source = plan.source(op.id.formation(), op.id.tag, op.id.seq);
+            match source.and_then(|source| group.rank_of(source.index())) {
+                Some(source) if !op.is_strict() => op.take_from(source, group.me),
+                _ => return op.end(Err(loss), &mut self.shared),
+            }
         }
         let begin = plan.rest(op.id.formation(), op.id.tag, op.id.seq);
         if begin > 0 && !op.go_on_from(begin, &mut self.shared) {
@@ -220,11 +229,14 @@ impl<P: Plan> Executor<P> {
     /// The loss without whose victim a call cannot be carried out: the other side of a message, the root, or
     /// any member where losses are not tolerated. Of several it is the first that there was: others may have
     /// ended the same call for that before they heard of the next.
-    pub(super) fn loss_that_ends(&self, group: GroupIndex, call: &Call) -> Option<Error> {
-        let group = &self.shared.groups[group.0];
+    pub(super) fn loss_that_ends(&self, at: usize) -> Option<Error> {
+        let op = &self.ops[at];
+        let call = op.call.as_ref()?;
+        let root = op.lost_root.unwrap_or(call.peer);
+        let group = &self.shared.groups[op.group.0];
         let strict = call.is_strict();
         let names_one = call.collective.is_point_to_point() || call.collective.has_root();
-        let ends = |rank: &u32| strict || names_one && *rank == call.peer;
+        let ends = |rank: &u32| strict || names_one && *rank == root;
         let lost = group.lost_ranks().filter(ends).map(|rank| group.members[rank as usize]);
         let first = lost.filter_map(|link| self.losses[link].as_ref()).min_by_key(|lost| lost.epoch)?;
         // It was announced with its rank of then; the caller knows it by that of its own generation.

@@ -250,7 +250,7 @@ impl Engine {
         self.start_locked(&mut lock(&self.inner), prepared, call)
     }
 
-    fn start_locked(&self, inner: &mut Inner, prepared: Prepared, call: Call) -> Result<OpHandle> {
+    fn start_locked(&self, inner: &mut Inner, prepared: Prepared, mut call: Call) -> Result<OpHandle> {
         if let Some(error) = self.failure() {
             return Err(error);
         }
@@ -260,8 +260,12 @@ impl Engine {
                         other threads meanwhile";
             return Err(Misuse::Other(text.into()).into());
         }
-        let plan = current.planner.renew(planned, &call)?;
-        let new = NewOp { group: current.index, call, plan, now, deadline };
+        let lost_root = inner.executor.redirect(current.index, &mut call);
+        let plan = match lost_root {
+            Some(_) => current.planner.plan(&call)?.plan,
+            None => current.planner.renew(planned, &call)?,
+        };
+        let new = NewOp { group: current.index, call, plan, lost_root, now, deadline };
         let executor = &mut inner.executor;
         let handle = self.contain(|| executor.start(new, &mut inner.links, self.kernels));
         let handle = handle.unwrap_or_else(|panic| {

@@ -85,11 +85,13 @@ impl Cluster {
     }
 
     /// Starts a call on one process.
-    pub fn start(&mut self, process: usize, call: Call, in_place: bool) -> Result<OpHandle> {
+    pub fn start(&mut self, process: usize, mut call: Call, in_place: bool) -> Result<OpHandle> {
+        let peer = &mut self.peers[process];
+        let lost_root = peer.executor.redirect(peer.group, &mut call);
         let plan = self.planner(process).plan(&call, in_place)?;
         let peer = &mut self.peers[process];
-        let new =
-            NewOp { group: peer.group, call, plan, now: Instant(self.now), deadline: Instant(u64::MAX) };
+        let (now, deadline) = (Instant(self.now), Instant(u64::MAX));
+        let new = NewOp { group: peer.group, call, plan, lost_root, now, deadline };
         peer.executor.start(new, &mut peer.links, self.kernels)
     }
 

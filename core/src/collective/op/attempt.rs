@@ -1,6 +1,7 @@
 //! Attempts of an op: each starts from the same input, also where the one before has overwritten some of it.
 
 use super::{Commit, OpState, Phase};
+use crate::Collective;
 use crate::call::Call;
 use crate::collective::executor::{Limits, Shared};
 use crate::collective::group::GroupState;
@@ -16,6 +17,7 @@ impl<P: Plan> OpState<P> {
         self.mismatch_told = false;
         self.counted = false;
         self.planned = false;
+        self.holds_data = false;
         self.interruptions = 0;
         self.interrupted_after = Duration::ZERO;
         self.interrupted_for = Duration::ZERO;
@@ -73,6 +75,10 @@ impl<P: Plan> OpState<P> {
     pub(crate) fn freeze(&mut self, shared: &mut Shared) {
         if matches!(self.phase, Phase::Running) {
             self.frozen_at = self.held_windows();
+            let is_broadcast =
+                self.call.as_ref().is_some_and(|call| call.collective == Collective::Broadcast);
+            self.holds_data |=
+                is_broadcast && (self.is_complete() || planted::has(Bug::WhoHoldsPartHoldsAll));
         }
         if matches!(self.phase, Phase::Running | Phase::Awaiting) {
             self.phase = Phase::Frozen;
@@ -91,6 +97,21 @@ impl<P: Plan> OpState<P> {
             self.backup.restore(call);
         }
         self.backup.clear(pool);
+    }
+
+    /// A broadcast whose data is here: another root than the one that was lost may send it.
+    pub(crate) fn holds_data(&self) -> bool {
+        self.holds_data
+    }
+
+    /// From now on a broadcast comes from this rank instead of the root that was lost.
+    pub(crate) fn take_from(&mut self, source: usize, me: usize) {
+        let Some(call) = &mut self.call else { return };
+        self.lost_root.get_or_insert(call.peer);
+        call.peer = source as u32;
+        if source == me {
+            call.input = call.output.clone();
+        }
     }
 
     /// It is tried again after a loss. Messages, and collectives that tolerate no loss, are not: they end, or

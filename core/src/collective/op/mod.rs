@@ -55,6 +55,10 @@ pub(crate) struct OpState<P> {
     pub(crate) call: Option<Call>,
     /// This op's plan or, once it has ended, still the last one's.
     plan: Option<P>,
+    /// The root of the call, if it was lost and another sends what it had sent.
+    pub(crate) lost_root: Option<u32>,
+    /// All that a broadcast brings is here.
+    holds_data: bool,
     /// Counts plans that differed from the one before.
     plan_number: u64,
     /// This op has a plan: one that starts after a report gets it with the plan of recovery.
@@ -120,6 +124,8 @@ impl<P: Plan> OpState<P> {
             header: Header::EMPTY,
             call: None,
             plan: None,
+            lost_root: None,
+            holds_data: false,
             plan_number: 0,
             planned: false,
             windows: 0,
