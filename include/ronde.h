@@ -360,10 +360,14 @@ typedef struct ronde_outcome {
     const ronde_part *parts; /* of a call with RONDE_PER_WINDOW that a loss interrupted: the parts of the vector, in
                                 order; contributors and absent are those of the last. NULL where it is one */
     size_t part_count;
+    uint64_t stable_through; /* calls of the tag below this one have returned everywhere: after RONDE_EXPELLED the
+                                results from here on are void */
+    uint32_t generation;     /* of ronde_generation, when the call was made */
+    uint32_t reserved;
 } ronde_outcome;
 
 #define RONDE_OUTCOME_INIT \
-    { sizeof(ronde_outcome), 0, 0, 0, 0, NULL, 0, 0, 0, NULL, 0, NULL, 0 }
+    { sizeof(ronde_outcome), 0, 0, 0, 0, NULL, 0, 0, 0, NULL, 0, NULL, 0, 0, 0, 0 }
 
 /* --------------------------------------------------------------------------------------------- Collectives
  *

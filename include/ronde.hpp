@@ -184,6 +184,8 @@ struct outcome {
     std::chrono::nanoseconds interrupted{0};
     std::vector<int> absent; // ranks whose input is not in the result, ascending
     std::vector<part> parts; // where they differ along the vector (RONDE_PER_WINDOW)
+    std::uint64_t stable_through = 0; // calls of the tag below this one have returned everywhere
+    std::uint32_t generation = 0;
 };
 
 namespace detail {
@@ -206,7 +208,9 @@ inline outcome from_c(const ronde_outcome &of) {
             of.interruptions,
             std::chrono::nanoseconds(of.interrupted_ns),
             copied(of.absent, of.absent_count),
-            std::move(parts)};
+            std::move(parts),
+            of.stable_through,
+            of.generation};
 }
 } // namespace detail
 

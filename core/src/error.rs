@@ -1,6 +1,6 @@
 //! Errors, sorted by who must act.
 
-use crate::{Collective, Epoch, MemberId, OpId, PeerId, Rank, Seq};
+use crate::{Collective, Epoch, Generation, MemberId, OpId, PeerId, Rank, Seq};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
@@ -213,6 +213,8 @@ pub struct Part {
 pub struct Outcome {
     /// View in which it committed.
     pub epoch: Epoch,
+    /// Safe points that had changed the members before it was made.
+    pub generation: Generation,
     /// Number of peers whose input is in the result.
     pub contributors: u32,
     /// Ranks whose input is not in the result, ascending: they were lost before. In what is gathered from all
@@ -230,6 +232,9 @@ pub struct Outcome {
     pub interrupted_for: Duration,
     /// Its number within the tag.
     pub seq: Seq,
+    /// All calls of the tag below this one have returned on every member: also if this peer should be given up, nobody
+    /// replaces their results. If it is ([`Error::Expelled`]), those from here on are void: take the state of another.
+    pub stable_through: Seq,
     /// Payload bytes sent.
     pub bytes_sent: u64,
     /// Payload bytes received.

@@ -45,6 +45,9 @@ pub struct ronde_outcome {
     pub(crate) absent_count: usize,
     pub(crate) parts: *const ronde_part,
     pub(crate) part_count: usize,
+    pub(crate) stable_through: u64,
+    pub(crate) generation: u32,
+    pub(crate) reserved: u32,
 }
 
 /// See the header.
@@ -130,6 +133,9 @@ impl ronde_outcome {
             absent_count: outcome.absent.len(),
             parts: kept.parts(&outcome.parts),
             part_count: outcome.parts.len(),
+            stable_through: outcome.stable_through.0,
+            generation: outcome.generation.0,
+            reserved: 0,
         }
     }
 }

@@ -79,7 +79,10 @@ fn structs(facts: &mut Facts) {
             absent,
             absent_count,
             parts,
-            part_count
+            part_count,
+            stable_through,
+            generation,
+            reserved
         }
     );
     layout!(facts, ronde_part { first, count, absent, absent_count, contributors, reserved });

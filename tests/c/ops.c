@@ -246,6 +246,8 @@ static void options(void) {
     OK(ronde_barrier(group, (const ronde_options *)(const void *)&old, NULL));
     OK(ronde_barrier(group, &newer.known, &result.known));
     CHECK(result.known.absent == NULL && result.known.absent_count == 0);
+    CHECK(result.known.stable_through > 0 && result.known.stable_through <= result.known.seq);
+    CHECK(result.known.generation == ronde_generation(group));
     CHECK(result.known.contributors == (uint32_t)ranks && result.later[0] == 42 && result.later[1] == 42);
     newer.later[1] = 1;
     FAILS(ronde_barrier(group, &newer.known, NULL), RONDE_INVALID_ARGUMENT, "does not know");

@@ -10,7 +10,7 @@ use crate::frame::{FrameKind, Header};
 use crate::memory::Segment;
 use crate::plan::Plan;
 use crate::planted::{self, Bug};
-use crate::{Collective, Result, Tolerance};
+use crate::{Collective, Result, Seq, Tolerance};
 
 /// How the op becomes final (PROTOCOL, Commit without a coordinator).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,6 +109,16 @@ impl<P: Plan> OpState<P> {
         group.tag(self.id.tag).returned_by_all(me) > self.id.seq
     }
 
+    /// Calls of the tag below this one have returned everywhere. Messages have numbers of their own.
+    fn stable_through(&self, shared: &mut Shared) -> Seq {
+        if self.pair.is_some() {
+            return Seq(0);
+        }
+        let group = &mut shared.groups[self.group.0];
+        let me = group.me;
+        group.tag(self.id.tag).returned_by_all(me).min(self.id.seq)
+    }
+
     /// Puts the result into the log, for those who may lack it.
     pub(crate) fn log_result(&self, shared: &mut Shared) {
         if self.is_over_for_others(shared) {
@@ -119,6 +129,7 @@ impl<P: Plan> OpState<P> {
     }
 
     pub(crate) fn end_well(&mut self, shared: &mut Shared) -> bool {
+        let stable_through = self.stable_through(shared);
         let mut outcome = Outcome {
             epoch: self.header.epoch,
             contributors: self.contributors,
@@ -128,6 +139,8 @@ impl<P: Plan> OpState<P> {
             interrupted_after: self.interrupted_after,
             interrupted_for: self.interrupted_for,
             seq: self.id.seq,
+            generation: self.id.generation,
+            stable_through,
             bytes_sent: self.sent_bytes,
             bytes_received: self.received_bytes,
             algorithm: self.plan.as_ref().map_or("none", Plan::name),

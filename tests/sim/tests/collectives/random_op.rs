@@ -15,7 +15,7 @@ pub(crate) struct Op {
     pub(crate) root: usize,
     pub(crate) in_place: bool,
     tolerance: Tolerance,
-    tag: u32,
+    pub(crate) tag: u32,
     inputs: Vec<Vec<u64>>,
     sources: Vec<Memory>,
     outputs: Vec<Memory>,

@@ -139,6 +139,25 @@ impl Job {
         }
     }
 
+    /// What a rank heard to be stable before it died is what the survivors have.
+    fn check_stable(&self, rank: usize, tally: &mut Tally) {
+        for tag in 0..2 {
+            let of_tag: Vec<usize> = (0..self.ops.len()).filter(|&at| self.ops[at].tag == tag).collect();
+            let heard = of_tag.iter().filter_map(|&at| self.results[rank][at].as_ref()?.as_ref().ok());
+            let stable = heard.map(|outcome| outcome.stable_through.0).max().unwrap_or(0);
+            for &at in &of_tag[..stable as usize] {
+                let Some(Ok(mine)) = &self.results[rank][at] else { continue };
+                let same = |other: usize| match &self.results[other][at] {
+                    Some(Ok(theirs)) => (&mine.absent, &mine.parts) == (&theirs.absent, &theirs.parts),
+                    _ => self.ops[at].is_strict(),
+                };
+                let what = format!("{}: op {at} was stable for rank {rank}", self.what);
+                assert!(self.cluster.alive().into_iter().all(same), "{what}");
+                tally.stable += 1;
+            }
+        }
+    }
+
     /// A message arrives as it was sent, or ends with an error that names its other side, which is dead.
     fn take_messages(&mut self, rank: usize) {
         let Job { in_flight, messages, cluster, what, .. } = self;
@@ -212,6 +231,8 @@ struct Tally {
     reduced: usize,
     in_parts: usize,
     handed_on: usize,
+    /// Of those that died, results that were stable.
+    stable: usize,
     failed: usize,
     whole: usize,
 }
@@ -257,6 +278,8 @@ fn schedule(seed: u64, tally: &mut Tally) {
         }
     }
     job.check_agreement(tally);
+    let dead = (0..world).filter(|rank| !job.cluster.alive().contains(rank));
+    dead.for_each(|rank| job.check_stable(rank, tally));
 }
 
 /// `RONDE_SEED=N` replays one schedule, `RONDE_SEEDS=N` runs so many (from that one on).
@@ -269,8 +292,9 @@ fn survivors_go_on() {
         schedule(seed, &mut tally);
     }
     println!("{tally:?}");
-    let Tally { reduced, in_parts, handed_on, failed, whole } = tally;
-    let enough = reduced > 1000 && in_parts > 100 && handed_on > 20 && failed > 100 && whole > 1000;
+    let Tally { reduced, in_parts, handed_on, stable, failed, whole } = tally;
+    let enough =
+        reduced > 1000 && in_parts > 100 && handed_on > 20 && stable > 1000 && failed > 100 && whole > 1000;
     assert!(count < 1000 || enough, "{tally:?}");
 }
 
