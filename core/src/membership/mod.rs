@@ -1,7 +1,8 @@
 //! The membership machine: who belongs, and what everybody is told when somebody is lost.
 //!
 //! [`Coordinator`] decides; it is a pure state machine. Connections are numbers, time is an argument,
-//! what it wants done is pulled out as [`Effect`]s. Members follow it ([`Follower`]).
+//! what it wants done is pulled out as [`Effect`]s. Members follow it ([`Follower`]) and, when it is lost, look
+//! for another ([`Search`]).
 //!
 //! What is here: rendezvous to the first view, activation once all links are up, views with newcomers and
 //! without those who are gone that take effect at safe points, orderly leave, heartbeats, what follows a loss
@@ -11,6 +12,7 @@
 mod coordinator;
 mod follower;
 mod message;
+mod search;
 
 pub use coordinator::{
     Coordinator, CoordinatorOptions, Effect, MemberStatus, NextStatus, PendingStatus, Status, VERSION,
@@ -20,3 +22,4 @@ pub use message::{
     FromMember, Hello, MAX_MESSAGE_BYTES, MachineId, MemberInfo, MessageError, Rejoin, ToMember, Verdict,
     View, decode, encode,
 };
+pub use search::{Absence, Search, Step};

@@ -1,31 +1,17 @@
-//! What a member does when it has lost its coordinator.
-//!
-//! One that a member hosted is succeeded by the lowest rank that lives: that one starts a coordinator in its own
-//! listener, the others go there. One that ran alone is asked for again at its address. Whoever is not there yet
-//! (it may not have noticed) is asked again, whoever cannot be reached is passed over.
+//! What a member does when it has lost its coordinator: the shell around the search for another, which decides
+//! whom to ask ([`Search`]).
 
 use super::handshake::{self, Identity, Purpose};
 use super::{ControlEvents, Listener};
 use crate::config::Config;
 use crate::control::{read_message, write_message};
 use crate::engine::lock;
-use ronde_core::membership::{FromMember, MemberInfo, Rejoin, ToMember, Verdict};
-use ronde_core::{MemberId, PeerId};
-use std::collections::BTreeSet;
+use ronde_core::PeerId;
+use ronde_core::membership::{Absence, FromMember, MemberInfo, Rejoin, Search, Step, ToMember, Verdict};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
-
-/// Pause before one who is not the coordinator yet is asked again.
-const PAUSE: Duration = Duration::from_millis(5);
-/// A member that cannot be reached at all for so many times as long as one may be silent is passed over.
-const PATIENCE: u32 = 2;
-/// So many times as long as a member may be silent is looked for another host. One that ran alone is waited for
-/// as long as it takes: operations need it only after a loss.
-const LIMIT: u32 = 15;
-/// Pause before one that ran alone is asked for again.
-const LONG_PAUSE: Duration = Duration::from_millis(100);
+use std::time::Instant;
 
 /// What is needed to find another coordinator, or to become its host.
 pub(crate) struct Succession {
@@ -50,12 +36,7 @@ enum Answer {
     Welcome(TcpStream),
     /// It is, and has not.
     Verdict(Verdict),
-    /// It lives, but is no coordinator.
-    NotYet,
-    /// Nobody listens there: its process has ended.
-    Gone,
-    /// It does not answer.
-    Silence,
+    Nobody(Absence),
 }
 
 impl Succession {
@@ -76,63 +57,34 @@ impl Succession {
         silent: bool,
         is_over: &dyn Fn() -> bool,
     ) -> Found {
-        let suspect_after = self.config.suspect_after();
         let start = Instant::now();
-        let (mut dead, mut passed_over) = (BTreeSet::new(), BTreeSet::new());
-        let mut waiting_for: Option<(MemberId, Instant)> = None;
+        let now = || ronde_core::Instant(start.elapsed().as_nanos() as u64);
+        let mut search = Search::new(self.peer(), silent, self.config.suspect_after(), now());
         while !is_over() {
-            let Some((mut rejoin, heirs)) = events.rejoin() else { return Found::Nothing };
-            // Only who has ended for certain counts as dead: of one that does not answer others may go on.
-            if !silent {
-                rejoin.dead.extend(rejoin.view.host);
-            }
-            rejoin.dead.extend(&dead);
-            if rejoin.view.host.is_none() {
-                match self.ask_again(&rejoin) {
-                    Answer::Welcome(stream) => return Found::Coordinator(stream),
-                    Answer::Verdict(verdict) => return Found::Verdict(verdict),
-                    _ => std::thread::park_timeout(LONG_PAUSE),
+            let Some((rejoin, heirs)) = events.rejoin() else { return Found::Nothing };
+            let (answer, host) = match search.next(rejoin, heirs, now()) {
+                Step::AskAgain(rejoin) => (self.ask(&self.addresses, &rejoin), None),
+                Step::Ask(heir, rejoin) => {
+                    tracing::debug!("the coordinator was lost: asking member {}", heir.id);
+                    if rejoin.hosts_coordinator && self.host(listener).is_none() {
+                        return Found::Nothing;
+                    }
+                    (self.ask(&self.addresses(&heir, listener), &rejoin), Some(heir.id))
                 }
-                continue;
-            }
-            let heirs_left = heirs.iter().find(|m| !passed_over.contains(&m.id));
-            let limit = suspect_after * (LIMIT + (PATIENCE + 1) * heirs.len() as u32);
-            let Some(heir) = heirs_left.filter(|_| start.elapsed() < limit) else { return Found::Nothing };
-            tracing::debug!("the coordinator was lost: asking member {}", heir.id);
-            if heir.peer == self.identity.peer {
-                rejoin.hosts_coordinator = true;
-                if self.host(listener).is_none() {
-                    return Found::Nothing;
-                }
-            }
-            match self.ask(&self.addresses(heir, listener), &rejoin) {
+                Step::GiveUp => return Found::Nothing,
+            };
+            match answer {
                 Answer::Welcome(stream) => {
-                    events.hosted_by(Some(heir.id));
+                    if host.is_some() {
+                        events.hosted_by(host);
+                    }
                     return Found::Coordinator(stream);
                 }
                 Answer::Verdict(verdict) => return Found::Verdict(verdict),
-                Answer::Gone => {
-                    dead.insert(heir.id);
-                    passed_over.insert(heir.id);
-                }
-                Answer::NotYet => waiting_for = None,
-                Answer::Silence => {
-                    let since =
-                        waiting_for.filter(|(id, _)| *id == heir.id).map_or_else(Instant::now, |w| w.1);
-                    waiting_for = Some((heir.id, since));
-                    if since.elapsed() > suspect_after * PATIENCE {
-                        passed_over.insert(heir.id);
-                    }
-                }
+                Answer::Nobody(absence) => std::thread::park_timeout(search.not_found(absence, now())),
             }
-            std::thread::park_timeout(PAUSE);
         }
         Found::Nothing
-    }
-
-    /// One that ran alone may be started again at its address.
-    fn ask_again(&self, rejoin: &Rejoin) -> Answer {
-        self.ask(&self.addresses, rejoin)
     }
 
     /// Where a member's coordinator is asked for: this process's own at its listener.
@@ -164,7 +116,7 @@ impl Succession {
         match asked {
             Ok(ToMember::Heartbeat) => Answer::Welcome(stream),
             Ok(ToMember::Verdict(verdict)) => Answer::Verdict(verdict),
-            Ok(_) => Answer::NotYet,
+            Ok(_) => Answer::Nobody(Absence::NotYet),
             Err(error) => Answer::of_error(&error),
         }
     }
@@ -172,14 +124,14 @@ impl Succession {
 
 impl Answer {
     fn of_error(error: &io::Error) -> Answer {
-        match error.kind() {
-            io::ErrorKind::ConnectionRefused => Answer::Gone,
+        Answer::Nobody(match error.kind() {
+            io::ErrorKind::ConnectionRefused => Absence::Ended,
             io::ErrorKind::WouldBlock
             | io::ErrorKind::TimedOut
             | io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkUnreachable => Answer::Silence,
+            | io::ErrorKind::NetworkUnreachable => Absence::Silent,
             // A member without a coordinator closes such connections.
-            _ => Answer::NotYet,
-        }
+            _ => Absence::NotYet,
+        })
     }
 }

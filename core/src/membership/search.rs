@@ -1,0 +1,209 @@
+//! A member that has lost its coordinator looks for another.
+//!
+//! One that a member hosted is succeeded by the lowest rank that lives: that one starts a coordinator, the others
+//! go there. One that ran alone is asked for again at its address. Whoever is not there yet (it may not have
+//! noticed) is asked again, whoever cannot be reached is passed over.
+
+use super::{MemberInfo, Rejoin};
+use crate::{Instant, MemberId, PeerId};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Pause before one who is not the coordinator yet is asked again.
+const PAUSE: Duration = Duration::from_millis(5);
+/// A member that cannot be reached at all for so many times as long as one may be silent is passed over.
+const PATIENCE: u32 = 2;
+/// So many times as long as a member may be silent is looked for another host. One that ran alone is waited for
+/// as long as it takes: operations need it only after a loss.
+const LIMIT: u32 = 15;
+/// Pause before one that ran alone is asked for again.
+const LONG_PAUSE: Duration = Duration::from_millis(100);
+
+/// What to do next.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Ask where the coordinator ran alone.
+    AskAgain(Box<Rejoin>),
+    /// Ask this member. If it is this process itself it has to host the coordinator from now on.
+    Ask(MemberInfo, Box<Rejoin>),
+    /// There is nobody left to ask.
+    GiveUp,
+}
+
+/// Why one who was asked has not taken the member in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Absence {
+    /// It lives, but is no coordinator.
+    NotYet,
+    /// Nobody listens there: its process has ended.
+    Ended,
+    /// It does not answer.
+    Silent,
+}
+
+/// Whom to ask, from the loss of one coordinator until the next is found.
+#[derive(Clone, Debug)]
+pub struct Search {
+    me: PeerId,
+    /// The coordinator before may live: it only said nothing any more.
+    silent: bool,
+    suspect_after: Duration,
+    since: Instant,
+    asked: Option<MemberId>,
+    /// Who has ended for certain. Of one that does not answer others may go on.
+    dead: BTreeSet<MemberId>,
+    passed_over: BTreeSet<MemberId>,
+    /// Who does not answer, since when.
+    unanswered: Option<(MemberId, Instant)>,
+}
+
+impl Search {
+    /// Begins when the coordinator was lost. `silent`: that one may live.
+    pub fn new(me: PeerId, silent: bool, suspect_after: Duration, now: Instant) -> Search {
+        Search {
+            me,
+            silent,
+            suspect_after,
+            since: now,
+            asked: None,
+            dead: BTreeSet::new(),
+            passed_over: BTreeSet::new(),
+            unanswered: None,
+        }
+    }
+
+    /// Whom to ask, as the member stands now ([`super::Follower::rejoin`], [`super::Follower::heirs`]).
+    pub fn next(&mut self, mut rejoin: Rejoin, heirs: Vec<MemberInfo>, now: Instant) -> Step {
+        if !self.silent {
+            rejoin.dead.extend(rejoin.view.host);
+        }
+        rejoin.dead.extend(&self.dead);
+        if rejoin.view.host.is_none() {
+            self.asked = None;
+            return Step::AskAgain(Box::new(rejoin));
+        }
+        let limit = self.suspect_after * (LIMIT + (PATIENCE + 1) * heirs.len() as u32);
+        let heir = heirs.into_iter().find(|m| !self.passed_over.contains(&m.id));
+        let Some(heir) = heir.filter(|_| now.since(self.since) < limit) else { return Step::GiveUp };
+        self.asked = Some(heir.id);
+        rejoin.hosts_coordinator = heir.peer == self.me;
+        Step::Ask(heir, Box::new(rejoin))
+    }
+
+    /// Who was asked last is not the coordinator. Gives the pause before the next step.
+    pub fn not_found(&mut self, absence: Absence, now: Instant) -> Duration {
+        let Some(asked) = self.asked else { return LONG_PAUSE };
+        match absence {
+            Absence::NotYet => self.unanswered = None,
+            Absence::Ended => {
+                self.dead.insert(asked);
+                self.passed_over.insert(asked);
+            }
+            Absence::Silent => {
+                let since = self.unanswered.filter(|(id, _)| *id == asked).map_or(now, |(_, since)| since);
+                self.unanswered = Some((asked, since));
+                if now.since(since) > self.suspect_after * PATIENCE {
+                    self.passed_over.insert(asked);
+                }
+            }
+        }
+        PAUSE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::membership::{Follower, MachineId, View};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(seconds: u64) -> Instant {
+        Instant(0).after(SECOND * seconds as u32)
+    }
+
+    fn peer(id: u32) -> PeerId {
+        PeerId([id as u8; 16])
+    }
+
+    /// Member 2 of four; the first hosts the coordinator, unless that runs alone.
+    fn follower(host: Option<u32>) -> Follower {
+        let info = |id| MemberInfo {
+            peer: peer(id),
+            id: MemberId(id),
+            host: String::new(),
+            addresses: vec![],
+            machine: MachineId::default(),
+            pid: 0,
+            transports: vec![],
+            costs: String::new(),
+        };
+        let members = (0..4).map(info).collect();
+        Follower::new(View { members, host: host.map(MemberId), ..View::default() })
+    }
+
+    fn search(silent: bool) -> Search {
+        Search::new(peer(2), silent, SECOND, at(0))
+    }
+
+    /// Who is asked, who is said to be dead, and whether this member is to host.
+    fn next(search: &mut Search, member: &Follower, now: Instant) -> Option<(u32, Vec<u32>, bool)> {
+        match search.next(member.rejoin(peer(2), Vec::new()), member.heirs(), now) {
+            Step::Ask(heir, rejoin) => {
+                let dead = rejoin.dead.iter().map(|id| id.0).collect();
+                Some((heir.id.0, dead, rejoin.hosts_coordinator))
+            }
+            Step::AskAgain(_) => panic!("a member hosted it"),
+            Step::GiveUp => None,
+        }
+    }
+
+    #[test]
+    fn who_has_ended_is_dead_and_the_next_is_asked() {
+        let (mut search, member) = (search(false), follower(Some(0)));
+        assert_eq!(next(&mut search, &member, at(0)), Some((1, vec![0], false)));
+        search.not_found(Absence::NotYet, at(0));
+        assert_eq!(next(&mut search, &member, at(0)), Some((1, vec![0], false)), "it may not have noticed");
+        search.not_found(Absence::Ended, at(0));
+        assert_eq!(next(&mut search, &member, at(0)), Some((2, vec![0, 1], true)));
+    }
+
+    #[test]
+    fn who_does_not_answer_is_passed_over_but_not_dead() {
+        let (mut search, member) = (search(true), follower(Some(0)));
+        for second in 1..=4 {
+            assert_eq!(next(&mut search, &member, at(second)), Some((1, vec![], false)));
+            search.not_found(Absence::Silent, at(second));
+        }
+        assert_eq!(next(&mut search, &member, at(4)), Some((2, vec![], true)));
+    }
+
+    #[test]
+    fn who_answers_now_and_then_is_not_passed_over() {
+        let (mut search, member) = (search(true), follower(Some(0)));
+        for second in 1..=10 {
+            assert_eq!(next(&mut search, &member, at(second)), Some((1, vec![], false)));
+            let absence = if second % 3 == 0 { Absence::NotYet } else { Absence::Silent };
+            search.not_found(absence, at(second));
+        }
+    }
+
+    #[test]
+    fn the_search_for_a_host_ends() {
+        let (mut search, mut member) = (search(true), follower(Some(0)));
+        member.has_left(MemberId(1));
+        member.has_left(MemberId(3));
+        assert_eq!(next(&mut search, &member, at(17)), Some((2, vec![], true)));
+        assert_eq!(next(&mut search, &member, at(18)), None, "one heir is worth three seconds more");
+    }
+
+    #[test]
+    fn one_that_ran_alone_is_waited_for_without_limit() {
+        let (mut search, member) = (search(false), follower(None));
+        for second in [0, 1000] {
+            let step = search.next(member.rejoin(peer(2), Vec::new()), member.heirs(), at(second));
+            assert!(matches!(step, Step::AskAgain(rejoin) if rejoin.dead.is_empty()));
+            assert_eq!(search.not_found(Absence::Ended, at(second)), LONG_PAUSE);
+        }
+    }
+}
