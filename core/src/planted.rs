@@ -38,6 +38,12 @@ bugs! {
     FinalWindowsAreRestored,
     WhoHoldsPartHoldsAll,
     SourcesAreForgotten,
+    QuorumsAreNotNeeded,
+    HalvesNeedNoTieBreak,
+    LinksThatEndProveDeaths,
+    TheDeadDoNotCount,
+    SilenceProvesDeaths,
+    TheTurnedAwayAccuse,
 }
 
 #[cfg(feature = "planted-bugs")]

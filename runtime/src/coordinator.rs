@@ -5,13 +5,17 @@ use crate::bootstrap::{
 };
 use crate::config::Config;
 use crate::control::{read_message, write_message};
+use crate::engine::lock;
 use ronde_core::Instant;
+use ronde_core::PeerId;
 use ronde_core::error::{Error, Result};
-use ronde_core::membership::{Coordinator, CoordinatorOptions, Effect, FromMember, Status, ToMember, encode};
-use std::collections::BTreeMap;
+use ronde_core::membership::{
+    Coordinator, CoordinatorOptions, Effect, FromMember, MemberInfo, Status, ToMember, encode,
+};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 /// How long a message to a member may take to leave before the member counts as gone.
@@ -21,13 +25,23 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// How long a coordinator whose host gives up waits for its members to hear of it.
 const LAST_WAIT: Duration = Duration::from_millis(500);
 
+/// How long a process that may have ended has to answer, and how often and with which pause it is asked for.
+const PROBE_PATIENCE: Duration = Duration::from_secs(1);
+const PROBES: u32 = 10;
+const PROBE_PAUSE: Duration = Duration::from_millis(5);
+
 enum Event {
     Connected(TcpStream),
     Message(u64, FromMember),
     Closed(u64),
+    /// It is known whether a process has ended.
+    Probed(PeerId, bool),
     /// Nobody wants this coordinator any more.
     Stop,
 }
+
+/// Addresses that threads share.
+pub(crate) type Addresses = Arc<Mutex<Vec<SocketAddr>>>;
 
 /// A coordinator on a thread of this process.
 pub(crate) struct EmbeddedCoordinator {
@@ -38,12 +52,13 @@ pub(crate) struct EmbeddedCoordinator {
 
 impl EmbeddedCoordinator {
     pub(crate) fn start(config: &Config) -> Result<EmbeddedCoordinator> {
-        EmbeddedCoordinator::run(Coordinator::new(EmbeddedCoordinator::options(config)))
+        EmbeddedCoordinator::run(Coordinator::new(EmbeddedCoordinator::options(config)), Addresses::default())
     }
 
-    /// One that takes the place of another, which was lost.
-    pub(crate) fn succeed(config: &Config) -> Result<EmbeddedCoordinator> {
-        EmbeddedCoordinator::run(Coordinator::successor(EmbeddedCoordinator::options(config)))
+    /// One that takes the place of another, which was lost. `taken_over`: where this process listens since, in
+    /// the place of one that has ended.
+    pub(crate) fn succeed(config: &Config, taken_over: Addresses) -> Result<EmbeddedCoordinator> {
+        EmbeddedCoordinator::run(Coordinator::successor(EmbeddedCoordinator::options(config)), taken_over)
     }
 
     fn options(config: &Config) -> CoordinatorOptions {
@@ -60,7 +75,7 @@ impl EmbeddedCoordinator {
         }
     }
 
-    fn run(machine: Coordinator) -> Result<EmbeddedCoordinator> {
+    fn run(machine: Coordinator, taken_over: Addresses) -> Result<EmbeddedCoordinator> {
         let (connections, incoming) = mpsc::sync_channel(1024);
         let (done, finished) = mpsc::sync_channel(1);
         let failed = |e: std::io::Error| Error::resource(format!("cannot start the coordinator: {e}"));
@@ -79,7 +94,7 @@ impl EmbeddedCoordinator {
         std::thread::Builder::new()
             .name("ronde-coordinator".into())
             .spawn(move || {
-                Shell::new(machine, events).run(&queue);
+                Shell::new(machine, events, taken_over).run(&queue);
                 // Nobody waits any more if the process is ending.
                 let _ = done.send(());
             })
@@ -151,17 +166,22 @@ struct Shell {
     streams: BTreeMap<u64, TcpStream>,
     next: u64,
     events: mpsc::SyncSender<Event>,
+    taken_over: Addresses,
+    /// Processes of which it is being found out whether they have ended.
+    probing: BTreeSet<PeerId>,
     start: std::time::Instant,
     stopped: bool,
 }
 
 impl Shell {
-    fn new(machine: Coordinator, events: mpsc::SyncSender<Event>) -> Shell {
+    fn new(machine: Coordinator, events: mpsc::SyncSender<Event>, taken_over: Addresses) -> Shell {
         Shell {
             machine,
             streams: BTreeMap::new(),
             next: 0,
             events,
+            taken_over,
+            probing: BTreeSet::new(),
             start: std::time::Instant::now(),
             stopped: false,
         }
@@ -209,7 +229,7 @@ impl Shell {
                     let _ = stream.shutdown(Shutdown::Write);
                     self.connected(stream);
                 }
-                Ok(Event::Message(..)) => {}
+                Ok(Event::Message(..) | Event::Probed(..)) => {}
                 Ok(Event::Stop) | Err(_) => return,
             }
         }
@@ -220,6 +240,12 @@ impl Shell {
         match event {
             Event::Stop => self.stopped = true,
             Event::Connected(stream) => self.connected(stream),
+            Event::Probed(peer, has_ended) => {
+                self.probing.remove(&peer);
+                if has_ended {
+                    self.machine.handle_ended(peer, now);
+                }
+            }
             Event::Message(connection, message) => self.machine.handle_message(connection, message, now),
             Event::Closed(connection) => {
                 self.streams.remove(&connection);
@@ -250,6 +276,22 @@ impl Shell {
         }
     }
 
+    /// Finds out whether a process has ended, unless that is being done.
+    fn probe(&mut self, member: MemberInfo) {
+        if !self.probing.insert(member.peer) {
+            return;
+        }
+        let (events, taken_over, peer) = (self.events.clone(), self.taken_over.clone(), member.peer);
+        let look = move || {
+            let has_ended = has_ended(&member.addresses, &taken_over);
+            let _ = events.send(Event::Probed(peer, has_ended));
+        };
+        if let Err(error) = std::thread::Builder::new().name("ronde-probe".into()).spawn(look) {
+            tracing::warn!("whether a member has ended cannot be found out: {error}");
+            self.probing.remove(&peer);
+        }
+    }
+
     fn perform(&mut self) {
         // What goes to many is often the same, and a view may be long.
         let mut encoded: Option<(ToMember, Vec<u8>)> = None;
@@ -272,6 +314,7 @@ impl Shell {
                         let _ = stream.shutdown(Shutdown::Both);
                     }
                 }
+                Effect::Probe(member) => self.probe(member),
                 // Its reader goes on until the member closes, or says nothing for a while.
                 Effect::Close(connection) => {
                     if let Some(stream) = self.streams.get(&connection) {
@@ -282,6 +325,22 @@ impl Shell {
             }
         }
     }
+}
+
+/// Whether nobody listens at any of these addresses any more. A process that is just ending may do so for a moment.
+fn has_ended(addresses: &[SocketAddr], taken_over: &Addresses) -> bool {
+    let mut left: Vec<SocketAddr> = addresses.to_vec();
+    for _ in 0..PROBES {
+        left.retain(|address| !lock(taken_over).contains(address));
+        let tried = left.first().map(|address| TcpStream::connect_timeout(address, PROBE_PATIENCE));
+        match tried {
+            None => return !addresses.is_empty(),
+            Some(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => drop(left.remove(0)),
+            Some(Err(_)) => return false,
+            Some(Ok(_)) => std::thread::park_timeout(PROBE_PAUSE),
+        }
+    }
+    left.is_empty() && !addresses.is_empty()
 }
 
 /// Whether two messages are the same for certain, without looking into long ones.

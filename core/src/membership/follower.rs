@@ -5,7 +5,7 @@ use super::{MemberInfo, Rejoin, View};
 use crate::error::PeerLost;
 use crate::planted::{self, Bug};
 use crate::{Epoch, MemberId, PeerId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Follows what the coordinator says of views. It decides nothing: a view takes effect when the safe point's op
@@ -19,6 +19,8 @@ pub struct Follower {
     armed: Option<View>,
     /// Of the views above, those that have left or were lost, with what was said of the loss.
     gone: BTreeMap<MemberId, Option<Arc<PeerLost>>>,
+    /// Of these, who was lost since this member last went on.
+    unsettled: BTreeSet<MemberId>,
     /// The highest number that was told, of a view or a loss.
     told: Epoch,
 }
@@ -27,7 +29,14 @@ impl Follower {
     /// For a member whose first view is this.
     pub fn new(view: View) -> Follower {
         let told = view.epoch;
-        Follower { view, proposed: None, armed: None, gone: BTreeMap::new(), told }
+        Follower {
+            view,
+            proposed: None,
+            armed: None,
+            gone: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
+            told,
+        }
     }
 
     /// The view in effect.
@@ -78,9 +87,11 @@ impl Follower {
             view: self.view.clone(),
             armed: self.armed.clone(),
             gone: self.gone.keys().copied().collect(),
+            unsettled: self.unsettled.iter().copied().collect(),
             lost: self.gone.values().flatten().map(|lost| PeerLost::clone(lost)).collect(),
             epoch: self.told,
             dead,
+            cut_off: false,
             hosts_coordinator: false,
         }
     }
@@ -108,7 +119,15 @@ impl Follower {
 
     /// A member was lost. The first that is said of it stays.
     pub fn is_lost(&mut self, lost: &Arc<PeerLost>) {
+        if !self.gone.contains_key(&lost.member) {
+            self.unsettled.insert(lost.member);
+        }
         self.is_gone(lost.member, Some(lost.clone()));
+    }
+
+    /// Everything goes on without those who were lost.
+    pub fn goes_on(&mut self) {
+        self.unsettled.clear();
     }
 
     fn is_gone(&mut self, member: MemberId, lost: Option<Arc<PeerLost>>) {
@@ -138,6 +157,7 @@ impl Follower {
         self.view = self.armed.take_if(|view| view.epoch.0 as u32 == high)?;
         let view = &self.view;
         self.gone.retain(|&id, _| view.member(id).is_some());
+        self.unsettled.retain(|&id| view.member(id).is_some());
         Some(view)
     }
 }

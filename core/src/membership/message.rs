@@ -152,12 +152,16 @@ pub struct Rejoin {
     pub armed: Option<View>,
     /// Members of these views that have left or were lost, as it was told.
     pub gone: Vec<MemberId>,
+    /// Of these, whom it has not gone on without yet: if nobody has they may be a part of their own.
+    pub unsettled: Vec<MemberId>,
     /// What it was told of those of them that were lost.
     pub lost: Vec<PeerLost>,
     /// The highest number that it was told of, of a view or a loss.
     pub epoch: Epoch,
-    /// Members whose processes have ended as far as it can see: their connections to it were closed.
+    /// Members whose processes may have ended: their connections to it were closed.
     pub dead: Vec<MemberId>,
+    /// Its coordinator fell silent, and may have given it up meanwhile and taken in others.
+    pub cut_off: bool,
     /// It hosts the new coordinator.
     pub hosts_coordinator: bool,
 }

@@ -6,7 +6,7 @@
 
 use super::handshake::{self, Identity, Introduction, PATIENCE, Purpose};
 use crate::config::Config;
-use crate::coordinator::EmbeddedCoordinator;
+use crate::coordinator::{Addresses, EmbeddedCoordinator};
 use crate::engine::lock;
 use ronde_core::PeerId;
 use ronde_core::error::{Error, Result};
@@ -45,7 +45,7 @@ pub(crate) struct Listener {
     coordinator: Mutex<Option<EmbeddedCoordinator>>,
     router: Arc<Router>,
     /// Where it listens besides.
-    also: Arc<Mutex<Vec<SocketAddr>>>,
+    also: Addresses,
 }
 
 /// Where connections go once they have proved themselves.
@@ -120,7 +120,7 @@ impl Listener {
         if coordinator.is_some() {
             return Ok(());
         }
-        let started = EmbeddedCoordinator::succeed(config)?;
+        let started = EmbeddedCoordinator::succeed(config, self.also.clone())?;
         *lock(&self.router.control) = Some(started.connections());
         *coordinator = Some(started);
         for &address in addresses.iter().filter(|&&address| address != self.address) {

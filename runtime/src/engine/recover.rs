@@ -36,6 +36,7 @@ impl Engine {
         if inner.failed {
             return;
         }
+        inner.follower.goes_on();
         let Inner { executor, links, groups, .. } = inner;
         let mut replan = |group: GroupIndex, call: &Call| {
             let registered = groups.iter().find(|registered| registered.current.index == group);

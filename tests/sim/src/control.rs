@@ -8,8 +8,8 @@ use ronde_core::call::Call;
 use ronde_core::collective::GroupIndex;
 use ronde_core::error::PeerLost;
 use ronde_core::membership::{
-    self, Coordinator, CoordinatorOptions, Effect, FromMember, Hello, MachineId, MemberInfo, ToMember,
-    Verdict, View,
+    self, Coordinator, CoordinatorOptions, Effect, Follower, FromMember, Hello, MachineId, MemberInfo,
+    ToMember, Verdict, View,
 };
 use ronde_core::recovery::RecoveryPlan;
 use ronde_core::{Epoch, Instant, MemberId};
@@ -28,6 +28,8 @@ pub(crate) struct Control {
     /// On the way to each process (`None`: the connection ends), and to the coordinator.
     to_members: BTreeMap<usize, VecDeque<Option<ToMember>>>,
     to_coordinator: VecDeque<(usize, FromMember)>,
+    /// Processes of which the coordinator wants to know whether they have ended.
+    probes: Vec<usize>,
     /// Processes that are making the links of a view.
     linking: Vec<(usize, Epoch)>,
 }
@@ -68,7 +70,8 @@ impl Control {
         drop(coordinator.take_effects());
         let view = coordinator.view().clone();
         let (to_members, to_coordinator) = (BTreeMap::new(), VecDeque::new());
-        (Control { coordinator, host: Some(0), to_members, to_coordinator, linking: Vec::new() }, view)
+        let (probes, linking) = (Vec::new(), Vec::new());
+        (Control { coordinator, host: Some(0), to_members, to_coordinator, probes, linking }, view)
     }
 
     pub(crate) fn send(&mut self, from: usize, message: FromMember) {
@@ -83,8 +86,12 @@ impl Control {
     /// Puts what the coordinator sends on its way.
     fn route(&mut self) {
         for effect in self.coordinator.take_effects() {
-            if let Effect::Send(to, message) = effect {
-                self.to_members.entry(to as usize).or_default().push_back(Some(message));
+            match effect {
+                Effect::Send(to, message) => {
+                    self.to_members.entry(to as usize).or_default().push_back(Some(message));
+                }
+                Effect::Probe(member) => self.probes.push(process_of(member.peer)),
+                Effect::Close(_) => {}
             }
         }
     }
@@ -94,6 +101,7 @@ impl Control {
         self.host = None;
         self.to_coordinator.clear();
         self.linking.clear();
+        self.probes.clear();
         for process in 0..processes {
             let queue = self.to_members.entry(process).or_default();
             queue.truncate(rng.random_range(0..=queue.len()));
@@ -113,6 +121,16 @@ fn options() -> CoordinatorOptions {
 }
 
 impl Cluster {
+    fn route_control(&mut self) {
+        self.control.route();
+        while let Some(process) = self.control.probes.pop() {
+            if self.dead[process] {
+                self.control.coordinator.handle_ended(peer_id(process), Instant(self.now));
+                self.control.route();
+            }
+        }
+    }
+
     /// A process starts on a node and asks to join.
     pub fn newcomer(&mut self, node: u32) -> usize {
         let process = self.spawn(node);
@@ -150,10 +168,16 @@ impl Cluster {
             self.control.coordinator.handle_message(from as u64, message, Instant(self.now));
         }
         self.control.coordinator.handle_closed(process as u64, Instant(self.now));
-        self.control.route();
+        self.route_control();
         if self.control.coordinator.is_succeeding() {
             self.tell_that_links_ended(process);
         }
+    }
+
+    /// A process that has no part in the job any more ends.
+    fn end(&mut self, process: usize) {
+        self.kill(process);
+        self.tell_that_links_ended(process);
     }
 
     /// A new coordinator may wait for one that has died: the others say that their links to it have ended.
@@ -183,7 +207,7 @@ impl Cluster {
             0 => {
                 if let Some((from, message)) = self.control.to_coordinator.pop_front() {
                     self.control.coordinator.handle_message(from as u64, message, Instant(self.now));
-                    self.control.route();
+                    self.route_control();
                 }
             }
             1 => self.finish_linking(),
@@ -246,7 +270,7 @@ impl Cluster {
     /// It asks the next coordinator, unless others may reckon with it already.
     fn newcomer_is_orphaned(&mut self, process: usize) {
         if self.peers[process].first_view.is_some() {
-            return self.kill(process);
+            return self.end(process);
         }
         match self.control.host {
             Some(_) => self.control.send(process, hello(process, None)),
@@ -264,7 +288,7 @@ impl Cluster {
             let due = self.control.coordinator.next_deadline().unwrap_or_default();
             self.now = self.now.max(due.0);
             self.control.coordinator.handle_tick(Instant(self.now));
-            return self.control.route();
+            return self.route_control();
         }
         if self.control.host.is_none() {
             return;
@@ -273,7 +297,7 @@ impl Cluster {
         if due.since(Instant(self.now)) < Duration::from_secs(1) {
             self.now = self.now.max(due.0);
             self.control.coordinator.handle_tick(Instant(self.now));
-            self.control.route();
+            self.route_control();
         }
     }
 
@@ -310,7 +334,7 @@ impl Cluster {
                 peer.left.push(member);
             }
             // Nobody that the new coordinator knows had heard of the view that this one waited for.
-            ToMember::Verdict(Verdict::Deposed(_)) if !self.peers[process].active => self.kill(process),
+            ToMember::Verdict(Verdict::Deposed(_)) if !self.peers[process].active => self.end(process),
             ToMember::Verdict(verdict) => panic!("nothing ends this job: {verdict:?}"),
             ToMember::Refused(text) => panic!("nobody is refused: {text}"),
             _ => {}
@@ -382,6 +406,7 @@ impl Cluster {
         let planner = self.planner(process);
         let mut replan = |_: GroupIndex, call: &Call| planner.plan(call, call.input.overlaps(&call.output));
         let peer = &mut self.peers[process];
+        peer.follower.iter_mut().for_each(Follower::goes_on);
         peer.executor.resume(plan, Instant(self.now), &mut replan, &mut peer.links, self.kernels);
     }
 }

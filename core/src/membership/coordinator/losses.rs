@@ -1,38 +1,64 @@
 //! What follows a loss: the others freeze, report, and go on by a plan.
 
-use super::{Coordinator, State};
+use super::{Coordinator, Effect, State};
 use crate::error::PeerLost;
-use crate::membership::{ToMember, Verdict};
+use crate::membership::{MemberInfo, ToMember, Verdict};
 use crate::planted::{self, Bug};
 use crate::recovery::{self, Report};
-use crate::{Epoch, Instant, MemberId};
+use crate::{Epoch, Instant, MemberId, PeerId};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A member says that another cannot be reached.
+#[derive(Clone)]
 pub(super) struct Accusation {
+    /// The connection of who says so.
+    pub(super) accuser: u64,
     pub(super) member: MemberId,
     pub(super) reason: String,
     pub(super) since: Instant,
 }
 
+/// A member whose connection has ended, which a process that lives may have caused, or the network.
+pub(super) struct Closed {
+    info: MemberInfo,
+    /// Without it there is a quorum only if it is dead: that is waited for as long as a member may be silent.
+    pub(super) awaited: bool,
+}
+
+/// Why a member is lost whose connection has ended.
+const CLOSED: &str = "its process ended or its control connection broke";
+
 impl Coordinator {
     /// A member says that its link to another ended. The dead one's own connection is better proof, so
     /// that is waited for; without it the accused goes, by rule. Of one that has left in order it is no news.
     pub(super) fn accuse(&mut self, accuser: u64, member: MemberId, reason: String, now: Instant) {
-        if self.is_succeeding() {
-            self.is_dead_to_one_who_rejoined(member);
+        let accuser_id = self.members.get(&accuser).and_then(|m| m.id);
+        if let Some(id) = accuser_id.filter(|_| self.is_succeeding()) {
+            self.is_suspected_by(id, member);
         }
         if matches!(self.state, State::Failed(_)) || self.gone.contains(&member) {
             return;
         }
         // The host of this coordinator lives: the other one goes.
         let host = self.view.host.filter(|&host| host == member);
-        let accuser = self.members.get(&accuser).and_then(|m| m.id);
-        let member = host.and(accuser).unwrap_or(member);
-        let known = self.accusations.iter().any(|a| a.member == member);
+        let member = host.and(accuser_id).unwrap_or(member);
+        let known = self.accusations.iter().any(|a| (a.accuser, a.member) == (accuser, member));
         if self.connection_of(member).is_some() && !known {
-            self.accusations.push(Accusation { member, reason, since: now });
+            self.accusations.push(Accusation { accuser, member, reason, since: now });
+        }
+    }
+
+    /// Accusations stand after the grace, if who made them is still here.
+    pub(super) fn judge_accusations(&mut self, now: Instant) {
+        let is_due =
+            |a: &Accusation| now.since(a.since) >= self.options.grace && !self.awaits_proof(a.member);
+        let (due, rest): (Vec<_>, Vec<_>) = self.accusations.iter().cloned().partition(is_due);
+        self.accusations = rest;
+        for Accusation { accuser, member, reason, .. } in due {
+            if self.members.contains_key(&accuser) || planted::has(Bug::TheTurnedAwayAccuse) {
+                self.lose_unproven(member, &reason, now);
+            }
         }
     }
 
@@ -47,6 +73,7 @@ impl Coordinator {
     /// those who may be on its side cannot go on too.
     pub(super) fn lose_unproven(&mut self, id: MemberId, reason: &str, now: Instant) {
         let (here, of) = match self.count_without(id) {
+            Some(_) if planted::has(Bug::SilenceProvesDeaths) => return self.lose(id, reason, now),
             Some(count) if !count.has_quorum() => (count.here, count.of),
             Some(_) => {
                 self.unproven.insert(id);
@@ -55,6 +82,43 @@ impl Coordinator {
             None => return self.lose(id, reason, now),
         };
         self.fail(Verdict::NoQuorum { here: here as u32, of: of as u32 });
+    }
+
+    /// The connection of a member has ended. Until it is known that its process has too it may be on another side.
+    /// False if that is waited for.
+    pub(super) fn lose_closed(&mut self, id: MemberId, now: Instant) -> bool {
+        let count = self.count_without(id);
+        let info = self.views().find_map(|view| view.member(id)).cloned();
+        let (Some(count), Some(info)) = (count, info.filter(|_| !self.gone.contains(&id))) else {
+            self.lose(id, CLOSED, now);
+            return true;
+        };
+        let awaited = !count.has_quorum();
+        self.effects.push(Effect::Probe(info.clone()));
+        self.closed.insert(info.peer, Closed { info, awaited });
+        if !awaited {
+            self.unproven.insert(id);
+            self.lose(id, CLOSED, now);
+        }
+        !awaited
+    }
+
+    /// Whether it is being found out if a member has ended before it is given up.
+    pub(super) fn awaits_proof(&self, id: MemberId) -> bool {
+        self.closed.values().any(|closed| closed.awaited && closed.info.id == id)
+    }
+
+    pub(super) fn closed_one_has_ended(&mut self, peer: PeerId, now: Instant) {
+        let Some(Closed { info, awaited }) = self.closed.remove(&peer) else { return };
+        self.unproven.remove(&info.id);
+        if awaited {
+            self.lose(info.id, CLOSED, now);
+        }
+    }
+
+    /// One that was just ending when it was asked for may have ended now.
+    pub(super) fn probe_the_closed(&mut self) {
+        self.effects.extend(self.closed.values().map(|closed| Effect::Probe(closed.info.clone())));
     }
 
     pub(super) fn lose(&mut self, id: MemberId, reason: &str, now: Instant) {
@@ -78,6 +142,9 @@ impl Coordinator {
     fn go_on_without(&mut self, peer: PeerLost) {
         if !self.fenced.insert(peer.member) {
             return;
+        }
+        if let Some(closed) = self.closed.get_mut(&peer.peer) {
+            closed.awaited = false;
         }
         self.accusations.retain(|accusation| accusation.member != peer.member);
         if let Some(connection) = self.connection_of(peer.member) {

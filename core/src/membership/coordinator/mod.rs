@@ -11,8 +11,8 @@ use super::message::{FromMember, Hello, MemberInfo, ToMember, Verdict, View};
 use crate::error::PeerLost;
 use crate::planted::{self, Bug};
 use crate::recovery::Report;
-use crate::{Epoch, Incarnation, Instant, MemberId, Rank};
-use losses::Accusation;
+use crate::{Epoch, Incarnation, Instant, MemberId, PeerId, Rank};
+use losses::{Accusation, Closed};
 pub use status::{MemberStatus, NextStatus, PendingStatus, Status};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -68,6 +68,8 @@ pub enum Effect {
     Send(u64, ToMember),
     /// Close a connection after what was sent.
     Close(u64),
+    /// See whether a process has ended ([`Coordinator::handle_ended`]).
+    Probe(MemberInfo),
 }
 
 struct Member {
@@ -119,6 +121,8 @@ pub struct Coordinator {
     /// Of those that are gone, who was lost without proof of its death since the view took effect: it may go on
     /// elsewhere.
     unproven: BTreeSet<MemberId>,
+    /// Members whose connection has ended and of whom it is not known yet whether they have too.
+    closed: BTreeMap<PeerId, Closed>,
     /// When the members were last told that the coordinator lives.
     beaten: Instant,
     /// When time last passed.
@@ -143,6 +147,7 @@ impl Coordinator {
             newcomers_since: None,
             accusations: Vec::new(),
             unproven: BTreeSet::new(),
+            closed: BTreeMap::new(),
             beaten: Instant(0),
             ticked: Instant(0),
             lingers_until: Instant(0),
@@ -162,7 +167,8 @@ impl Coordinator {
 
     /// When [`Coordinator::handle_tick`] wants to be called next.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let accused = self.accusations.iter().map(|a| a.since.after(self.options.grace)).min();
+        let accused = self.accusations.iter().filter(|a| !self.awaits_proof(a.member));
+        let accused = accused.map(|a| a.since.after(self.options.grace)).min();
         let accusation = accused.filter(|_| !self.is_succeeding());
         let watched = self.is_watching();
         let silent = self.members.values().filter(|m| watched && m.is_watched()).map(|m| m.heard).min();
@@ -231,10 +237,11 @@ impl Coordinator {
     /// A connection ended.
     pub fn handle_closed(&mut self, connection: u64, now: Instant) {
         let Some(member) = self.members.get(&connection) else { return };
-        let expected = member.left || matches!(self.state, State::Failed(_));
-        match member.id {
+        let (id, expected) = (member.id, member.left || matches!(self.state, State::Failed(_)));
+        match id {
             Some(id) if self.is_succeeding() => self.rejoined_no_more(id, connection),
-            Some(id) if !expected => self.lose(id, "its process ended or its control connection broke", now),
+            // It stays a member, that says nothing any more.
+            Some(id) if !expected && !self.lose_closed(id, now) => return,
             _ => {}
         }
         self.members.remove(&connection);
@@ -250,16 +257,11 @@ impl Coordinator {
         self.forgive_own_pause(now);
         self.succeed_if_due(now);
         if !self.is_succeeding() {
-            let grace = self.options.grace;
-            let (due, rest) = std::mem::take(&mut self.accusations)
-                .into_iter()
-                .partition(|a: &Accusation| now.since(a.since) >= grace);
-            self.accusations = rest;
-            let due: Vec<Accusation> = due;
-            due.into_iter().for_each(|a| self.lose_unproven(a.member, &a.reason, now));
+            self.judge_accusations(now);
         }
         if (self.is_succeeding() || self.is_watching()) && now.since(self.beaten) >= self.options.heartbeat {
             self.beaten = now;
+            self.probe_the_closed();
             let all: Vec<u64> = self.members.keys().copied().collect();
             self.send_to(all, &ToMember::Heartbeat);
         }

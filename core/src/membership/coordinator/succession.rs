@@ -1,16 +1,17 @@
 //! A coordinator is lost, and another takes its place: in a member, or at the same address.
 //!
-//! The members say where they stand ([`Rejoin`]). Who does not come in time, or has died as far as the others can
-//! see, is lost with the coordinator; what the one before had decided and told only to some is done for all. Then
-//! everything goes on as after any other loss. It takes a quorum of the last view, so that of two parts of a
-//! network only one goes on: more than half of the members that are not known to be dead, or exactly half with
-//! the lowest rank that did not host the coordinator.
+//! The members say where they stand ([`Rejoin`]). Who does not come in time, or has died, is lost with the
+//! coordinator; what the one before had decided and told only to some is done for all. Then everything goes on as
+//! after any other loss. It takes a quorum of every view that some may be in, so that of two parts of a network
+//! only one goes on: more than half of the members, the dead included, or exactly half with the lowest rank that
+//! did not host the coordinator; or everybody who is not dead.
 
 use super::views::NextView;
 use super::{Coordinator, CoordinatorOptions, Effect, Member, State, VERSION};
 use crate::error::PeerLost;
 use crate::membership::{Hello, MemberInfo, Rejoin, ToMember, Verdict, View};
-use crate::{Epoch, Incarnation, Instant, MemberId};
+use crate::planted::{self, Bug};
+use crate::{Epoch, Incarnation, Instant, MemberId, PeerId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,8 +31,11 @@ pub(super) struct Gathered {
     connections: BTreeMap<MemberId, u64>,
     /// Members that have left in order since they came.
     left: BTreeSet<MemberId>,
-    /// Members to whom a link has ended since.
-    dead: BTreeSet<MemberId>,
+    /// Members to whom somebody's link has ended, and when it was last asked for whether they have ended too:
+    /// whoever gives a member up ends its links, so that alone proves nothing.
+    suspected: BTreeMap<PeerId, Option<Instant>>,
+    /// Those of them that have.
+    dead: BTreeSet<PeerId>,
 }
 
 impl Coordinator {
@@ -58,7 +62,8 @@ impl Coordinator {
         let Some(rank) = rejoin.view.rank_of(rejoin.peer) else {
             return self.effects.push(Effect::Close(connection));
         };
-        let gathered = match &mut self.state {
+        let id = rejoin.view.members[rank.index()].id;
+        let gathered = match &self.state {
             State::Succeeding(gathered) if rejoin.version == VERSION => gathered,
             State::Failed(verdict) => {
                 let verdict = verdict.clone();
@@ -66,13 +71,29 @@ impl Coordinator {
             }
             _ => return self.expel(connection, Verdict::Deposed(self.epoch)),
         };
-        let info = &rejoin.view.members[rank.index()];
-        let id = info.id;
+        // The number of one that is gone may be another's now: of the two the one of the later view is a member.
+        if let Some(twin) = gathered.rejoined.get(&id).filter(|twin| twin.peer != rejoin.peer) {
+            let verdict = Verdict::Deposed(twin.epoch.max(rejoin.epoch));
+            if twin.view.generation >= rejoin.view.generation {
+                return self.expel(connection, verdict);
+            }
+            let earlier = gathered.connections.get(&id).copied();
+            earlier.into_iter().for_each(|earlier| self.expel(earlier, verdict.clone()));
+        }
+        self.take_in(connection, id, rejoin, now);
+    }
+
+    fn take_in(&mut self, connection: u64, id: MemberId, rejoin: Rejoin, now: Instant) {
+        let State::Succeeding(gathered) = &mut self.state else { return };
+        let Some(info) = rejoin.view.member(id) else { return };
         self.members.insert(connection, Member::new(hello_of(info), Some(id), now));
         gathered.since.get_or_insert(now);
+        let dead = rejoin.dead.clone();
         gathered.rejoined.insert(id, rejoin);
-        if let Some(before) = gathered.connections.insert(id, connection) {
-            self.members.remove(&before);
+        gathered.suspect(id, &dead);
+        if let Some(before) = gathered.connections.insert(id, connection)
+            && self.members.remove(&before).is_some()
+        {
             self.effects.push(Effect::Close(before));
         }
         // It knows now that it came to the right place.
@@ -89,27 +110,31 @@ impl Coordinator {
     pub(super) fn succession_deadline(&self) -> Option<Instant> {
         let State::Succeeding(gathered) = &self.state else { return None };
         let since = gathered.since?;
-        let patience = if gathered.count().has_quorum() { REST } else { QUORUM };
+        let patience = if gathered.has_quorum() { REST } else { QUORUM };
         Some(since.after(self.options.suspect_after * patience))
     }
 
     /// Takes over once everybody is here who can be, or has had time enough.
     pub(super) fn succeed_if_due(&mut self, now: Instant) {
-        let State::Succeeding(gathered) = &self.state else { return };
+        let State::Succeeding(gathered) = &mut self.state else { return };
+        let probes = gathered.probes(now, self.options.heartbeat);
+        self.effects.extend(probes.into_iter().map(Effect::Probe));
         let Some(since) = gathered.since else { return };
-        let count = gathered.count();
         let waited = now.since(since);
         let limit = |times: u32| self.options.suspect_after * times;
-        if count.has_quorum() && (count.is_complete() || waited >= limit(REST)) {
+        if gathered.has_quorum() && (gathered.is_complete() || waited >= limit(REST)) {
             return self.take_over(now);
         }
         if waited >= limit(QUORUM) {
+            let count = gathered.count();
             self.fail(Verdict::NoQuorum { here: count.here as u32, of: count.of as u32 });
         }
     }
 
     fn take_over(&mut self, now: Instant) {
         let State::Succeeding(gathered) = std::mem::replace(&mut self.state, State::Active) else { return };
+        self.unproven = gathered.missing();
+        self.closed.clear();
         let mut rejoined = gathered.rejoined;
         self.epoch = rejoined.values().map(|r| r.epoch).max().unwrap_or_default();
         self.turn_away_those_of_the_past(&mut rejoined);
@@ -171,15 +196,10 @@ impl Coordinator {
 
     /// Who is neither in the newest view that took effect anywhere nor in the one before it was given up long ago.
     fn turn_away_those_of_the_past(&mut self, rejoined: &mut BTreeMap<MemberId, Rejoin>) {
-        let Some(newest) = rejoined.values().map(|r| &r.view).max_by_key(|view| view.generation).cloned()
-        else {
-            return;
-        };
+        let Some(newest) = newest(rejoined).cloned() else { return };
         let epoch = self.epoch;
         rejoined.retain(|&id, r| {
-            let is_member = newest.member(id).is_some_and(|info| info.peer == r.peer);
-            let is_current = r.view.epoch == newest.epoch || r.view.generation.0 + 1 == newest.generation.0;
-            if is_member && is_current {
+            if is_current(r, &newest) {
                 return true;
             }
             if let Some(connection) = self.connection_of(id) {
@@ -223,11 +243,20 @@ impl Coordinator {
     }
 
     /// A member that has come says that its link to another has ended.
-    pub(super) fn is_dead_to_one_who_rejoined(&mut self, id: MemberId) {
+    pub(super) fn is_suspected_by(&mut self, accuser: MemberId, id: MemberId) {
         if let State::Succeeding(gathered) = &mut self.state {
-            gathered.dead.insert(id);
+            gathered.suspect(accuser, &[id]);
         }
         self.succeed_if_due(self.ticked);
+    }
+
+    /// A process that was asked for ([`Effect::Probe`]) has ended: connections to it are refused.
+    pub fn handle_ended(&mut self, peer: PeerId, now: Instant) {
+        if let State::Succeeding(gathered) = &mut self.state {
+            gathered.dead.insert(peer);
+        }
+        self.closed_one_has_ended(peer, now);
+        self.succeed_if_due(now);
     }
 
     /// A member went away again before this coordinator took over.
@@ -277,18 +306,38 @@ impl Coordinator {
     /// coordinator that no member hosts has no rival, and who is on the host's machine cannot be cut off from it.
     pub(super) fn count_without(&self, lost: MemberId) -> Option<Count> {
         let host = self.view.member(self.view.host?)?;
-        let info = self.view.member(lost)?;
+        let info = self.lasting_views().find_map(|view| view.member(lost))?;
         (info.machine != host.machine).then(|| self.count(lost))
     }
 
-    /// Who is left, of all who may live of the view that took effect last.
+    /// Who is left, of all who may live of the view that took effect last and of the one that is armed.
     fn count(&self, without: MemberId) -> Count {
         let may_live = |id: &MemberId| !self.gone.contains(id) || self.unproven.contains(id);
-        let base: Vec<MemberId> = self.view.members.iter().map(|m| m.id).filter(may_live).collect();
         let is_here = |id: &MemberId| *id != without && !self.unproven.contains(id);
-        let here: BTreeSet<MemberId> = base.iter().copied().filter(is_here).collect();
-        Count::new(&base, &here, self.view.host)
+        let count = |view: &View| {
+            let base: Vec<MemberId> = view.members.iter().map(|m| m.id).filter(may_live).collect();
+            let here: BTreeSet<MemberId> = base.iter().copied().filter(is_here).collect();
+            Count::new(&base, &here, self.view.host)
+        };
+        Count::least(self.lasting_views().map(count))
     }
+
+    /// The view in effect, and the one that is armed.
+    fn lasting_views(&self) -> impl Iterator<Item = &View> {
+        let armed = self.next.iter().filter(|next| next.armed).map(|next| &next.view);
+        std::iter::once(&self.view).chain(armed)
+    }
+}
+
+/// The newest view that took effect anywhere.
+fn newest(rejoined: &BTreeMap<MemberId, Rejoin>) -> Option<&View> {
+    rejoined.values().map(|r| &r.view).max_by_key(|view| view.generation)
+}
+
+/// A member of that view which has passed the safe point to it, or will.
+fn is_current(rejoin: &Rejoin, newest: &View) -> bool {
+    let follows = rejoin.view.generation.0 + 1 == newest.generation.0;
+    newest.rank_of(rejoin.peer).is_some() && (rejoin.view.epoch == newest.epoch || follows)
 }
 
 fn hello_of(info: &MemberInfo) -> Hello {
@@ -331,6 +380,19 @@ pub(super) struct Count {
 }
 
 impl Count {
+    /// Of the counts of several views the one that decides: some members may know of none but the first of these
+    /// views, so each has to have its quorum.
+    fn least(counts: impl Iterator<Item = Count>) -> Count {
+        let mut least = Count { here: 0, of: 0, tie_break: false };
+        for count in counts {
+            least = count;
+            if !least.has_quorum() {
+                break;
+            }
+        }
+        least
+    }
+
     /// `base` in the order of ranks.
     fn new(base: &[MemberId], here: &BTreeSet<MemberId>, host: Option<MemberId>) -> Count {
         let tie = base.iter().find(|&&id| Some(id) != host);
@@ -342,31 +404,89 @@ impl Count {
     }
 
     pub(super) fn has_quorum(&self) -> bool {
-        2 * self.here > self.of || 2 * self.here == self.of && self.tie_break
-    }
-
-    fn is_complete(&self) -> bool {
-        self.here == self.of
+        let tie_break = self.tie_break || planted::has(Bug::HalvesNeedNoTieBreak);
+        2 * self.here > self.of
+            || 2 * self.here == self.of && tie_break
+            || planted::has(Bug::QuorumsAreNotNeeded)
     }
 }
 
 impl Gathered {
-    /// Who is here, of the last view that anybody was told of, without those who are known to be dead.
-    fn count(&self) -> Count {
-        let Some(last) = self.rejoined.values().max_by_key(|r| (r.epoch, r.view.generation)) else {
-            return Count { here: 0, of: 0, tie_break: false };
-        };
-        // Those that are to come are waited for as soon as anybody has heard that they will.
+    /// Links of a member to these have ended just now.
+    fn suspect(&mut self, accuser: MemberId, members: &[MemberId]) {
+        let Some(rejoin) = self.rejoined.get(&accuser) else { return };
+        let views = [Some(&rejoin.view), rejoin.armed.as_ref()];
+        let known = |id: &MemberId| views.into_iter().flatten().find_map(|view| view.member(*id));
+        self.suspected.extend(members.iter().filter_map(known).map(|info| (info.peer, None)));
+        if planted::has(Bug::LinksThatEndProveDeaths) {
+            self.dead.extend(members.iter().filter_map(known).map(|info| info.peer));
+        }
+    }
+
+    /// Who is to be asked for now. One that is just ending may have to be asked for again.
+    fn probes(&mut self, now: Instant, every: Duration) -> Vec<MemberInfo> {
+        let is_due = |asked: &Option<Instant>| asked.is_none_or(|asked| now.since(asked) >= every);
+        let due = self.suspected.iter().filter(|(peer, asked)| is_due(asked) && !self.dead.contains(peer));
+        let here: BTreeSet<PeerId> = self.rejoined.values().map(|r| r.peer).collect();
+        let due: BTreeSet<PeerId> = due.map(|(peer, _)| *peer).filter(|peer| !here.contains(peer)).collect();
+        if due.is_empty() {
+            return Vec::new();
+        }
+        self.suspected.extend(due.iter().map(|&peer| (peer, Some(now))));
         let views = self.rejoined.values().flat_map(|r| [Some(&r.view), r.armed.as_ref()]).flatten();
-        let newest = views.max_by_key(|view| view.generation).unwrap_or(&last.view);
-        let dead = self.rejoined.values().flat_map(|r| &r.dead).chain(&self.dead);
-        let dead: BTreeSet<MemberId> = dead.copied().collect();
-        let gone: BTreeSet<MemberId> =
-            gathered_gone(&self.rejoined).chain(self.left.iter().copied()).collect();
-        let is_out =
-            |id: &MemberId| gone.contains(id) || dead.contains(id) && !self.rejoined.contains_key(id);
-        let base: Vec<MemberId> = newest.members.iter().map(|m| m.id).filter(|id| !is_out(id)).collect();
-        let here = self.rejoined.keys().copied().collect();
-        Count::new(&base, &here, last.view.host)
+        let infos = views.flat_map(|view| &view.members).filter(|info| due.contains(&info.peer));
+        infos.map(|info| (info.peer, info.clone())).collect::<BTreeMap<_, _>>().into_values().collect()
+    }
+
+    /// The views that are in effect somewhere or armed, for those of their members who have not left for certain.
+    /// Some who are not here may know of none but the first.
+    fn bases(&self) -> Vec<Vec<&MemberInfo>> {
+        let views = self.current().flat_map(|(_, r)| [Some(&r.view), r.armed.as_ref()]).flatten();
+        let views: BTreeMap<Epoch, &View> = views.map(|view| (view.epoch, view)).collect();
+        let is_settled = |info: &&MemberInfo| {
+            let id = &info.id;
+            let knows = |(_, r): (_, &Rejoin)| r.gone.contains(id) && !r.unsettled.contains(id);
+            let is_dead = self.dead.contains(&info.peer) && planted::has(Bug::TheDeadDoNotCount);
+            self.left.contains(id) || self.current().any(knows) || is_dead
+        };
+        views.values().map(|view| view.members.iter().filter(|info| !is_settled(info)).collect()).collect()
+    }
+
+    /// Those who have come and are not long past.
+    fn current(&self) -> impl Iterator<Item = (MemberId, &Rejoin)> {
+        let newest = newest(&self.rejoined);
+        let is_current = move |r: &Rejoin| newest.is_some_and(|newest| is_current(r, newest));
+        self.rejoined.iter().filter(move |(_, r)| is_current(r)).map(|(id, r)| (*id, r))
+    }
+
+    /// Who may live elsewhere, and go on there.
+    fn missing(&self) -> BTreeSet<MemberId> {
+        let is_missing = |info: &&MemberInfo| {
+            !self.dead.contains(&info.peer) && self.rejoined.get(&info.id).is_none_or(|r| r.peer != info.peer)
+        };
+        self.bases().into_iter().flatten().filter(is_missing).map(|info| info.id).collect()
+    }
+
+    /// Who is here, and can stay, of all who count. The dead do: they may have gone on with some of those who are
+    /// missing before they died.
+    fn count(&self) -> Count {
+        let gone: BTreeSet<MemberId> = self.current().flat_map(|(_, r)| &r.gone).copied().collect();
+        let here: BTreeSet<MemberId> =
+            self.current().map(|(id, _)| id).filter(|id| !gone.contains(id)).collect();
+        let host = self.current().max_by_key(|(_, r)| (r.epoch, r.view.generation));
+        let host = host.and_then(|(_, r)| r.view.host);
+        let ids = |base: Vec<&MemberInfo>| base.into_iter().map(|info| info.id).collect::<Vec<_>>();
+        Count::least(self.bases().into_iter().map(|base| Count::new(&ids(base), &here, host)))
+    }
+
+    fn is_complete(&self) -> bool {
+        self.missing().is_empty()
+    }
+
+    /// Also where all others are dead, if some who are here were with them until then.
+    fn has_quorum(&self) -> bool {
+        let count = self.count();
+        let was_with_them = || self.current().any(|(_, r)| !r.cut_off);
+        count.has_quorum() || count.here > 0 && self.is_complete() && was_with_them()
     }
 }

@@ -271,8 +271,9 @@ impl Coordinator {
         let view = &self.view;
         self.gone.retain(|&id| view.member(id).is_some());
         self.fenced.retain(|&id| view.member(id).is_some());
-        // A quorum has gone on to this view, so nobody else has.
-        self.unproven.clear();
+        // A quorum has gone on to this view, so nobody has who is not in it.
+        self.unproven.retain(|&id| view.member(id).is_some());
+        self.closed.retain(|_, closed| closed.awaited);
         self.shrink_if_needed();
     }
 

@@ -1,0 +1,423 @@
+//! Another coordinator takes over, and who may go on.
+
+use super::*;
+use crate::membership::Rejoin;
+
+/// What a member of a job of `size` says to a new coordinator; the first one hosted the old.
+fn rejoin(id: u32, size: u32, change: impl FnOnce(&mut Rejoin)) -> FromMember {
+    let info = |id: u32| {
+        let FromMember::Hello(hello) = hello(Some(id), size) else { unreachable!() };
+        MemberInfo { id: MemberId(id), ..hello.info }
+    };
+    let members = (0..size).map(info).collect();
+    let view = View { epoch: Epoch(1), members, host: Some(MemberId(0)), ..View::default() };
+    let mut rejoin = Rejoin {
+        version: VERSION,
+        peer: PeerId([id as u8; 16]),
+        view,
+        armed: None,
+        gone: Vec::new(),
+        unsettled: Vec::new(),
+        lost: Vec::new(),
+        epoch: Epoch(1),
+        dead: Vec::new(),
+        cut_off: false,
+        hosts_coordinator: id == 1,
+    };
+    change(&mut rejoin);
+    FromMember::Rejoin(Box::new(rejoin))
+}
+
+/// Bytes from the network may be anything: a job that forms is not thrown away for them.
+#[test]
+fn who_comes_back_with_nonsense_does_not_stop_a_job_that_forms() {
+    let mut coordinator = Coordinator::new(CoordinatorOptions::default());
+    coordinator.handle_message(1, hello(Some(0), 2), Instant(0));
+    let nonsense: [fn(&mut Rejoin); 3] =
+        [|r| r.version += 1, |r| r.peer = PeerId([77; 16]), |r| r.view.epoch = Epoch(u64::MAX)];
+    for (connection, change) in (5..).zip(nonsense) {
+        coordinator.take_effects();
+        coordinator.handle_message(connection, rejoin(1, 2, change), Instant(0));
+        assert!(coordinator.take_effects().contains(&Effect::Close(connection)));
+        assert!(!coordinator.is_succeeding());
+    }
+    coordinator.handle_message(2, hello(Some(1), 2), Instant(0));
+    let effects = coordinator.take_effects();
+    let views = effects.iter().filter(|e| matches!(e, Effect::Send(_, ToMember::View(_))));
+    assert_eq!(views.count(), 2, "{effects:?}");
+}
+
+fn successor() -> Coordinator {
+    Coordinator::successor(CoordinatorOptions::default())
+}
+
+/// What is to be done, once all who were asked for were found to have ended.
+fn effects_when_the_dead_are_found(coordinator: &mut Coordinator) -> Vec<Effect> {
+    let mut all = coordinator.take_effects();
+    let peer = |effect: &Effect| if let Effect::Probe(info) = effect { Some(info.peer) } else { None };
+    for peer in all.iter().filter_map(peer).collect::<Vec<PeerId>>() {
+        coordinator.handle_ended(peer, Instant(MS));
+    }
+    all.extend(coordinator.take_effects());
+    all
+}
+
+#[test]
+fn members_go_on_with_another_coordinator() {
+    let mut coordinator = successor();
+    for id in [1, 2, 3] {
+        assert!(prepared(&effects_when_the_dead_are_found(&mut coordinator)).is_empty());
+        coordinator.handle_message(id, rejoin(id as u32, 4, |r| r.dead.push(MemberId(0))), Instant(MS));
+    }
+    // All are here that live: nobody waits for more.
+    let effects = effects_when_the_dead_are_found(&mut coordinator);
+    assert_eq!(prepared(&effects), [1, 2, 3].map(|to| (to, Epoch(2), vec![0])));
+    say(&mut coordinator, &[1, 2, 3], &report(2), Instant(2 * MS));
+    assert_eq!(resumed(&coordinator.take_effects()), [1, 2, 3]);
+    assert_eq!(
+        (coordinator.view().host, coordinator.view().incarnation),
+        (Some(MemberId(1)), Incarnation(1))
+    );
+    assert!(!coordinator.is_finished());
+}
+
+#[test]
+fn a_successor_waits_for_the_rest_of_a_quorum_and_then_no_longer() {
+    let mut coordinator = successor();
+    // Nobody is known to be dead: 3 of 5 are a quorum, but 2 may yet come.
+    for id in [1, 2, 3] {
+        coordinator.handle_message(id, rejoin(id as u32, 5, |_| ()), Instant(MS));
+    }
+    assert!(prepared(&coordinator.take_effects()).is_empty());
+    let due = coordinator.succession_deadline().unwrap();
+    assert_eq!(due, Instant(MS).after(Duration::from_secs(2)));
+    coordinator.handle_tick(due);
+    assert_eq!(prepared(&coordinator.take_effects()), [1, 2, 3].map(|to| (to, Epoch(2), vec![0, 4])));
+    // One that comes now is told that the others went on.
+    coordinator.handle_message(4, rejoin(4, 5, |_| ()), due);
+    assert_eq!(verdicts(&coordinator.take_effects()), [(4, Verdict::Deposed(Epoch(2)))]);
+}
+
+/// Those who have given it up have ended their links to it; they live.
+#[test]
+fn links_that_end_prove_no_death() {
+    let mut coordinator = successor();
+    coordinator.handle_message(1, rejoin(1, 4, |r| r.dead.push(MemberId(0))), Instant(MS));
+    for id in [2, 3] {
+        let ended = FromMember::LinkFailed { member: MemberId(id), reason: "closed".into() };
+        coordinator.handle_message(1, ended, Instant(MS));
+    }
+    let effects = coordinator.take_effects();
+    let probed = effects.iter().filter(|e| matches!(e, Effect::Probe(_))).count();
+    assert_eq!((probed, prepared(&effects)), (3, vec![]));
+    // Of one that was ending when it was asked for it is not known at once.
+    let heartbeat = Instant(MS).after(Duration::from_millis(200));
+    coordinator.handle_tick(heartbeat);
+    let effects = coordinator.take_effects();
+    assert_eq!(effects.iter().filter(|e| matches!(e, Effect::Probe(_))).count(), 3);
+    for id in [0, 2, 3] {
+        assert!(prepared(&coordinator.take_effects()).is_empty(), "the dead may have gone on with {id}");
+        coordinator.handle_ended(PeerId([id; 16]), heartbeat);
+    }
+    assert_eq!(prepared(&coordinator.take_effects()), [(1, Epoch(2), vec![0, 2, 3])]);
+}
+
+/// Those who have died may have taken in others before, of whom one that was cut off knows nothing.
+#[test]
+fn who_was_cut_off_does_not_go_on_without_a_quorum_even_if_all_others_are_dead() {
+    for cut_off in [false, true] {
+        let mut coordinator = successor();
+        let knows = |r: &mut Rejoin| {
+            (r.cut_off, r.dead) = (cut_off, [0, 2, 3].map(MemberId).to_vec());
+        };
+        coordinator.handle_message(1, rejoin(1, 4, knows), Instant(MS));
+        let effects = effects_when_the_dead_are_found(&mut coordinator);
+        assert_eq!(prepared(&effects).is_empty(), cut_off, "{effects:?}");
+    }
+}
+
+/// Of two halves of a network the one with the lowest rank that did not host the coordinator goes on.
+#[test]
+fn without_a_quorum_nobody_goes_on() {
+    let halves = |ids: [u32; 2]| {
+        let mut coordinator = successor();
+        for id in ids {
+            coordinator.handle_message(u64::from(id), rejoin(id, 4, |_| ()), Instant(MS));
+        }
+        while let Some(due) = coordinator.succession_deadline() {
+            coordinator.handle_tick(due);
+        }
+        coordinator.take_effects()
+    };
+    assert_eq!(prepared(&halves([1, 3])).len(), 2);
+    let no_quorum = Verdict::NoQuorum { here: 2, of: 4 };
+    assert_eq!(verdicts(&halves([2, 3])), [(2, no_quorum.clone()), (3, no_quorum)]);
+}
+
+/// The coordinator before had told one member, and only it, that a view is armed, or in effect.
+#[test]
+fn what_the_coordinator_before_told_some_is_told_all() {
+    for entered in [false, true] {
+        let FromMember::Rejoin(template) = rejoin(1, 3, |_| ()) else { unreachable!() };
+        let newcomer =
+            MemberInfo { peer: PeerId([7; 16]), id: MemberId(3), ..template.view.members[0].clone() };
+        let next = template.view.next(Epoch(2), &[], vec![newcomer]);
+        let dead = |r: &mut Rejoin| r.dead.push(MemberId(0));
+        let knows = |r: &mut Rejoin| {
+            dead(r);
+            r.epoch = Epoch(2);
+            match entered {
+                true => r.view = next.clone(),
+                false => r.armed = Some(next.clone()),
+            }
+        };
+        let is_new = |r: &mut Rejoin| {
+            knows(r);
+            (r.peer, r.view, r.armed) = (PeerId([7; 16]), next.clone(), None);
+        };
+        let mut coordinator = successor();
+        coordinator.handle_message(1, rejoin(1, 3, knows), Instant(MS));
+        coordinator.handle_message(2, rejoin(2, 3, dead), Instant(MS));
+        coordinator.handle_message(3, rejoin(3, 3, is_new), Instant(MS));
+        let effects = effects_when_the_dead_are_found(&mut coordinator);
+        let armed = |e: &Effect| match e {
+            Effect::Send(to, ToMember::Arm(view)) => Some((*to, view.epoch)),
+            _ => None,
+        };
+        assert_eq!(effects.iter().filter_map(armed).collect::<Vec<_>>(), [(2, Epoch(2))], "{entered}");
+        assert_eq!(prepared(&effects), [1, 2, 3].map(|to| (to, Epoch(3), vec![0])));
+        let active = told(&effects, &ToMember::Activate(Epoch(2)));
+        assert_eq!(active.contains(&3), entered, "{effects:?}");
+        say(&mut coordinator, &[1, 2, 3], &report(3), Instant(2 * MS));
+        say(&mut coordinator, &[1, 2], &FromMember::Entered(Epoch(2)), Instant(3 * MS));
+        assert_eq!(coordinator.view().epoch, Epoch(2));
+    }
+}
+
+#[test]
+fn one_that_was_given_up_before_is_not_taken_in() {
+    let mut coordinator = successor();
+    let knows = |r: &mut Rejoin| {
+        (r.gone, r.epoch, r.dead) = (vec![MemberId(3)], Epoch(2), vec![MemberId(0)]);
+    };
+    coordinator.handle_message(3, rejoin(3, 4, |r| r.dead.push(MemberId(0))), Instant(MS));
+    coordinator.handle_message(1, rejoin(1, 4, knows), Instant(MS));
+    coordinator.handle_message(2, rejoin(2, 4, |r| r.dead.push(MemberId(0))), Instant(MS));
+    let effects = effects_when_the_dead_are_found(&mut coordinator);
+    assert_eq!(prepared(&effects), [1, 2].map(|to| (to, Epoch(3), vec![0, 3])));
+    assert!(matches!(&verdicts(&effects)[..], [(3, Verdict::PeerLost(lost))] if lost.member == MemberId(3)));
+}
+
+/// One that ran alone is started again at its address, and nobody is lost.
+#[test]
+fn a_coordinator_that_was_started_again_takes_its_members_back() {
+    let mut coordinator = Coordinator::new(CoordinatorOptions::default());
+    let alone = |r: &mut Rejoin| {
+        (r.view.host, r.hosts_coordinator) = (None, false);
+    };
+    // Some may ask to join before the first member has found it.
+    coordinator.handle_message(7, newcomer(7), Instant(0));
+    for id in [0, 1] {
+        coordinator.handle_message(id, rejoin(id as u32, 2, alone), Instant(MS));
+    }
+    assert_eq!(prepared(&coordinator.take_effects()), [0, 1].map(|to| (to, Epoch(2), vec![])));
+    say(&mut coordinator, &[0, 1], &report(2), Instant(MS));
+    assert_eq!(resumed(&coordinator.take_effects()), [0, 1]);
+    coordinator.handle_tick(coordinator.next_change_of_view().expect("one waits to join"));
+    let (to, view) = proposed(&coordinator.take_effects()).expect("a view");
+    assert_eq!((to, view.members.len()), (vec![0, 1, 7], 3));
+}
+
+/// One member that hears nothing is that member's loss; if those who look for another coordinator may have one,
+/// this one ends.
+#[test]
+fn a_coordinator_that_was_succeeded_ends() {
+    let mut coordinator = active(4);
+    coordinator.handle_message(13, FromMember::Succeeded, Instant(MS));
+    assert_eq!(prepared(&coordinator.take_effects()), [10, 11, 12].map(|to| (to, Epoch(2), vec![3])));
+    say(&mut coordinator, &[10, 11, 12], &report(2), Instant(MS));
+    drop(coordinator.take_effects());
+    coordinator.handle_message(11, FromMember::Succeeded, Instant(MS));
+    let told = verdicts(&coordinator.take_effects());
+    assert_eq!(told.len(), 3, "all that are left: {told:?}");
+    assert!(told.iter().all(|(_, verdict)| matches!(verdict, Verdict::Deposed(_))), "{told:?}");
+}
+
+/// Whoever is cut off with the host does not go on without those who may go on too.
+#[test]
+fn silent_members_are_counted_all_together() {
+    let away = |id: u32| {
+        let FromMember::Hello(mut hello) = hello(Some(id), 6) else { unreachable!() };
+        hello.info.machine = MachineId(id.to_string());
+        FromMember::Hello(hello)
+    };
+    let mut coordinator = Coordinator::new(CoordinatorOptions::default());
+    for id in 0..6 {
+        coordinator.handle_message(10 + u64::from(id), away(id), Instant(0));
+    }
+    say(&mut coordinator, &[10, 11, 12, 13, 14, 15], &FromMember::Linked(Epoch(1)), Instant(0));
+    drop(coordinator.take_effects());
+    let mut fenced = 0;
+    for ms in (0..6000).step_by(100) {
+        let now = Instant(ms * MS);
+        say(&mut coordinator, &[10, 11], &FromMember::Heartbeat, now);
+        coordinator.handle_tick(now);
+        let effects = coordinator.take_effects();
+        if verdicts(&effects)
+            .iter()
+            .any(|(_, verdict)| matches!(verdict, Verdict::NoQuorum { here: 2, of: 6 }))
+        {
+            return assert_eq!(fenced, 3, "of two halves this one has the lowest rank besides the host");
+        }
+        fenced += usize::from(!prepared(&effects).is_empty());
+    }
+    panic!("it went on with two of six");
+}
+
+/// Silence of a member on another machine may be that of the network: without a quorum its host stops.
+#[test]
+fn a_host_that_is_cut_off_stops() {
+    let away = |id: u32| {
+        let FromMember::Hello(mut hello) = hello(Some(id), 3) else { unreachable!() };
+        hello.info.machine = MachineId(if id == 0 { "here" } else { "there" }.into());
+        FromMember::Hello(hello)
+    };
+    let mut coordinator = Coordinator::new(CoordinatorOptions::default());
+    for id in 0..3 {
+        coordinator.handle_message(10 + u64::from(id), away(id), Instant(0));
+    }
+    say(&mut coordinator, &[10, 11, 12], &FromMember::Linked(Epoch(1)), Instant(0));
+    drop(coordinator.take_effects());
+    for ms in (0..3000).step_by(100) {
+        say(&mut coordinator, &[10], &FromMember::Heartbeat, Instant(ms * MS));
+        coordinator.handle_tick(Instant(ms * MS));
+    }
+    let told = verdicts(&coordinator.take_effects());
+    let no_quorum = |(_, verdict): &(u64, Verdict)| matches!(verdict, Verdict::NoQuorum { .. });
+    assert!(told.iter().any(|v| v.0 == 10 && no_quorum(v)), "{told:?}");
+}
+
+/// Newcomers alone are no job: where nobody else comes they wait.
+#[test]
+fn newcomers_do_not_start_a_job() {
+    let mut coordinator = Coordinator::new(CoordinatorOptions { min_peers: Some(1), ..Default::default() });
+    let FromMember::Hello(late) = newcomer(7) else { unreachable!() };
+    coordinator.handle_message(7, FromMember::Hello(Hello { newcomer: true, ..late }), Instant(0));
+    assert!(told(&coordinator.take_effects(), &ToMember::Pending { members: 0 }).contains(&7));
+    coordinator.handle_message(8, newcomer(8), Instant(0));
+    let (to, view) = proposed(&coordinator.take_effects()).expect("the first view");
+    assert_eq!((to, view.members.len()), (vec![8], 1));
+    coordinator.handle_message(8, FromMember::Linked(view.epoch), Instant(0));
+    coordinator.handle_tick(coordinator.next_change_of_view().expect("one waits to join"));
+    assert_eq!(proposed(&coordinator.take_effects()).expect("the second").0, [7, 8]);
+}
+
+/// The number of one that is gone is given to another; then both come to a coordinator that was started again.
+#[test]
+fn of_two_with_one_number_the_one_of_the_later_view_is_a_member() {
+    for stale_first in [true, false] {
+        let mut coordinator = Coordinator::new(CoordinatorOptions::default());
+        let alone = |r: &mut Rejoin| (r.view.host, r.hosts_coordinator) = (None, false);
+        let FromMember::Rejoin(template) = rejoin(0, 2, alone) else { unreachable!() };
+        let mut later = template.view.next(Epoch(5), &[MemberId(0)], vec![]);
+        later.members.push(MemberInfo { peer: PeerId([7; 16]), ..template.view.members[0].clone() });
+        let is_later = |r: &mut Rejoin, peer: u8| {
+            alone(r);
+            (r.view, r.peer, r.epoch) = (later.clone(), PeerId([peer; 16]), Epoch(5));
+        };
+        let stale = (0, rejoin(0, 2, |r| (alone(r), r.dead.push(MemberId(1))).0));
+        let later = (7, rejoin(7, 2, |r| is_later(r, 7)));
+        let both = if stale_first { [stale, later] } else { [later, stale] };
+        for (connection, rejoin) in both {
+            coordinator.handle_message(connection, rejoin, Instant(MS));
+        }
+        assert_eq!(verdicts(&coordinator.take_effects()), [(0, Verdict::Deposed(Epoch(5)))]);
+        coordinator.handle_message(1, rejoin(1, 2, |r| is_later(r, 1)), Instant(MS));
+        assert_eq!(prepared(&coordinator.take_effects()), [1, 7].map(|to| (to, Epoch(6), vec![])));
+    }
+}
+
+/// The others have ended their links to one that they gave up long ago; it accuses them all of that.
+#[test]
+fn who_is_turned_away_accuses_nobody() {
+    let mut coordinator = successor();
+    let FromMember::Rejoin(template) = rejoin(1, 4, |_| ()) else { unreachable!() };
+    let later = template.view.next(Epoch(3), &[MemberId(3)], vec![]);
+    coordinator.handle_message(3, rejoin(3, 4, |_| ()), Instant(MS));
+    let accusation = |id: u32| FromMember::LinkFailed { member: MemberId(id), reason: "closed".into() };
+    say(&mut coordinator, &[3], &accusation(1), Instant(MS));
+    say(&mut coordinator, &[3], &accusation(2), Instant(MS));
+    for id in [1, 2] {
+        let knows = |r: &mut Rejoin| (r.view, r.epoch, r.dead) = (later.clone(), Epoch(3), vec![MemberId(0)]);
+        coordinator.handle_message(id, rejoin(id as u32, 4, knows), Instant(MS));
+        say(&mut coordinator, &[3], &accusation(id as u32), Instant(MS));
+    }
+    let effects = effects_when_the_dead_are_found(&mut coordinator);
+    assert_eq!(verdicts(&effects), [(3, Verdict::Deposed(Epoch(3)))]);
+    assert_eq!(prepared(&effects), [1, 2].map(|to| (to, Epoch(4), vec![0])));
+    coordinator.handle_tick(Instant(100 * MS));
+    assert!(prepared(&coordinator.take_effects()).is_empty(), "both are innocent");
+}
+
+/// An active job whose members run on machines of their own.
+fn spread(size: u32) -> Coordinator {
+    let mut coordinator = Coordinator::new(CoordinatorOptions::default());
+    for id in 0..size {
+        let FromMember::Hello(mut hello) = hello(Some(id), size) else { unreachable!() };
+        hello.info.machine = MachineId(id.to_string());
+        coordinator.handle_message(10 + u64::from(id), FromMember::Hello(hello), Instant(0));
+    }
+    for id in 0..size {
+        coordinator.handle_message(10 + u64::from(id), FromMember::Linked(Epoch(1)), Instant(0));
+    }
+    drop(coordinator.take_effects());
+    coordinator
+}
+
+/// Whoever is paused for long finds the connections of all ended: they have gone on elsewhere.
+#[test]
+fn connections_that_end_prove_no_death() {
+    let mut coordinator = spread(3);
+    coordinator.handle_closed(11, Instant(MS));
+    let effects = coordinator.take_effects();
+    assert_eq!(prepared(&effects), [10, 12].map(|to| (to, Epoch(2), vec![1])), "two of three may go on");
+    coordinator.handle_closed(12, Instant(MS));
+    assert!(prepared(&coordinator.take_effects()).is_empty(), "one of three may not");
+    let accusation = FromMember::LinkFailed { member: MemberId(2), reason: "closed".into() };
+    say(&mut coordinator, &[10], &accusation, Instant(MS));
+    for ms in (100..1000).step_by(100) {
+        say(&mut coordinator, &[10], &FromMember::Heartbeat, Instant(ms * MS));
+        coordinator.handle_tick(Instant(ms * MS));
+    }
+    let effects = coordinator.take_effects();
+    assert!(verdicts(&effects).is_empty(), "the proof may yet come: {effects:?}");
+    coordinator.handle_tick(Instant(1001 * MS));
+    let told = verdicts(&coordinator.take_effects());
+    assert!(told.contains(&(10, Verdict::NoQuorum { here: 1, of: 3 })), "{told:?}");
+}
+
+#[test]
+fn the_last_one_goes_on_where_the_others_have_died() {
+    let mut coordinator = spread(3);
+    coordinator.handle_closed(11, Instant(MS));
+    coordinator.handle_closed(12, Instant(MS));
+    let effects = effects_when_the_dead_are_found(&mut coordinator);
+    assert_eq!(prepared(&effects).last(), Some(&(10, Epoch(3), vec![1, 2])));
+    assert!(!coordinator.is_finished());
+}
+
+/// One that is given up after a view was armed is a hole in it, and may know it.
+#[test]
+fn who_is_missing_from_an_armed_view_still_counts_when_that_is_in_effect() {
+    let mut coordinator = spread(3);
+    let (_, view) = propose(&mut coordinator, &[20], Instant(MS));
+    say(&mut coordinator, &[10, 11, 12, 20], &FromMember::Linked(view.epoch), Instant(MS));
+    say(&mut coordinator, &[11], &FromMember::Succeeded, Instant(MS));
+    say(&mut coordinator, &[10, 12, 20], &report(3), Instant(MS));
+    say(&mut coordinator, &[10, 12], &FromMember::Entered(view.epoch), Instant(MS));
+    assert_eq!(coordinator.view().epoch, view.epoch);
+    drop(coordinator.take_effects());
+    say(&mut coordinator, &[20], &FromMember::Succeeded, Instant(MS));
+    let told = verdicts(&coordinator.take_effects());
+    assert!(matches!(told[..], [(_, Verdict::Deposed(_)), ..]), "half, without the tie-break: {told:?}");
+}
