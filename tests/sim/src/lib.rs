@@ -9,6 +9,7 @@
 
 mod control;
 mod network;
+pub mod partition;
 mod peer;
 
 pub use network::{Network, Rates};

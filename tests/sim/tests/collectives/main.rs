@@ -7,6 +7,7 @@ mod case;
 mod churn;
 mod in_flight;
 mod losses;
+mod partitions;
 mod plans;
 mod random_op;
 mod recovery;

@@ -303,6 +303,7 @@ fn survivors_go_on() {
 #[test]
 fn planted_bugs_are_caught() {
     use crate::churn::churn;
+    use crate::partitions::partition;
     use ronde_core::planted::{Bug, plant};
     const WITHIN: u64 = 40_000;
     // Panics are what is looked for here.
@@ -311,7 +312,9 @@ fn planted_bugs_are_caught() {
         plant(Some(bug));
         let fails = |seed| {
             let losses = || schedule(seed, &mut Tally::default());
-            std::panic::catch_unwind(losses).is_err() || std::panic::catch_unwind(|| churn(seed)).is_err()
+            std::panic::catch_unwind(losses).is_err()
+                || std::panic::catch_unwind(|| churn(seed)).is_err()
+                || std::panic::catch_unwind(|| partition(seed)).is_err()
         };
         let found = (0..WITHIN).find(|&seed| fails(seed));
         plant(None);

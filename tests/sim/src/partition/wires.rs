@@ -1,0 +1,235 @@
+//! What carries messages: control connections, and links between members.
+
+use super::{Event, World};
+use rand::Rng;
+use ronde_core::membership::{FromMember, ToMember};
+use std::collections::VecDeque;
+
+/// Messages on their way, each with the time at which it is there.
+pub(super) type Queue<T> = VecDeque<(u64, T)>;
+
+/// One direction between two processes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wire {
+    /// Of a control connection, to the coordinator.
+    Up(usize),
+    /// And back.
+    Down(usize),
+    /// Of a link, from and to a process.
+    Data(usize, usize),
+}
+
+/// From a member.
+pub(super) enum Up {
+    Connect,
+    Say(FromMember),
+    End,
+}
+
+/// To a member.
+pub(super) enum Down {
+    /// Nobody listens there.
+    Refused,
+    /// A coordinator is there: say why you come.
+    Accepted,
+    Say(ToMember),
+    End,
+}
+
+/// A control connection.
+pub(super) struct Connection {
+    pub(super) member: usize,
+    pub(super) host: usize,
+    /// Who took it.
+    pub(super) coordinator: Option<usize>,
+    pub(super) up: Queue<Up>,
+    pub(super) down: Queue<Down>,
+    /// This side has ended it.
+    pub(super) member_ended: bool,
+    pub(super) host_ended: bool,
+    /// Whatever is sent on it is lost.
+    pub(super) is_mute: bool,
+}
+
+/// Between members.
+pub(super) enum Data {
+    /// To an op of a generation, in an attempt.
+    Contribution { op: (u32, usize), attempt: u64, flags: [u32; 2] },
+    /// Of an op that has returned to the sender.
+    Result { op: (u32, usize), attempt: u64, outcome: super::ops::Outcome },
+    /// The other side has closed the link, or has ended.
+    End,
+}
+
+fn pop_due<T>(queue: &mut Queue<T>, now: u64) -> Option<T> {
+    let is_due = queue.front().is_some_and(|(due, _)| *due <= now);
+    if is_due { queue.pop_front().map(|(_, message)| message) } else { None }
+}
+
+impl World {
+    pub(super) fn connect(&mut self, member: usize, host: usize) -> usize {
+        self.connections.push(Connection {
+            member,
+            host,
+            coordinator: None,
+            up: Queue::new(),
+            down: Queue::new(),
+            member_ended: false,
+            host_ended: false,
+            is_mute: false,
+        });
+        let connection = self.connections.len() - 1;
+        self.send_up(connection, Up::Connect);
+        connection
+    }
+
+    /// Up to 3 ms, or less within a machine; sometimes it takes long.
+    fn latency(&mut self, one: usize, other: usize) -> u64 {
+        let near = self.processes[one].machine == self.processes[other].machine;
+        let most = if near { 1 } else { 3 };
+        let slow = self.rng.random_ratio(1, 200);
+        self.some_ms(if slow { 100 } else { most })
+    }
+
+    pub(super) fn send_up(&mut self, connection: usize, message: Up) {
+        let (member, host) = (self.connections[connection].member, self.connections[connection].host);
+        let due = self.now + self.latency(member, host);
+        let of = &mut self.connections[connection];
+        if !of.is_mute && !of.member_ended {
+            of.member_ended = matches!(message, Up::End);
+            self.put(Wire::Up(connection), due, |world| &mut world.connections[connection].up, message);
+        }
+    }
+
+    pub(super) fn send_down(&mut self, connection: usize, message: Down) {
+        let (member, host) = (self.connections[connection].member, self.connections[connection].host);
+        let due = self.now + self.latency(host, member);
+        let of = &mut self.connections[connection];
+        if !of.is_mute && !of.host_ended {
+            of.host_ended = matches!(message, Down::End | Down::Refused);
+            self.put(Wire::Down(connection), due, |world| &mut world.connections[connection].down, message);
+        }
+    }
+
+    pub(super) fn send_data(&mut self, from: usize, to: usize, message: Data) {
+        let due = self.now + self.latency(from, to);
+        self.put(Wire::Data(from, to), due, |world| world.data.entry((from, to)).or_default(), message);
+    }
+
+    fn put<T>(&mut self, wire: Wire, due: u64, queue: impl Fn(&mut World) -> &mut Queue<T>, message: T) {
+        let queue = queue(self);
+        // Nothing overtakes.
+        let due = queue.back().map_or(due, |(last, _)| due.max(*last));
+        queue.push_back((due, message));
+        let delay = due - self.now;
+        self.schedule(delay, Event::Arrive(wire));
+    }
+
+    /// Delivers what is there, if it gets through and is wanted.
+    pub(super) fn arrive(&mut self, wire: Wire) {
+        let now = self.now;
+        match wire {
+            Wire::Up(connection) => {
+                let (from, to) = (self.connections[connection].member, self.connections[connection].host);
+                while self.gets_through(from, to)
+                    && let Some(message) = pop_due(&mut self.connections[connection].up, now)
+                {
+                    self.note(&[20, connection as u64]);
+                    if !self.connections[connection].is_mute {
+                        self.host_hears(connection, message);
+                    }
+                }
+            }
+            Wire::Down(connection) => {
+                let (from, to) = (self.connections[connection].host, self.connections[connection].member);
+                while self.gets_through(from, to)
+                    && let Some(message) = pop_due(&mut self.connections[connection].down, now)
+                {
+                    self.note(&[21, connection as u64]);
+                    if !self.connections[connection].is_mute {
+                        self.member_hears(connection, message);
+                    }
+                }
+            }
+            Wire::Data(from, to) => {
+                while self.gets_through(from, to)
+                    && let Some(message) =
+                        self.data.get_mut(&(from, to)).and_then(|queue| pop_due(queue, now))
+                {
+                    self.note(&[22, from as u64, to as u64]);
+                    self.data_comes(from, to, message);
+                }
+            }
+        }
+    }
+
+    fn gets_through(&self, from: usize, to: usize) -> bool {
+        self.reaches(from, to) && !self.processes[to].stopped
+    }
+
+    pub(super) fn look_at_all_wires(&mut self) {
+        let mut wires = Vec::new();
+        for (at, connection) in self.connections.iter().enumerate() {
+            let [up, down] = [connection.up.is_empty(), connection.down.is_empty()];
+            wires.extend((!up).then_some(Wire::Up(at)));
+            wires.extend((!down).then_some(Wire::Down(at)));
+        }
+        let data = self.data.iter().filter(|(_, queue)| !queue.is_empty());
+        wires.extend(data.map(|(&(from, to), _)| Wire::Data(from, to)));
+        for wire in wires {
+            let delay = self.some_ms(20);
+            self.schedule(delay, Event::Arrive(wire));
+        }
+    }
+
+    /// The kernel ends the connections of a process that has ended. Of what was written last some may be lost, but
+    /// for what is there already and only waits for a process that is stopped.
+    pub(super) fn end_connections_of(&mut self, process: usize, suddenly: bool) {
+        for at in 0..self.connections.len() {
+            let of = &self.connections[at];
+            let (member, host) = (of.member, of.host);
+            let (up, down) = (self.arrived(&of.up, member, host), self.arrived(&of.down, host, member));
+            if member == process && !self.connections[at].member_ended {
+                // Whether it was accepted is the other side's affair.
+                let kept = self.kept(up.0.max(1), up.1, suddenly);
+                self.connections[at].up.truncate(kept);
+                self.send_up(at, Up::End);
+            }
+            if host == process && self.connections[at].coordinator.is_some() {
+                let kept = self.kept(down.0, down.1, suddenly);
+                self.connections[at].down.truncate(kept);
+                self.send_down(at, Down::End);
+            }
+        }
+    }
+
+    /// How much of what is on its way has come, and how much that is in all.
+    fn arrived<T>(&self, queue: &Queue<T>, from: usize, to: usize) -> (usize, usize) {
+        let here = queue.iter().filter(|(due, _)| self.reaches(from, to) && *due <= self.now).count();
+        (here, queue.len())
+    }
+
+    fn kept(&mut self, arrived: usize, all: usize, suddenly: bool) -> usize {
+        if suddenly && arrived < all { self.rng.random_range(arrived..=all) } else { all }
+    }
+
+    pub(super) fn forge(&mut self, connection: usize, by_process: bool, by_coordinator: bool) {
+        if by_process {
+            self.send_down(connection, Down::End);
+        }
+        if by_coordinator {
+            self.send_up(connection, Up::End);
+        }
+    }
+
+    /// Closes a process's link to another, which sees that.
+    pub(super) fn close_link(&mut self, process: usize, other: usize) {
+        if self.processes[process].ends.insert(other) {
+            self.send_data(process, other, Data::End);
+        }
+    }
+
+    pub(super) fn close_all_links(&mut self, process: usize) {
+        (0..self.processes.len()).filter(|&other| other != process).for_each(|o| self.close_link(process, o));
+    }
+}
