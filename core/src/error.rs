@@ -85,7 +85,7 @@ pub enum Misuse {
 }
 
 /// The loss of a peer, as the coordinator announced it to all.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PeerLost {
     /// Who.
     pub peer: PeerId,

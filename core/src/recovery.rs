@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a survivor says of one tag of one group.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct TagReport {
     /// The group.
     pub formation: Formation,
@@ -69,7 +69,7 @@ impl TagReport {
 }
 
 /// What a survivor says of all its ops. It is frozen from then on until the plan of that epoch or a later one.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
     /// The epoch that is to be.
     pub epoch: Epoch,
@@ -80,7 +80,7 @@ pub struct Report {
 }
 
 /// An op that is committed with the contributors that it had.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Commit {
     /// The group of the op.
     pub formation: Formation,
@@ -95,7 +95,7 @@ pub struct Commit {
 }
 
 /// What becomes of every op that was open when a peer was lost.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct RecoveryPlan {
     /// Ops that are committed; all others start again.
     pub commits: Vec<Commit>,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// Follows what the coordinator says of views. It decides nothing: a view takes effect when the safe point's op
 /// says that all members have armed it.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Follower {
     view: View,
     /// Its links are being made.

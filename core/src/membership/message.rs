@@ -19,7 +19,7 @@ pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 pub struct MachineId(pub String);
 
 /// What everybody knows of a member.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct MemberInfo {
     /// Its identity.
     pub peer: PeerId,
@@ -40,7 +40,7 @@ pub struct MemberInfo {
 }
 
 /// Who belongs, in rank order.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct View {
     /// Its number.
     pub epoch: Epoch,
@@ -121,7 +121,7 @@ impl View {
 }
 
 /// A process asks to join.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Hello {
     /// Version of the control protocol.
     pub version: u32,
@@ -140,7 +140,7 @@ pub struct Hello {
 }
 
 /// Where a member stands that has lost its coordinator, for the one that takes its place.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Rejoin {
     /// Version of the control protocol.
     pub version: u32,
@@ -177,7 +177,7 @@ impl Rejoin {
 }
 
 /// From a member to the coordinator.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum FromMember {
     /// First message.
     Hello(Hello),
@@ -252,7 +252,7 @@ pub enum FromMember {
 }
 
 /// From the coordinator to a member.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum ToMember {
     /// Who has come so far; the ranks that are missing where they are known.
     Gathering {
@@ -311,7 +311,7 @@ pub enum ToMember {
 }
 
 /// The one reason why a job failed, in the words that every survivor gets.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum Verdict {
     PeerLost(PeerLost),

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A member says that another cannot be reached.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Accusation {
     /// The connection of who says so.
     pub(super) accuser: u64,
@@ -20,6 +20,7 @@ pub(super) struct Accusation {
 }
 
 /// A member whose connection has ended, which a process that lives may have caused, or the network.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Closed {
     info: MemberInfo,
     /// Without it there is a quorum only if it is dead: that is waited for as long as a member may be silent.

@@ -23,7 +23,7 @@ use views::NextView;
 pub const VERSION: u32 = 1;
 
 /// How patient a coordinator is.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct CoordinatorOptions {
     /// Number of ranks; `None` takes it from the first hello that names one.
     pub size: Option<u32>,
@@ -62,7 +62,7 @@ impl Default for CoordinatorOptions {
 }
 
 /// What the shell shall do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Effect {
     /// Send to a connection.
     Send(u64, ToMember),
@@ -72,6 +72,7 @@ pub enum Effect {
     Probe(MemberInfo),
 }
 
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Member {
     hello: Hello,
     /// Its number, once it is in a view; a newcomer whose view came to nothing loses it again.
@@ -82,7 +83,7 @@ struct Member {
     heard: Instant,
 }
 
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum State {
     Gathering,
     /// The first view is being linked.
@@ -102,6 +103,7 @@ enum State {
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Decides who belongs. Connections are numbers of the shell's choosing.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Coordinator {
     options: CoordinatorOptions,
     state: State,

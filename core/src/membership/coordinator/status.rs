@@ -5,7 +5,7 @@ use crate::{Epoch, Generation, Incarnation, Instant, MemberId};
 use serde::{Deserialize, Serialize};
 
 /// A job, as its coordinator sees it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Status {
     /// `gathering`, `linking`, `active`, `recovering`, `succeeding` or `failed`.
     pub state: String,
@@ -30,7 +30,7 @@ pub struct Status {
 }
 
 /// A member.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct MemberStatus {
     /// Its rank.
     pub rank: u32,
@@ -51,7 +51,7 @@ pub struct MemberStatus {
 }
 
 /// A process that waits to be taken in.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct PendingStatus {
     /// Its host name.
     pub host: String,
@@ -60,7 +60,7 @@ pub struct PendingStatus {
 }
 
 /// A view on its way to effect.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct NextStatus {
     /// Its number.
     pub epoch: Epoch,

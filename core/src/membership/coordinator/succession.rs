@@ -23,7 +23,7 @@ const REST: u32 = 2;
 const QUORUM: u32 = 10;
 
 /// Members that have come to a successor.
-#[derive(Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]
 pub(super) struct Gathered {
     since: Option<Instant>,
     rejoined: BTreeMap<MemberId, Rejoin>,

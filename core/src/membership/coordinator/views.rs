@@ -20,6 +20,7 @@ const QUIET: Duration = Duration::from_millis(5);
 const LONGEST_QUIET: Duration = Duration::from_millis(50);
 
 /// A view on its way to effect.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct NextView {
     pub(super) view: View,
     /// Nothing takes it back any more.
