@@ -45,7 +45,7 @@ pub struct TagReport {
 }
 
 /// How far an op is that commits window by window, in bytes of its vector.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Partial {
     /// The op.
     pub seq: Seq,

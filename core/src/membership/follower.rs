@@ -21,6 +21,9 @@ pub struct Follower {
     gone: BTreeMap<MemberId, Option<Arc<PeerLost>>>,
     /// Of these, who was lost since this member last went on.
     unsettled: BTreeSet<MemberId>,
+    /// It heard nothing of a coordinator that may live, and has not gone on with another since: the others may
+    /// have gone on without it.
+    cut_off: bool,
     /// The highest number that was told, of a view or a loss.
     told: Epoch,
 }
@@ -35,6 +38,7 @@ impl Follower {
             armed: None,
             gone: BTreeMap::new(),
             unsettled: BTreeSet::new(),
+            cut_off: false,
             told,
         }
     }
@@ -91,7 +95,7 @@ impl Follower {
             lost: self.gone.values().flatten().map(|lost| PeerLost::clone(lost)).collect(),
             epoch: self.told,
             dead,
-            cut_off: false,
+            cut_off: self.cut_off,
             hosts_coordinator: false,
         }
     }
@@ -125,9 +129,15 @@ impl Follower {
         self.is_gone(lost.member, Some(lost.clone()));
     }
 
+    /// It has heard nothing of its coordinator for too long, which may live. One that ran alone has no rival.
+    pub fn hears_nothing(&mut self) {
+        self.cut_off |= self.view.host.is_some();
+    }
+
     /// Everything goes on without those who were lost.
     pub fn goes_on(&mut self) {
         self.unsettled.clear();
+        self.cut_off = false;
     }
 
     fn is_gone(&mut self, member: MemberId, lost: Option<Arc<PeerLost>>) {

@@ -78,7 +78,6 @@ impl Search {
             rejoin.dead.extend(rejoin.view.host);
         }
         rejoin.dead.extend(&self.dead);
-        rejoin.cut_off = self.silent;
         if rejoin.view.host.is_none() {
             self.asked = None;
             return Step::AskAgain(Box::new(rejoin));

@@ -67,6 +67,8 @@ pub(crate) trait ControlEvents: Send + Sync {
     /// Where this member stands, for another coordinator, and who may host that, in order; `None` while it is
     /// in no view.
     fn rejoin(&self) -> Option<(Rejoin, Vec<MemberInfo>)>;
+    /// Nothing was heard of the coordinator for too long; it may live.
+    fn hears_nothing(&self);
     /// Another coordinator listens from now on: what was said in between may be lost.
     fn say_again(&self);
     /// The coordinator is hosted by this member from now on.

@@ -59,6 +59,9 @@ impl Succession {
     ) -> Found {
         let start = Instant::now();
         let now = || ronde_core::Instant(start.elapsed().as_nanos() as u64);
+        if silent {
+            events.hears_nothing();
+        }
         let mut search = Search::new(self.peer(), silent, self.config.suspect_after(), now());
         while !is_over() {
             let Some((rejoin, heirs)) = events.rejoin() else { return Found::Nothing };

@@ -136,6 +136,13 @@ impl ControlEvents for Announced {
         Some(engine.rejoin())
     }
 
+    fn hears_nothing(&self) {
+        let engine = lock(&self.engine).upgrade();
+        if let Some(engine) = engine {
+            lock(&engine.inner).follower.hears_nothing();
+        }
+    }
+
     fn say_again(&self) {
         let engine = lock(&self.engine).upgrade();
         if let Some(engine) = engine {

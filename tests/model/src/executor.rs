@@ -191,6 +191,9 @@ impl Group {
             returned_ahead,
             failed: all(&|op| matches!(op.phase, Phase::Ended(End::Loss, _))),
             complete: complete.map(|(op, seq)| (Seq(seq), op.epoch)).collect(),
+            // Calls commit as a whole here, and what a root sends nobody else has.
+            partial: Vec::new(),
+            held: Vec::new(),
         })
     }
 }

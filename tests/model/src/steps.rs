@@ -42,6 +42,8 @@ pub enum Step {
     Miss(usize, MemberId),
     /// The coordinator has waited for long enough.
     Tick(usize),
+    /// The coordinator finds out that a process has ended which it asks for.
+    Probe(usize, usize),
     /// A process dies.
     Die(usize),
     /// A coordinator that runs alone ends, and another begins at its address.
@@ -105,6 +107,8 @@ impl World {
             if self.due(scenario, life).is_some() {
                 steps.push(Step::Tick(at));
             }
+            let has_ended = |&p: &usize| life.probed >> p & 1 == 1 && !self.processes[p].lives();
+            steps.extend((0..self.processes.len()).filter(has_ended).map(|p| Step::Probe(at, p)));
         }
     }
 
@@ -278,7 +282,13 @@ impl World {
     fn due(&self, scenario: &Scenario, life: &Life) -> Option<Instant> {
         let due = life.machine.next_deadline()?;
         if life.machine.is_succeeding() {
-            // Who has not come is dead.
+            // Who has not come is dead, and found to be.
+            let is_sought = |p: usize| life.probed >> p & 1 == 1 && !self.processes[p].lives();
+            let mut seen = Vec::new();
+            self.alive().for_each(|p| self.death_steps(p, &mut seen));
+            if !seen.is_empty() || (0..self.processes.len()).any(is_sought) {
+                return None;
+            }
             let has_come = |p: usize| {
                 let link = self.processes[p].link.as_ref();
                 link.is_some_and(|link| link.life == life.number && link.up.is_empty())
@@ -355,6 +365,10 @@ impl World {
                 }
                 self.coordinate(at, |machine, _| machine.handle_tick(due));
             }
+            Step::Probe(at, p) => {
+                self.lives[at].probed &= !(1 << p);
+                self.coordinate(at, |machine, now| machine.handle_ended(peer_id(p), now));
+            }
             Step::Die(p) => {
                 self.deaths_left -= 1;
                 self.die(p, Status::Dead);
@@ -379,7 +393,7 @@ impl World {
                 self.silences_left -= 1;
                 self.processes[p].change(|process| {
                     process.say(FromMember::Succeeded);
-                    process.was_silent = true;
+                    process.change_follower(Follower::hears_nothing);
                     let mut link = process.link.take();
                     link.iter_mut().for_each(|link| link.down.clear());
                     process.former.extend(link);
@@ -491,7 +505,6 @@ impl World {
         let Some(message) = message else { return };
         match message {
             ToMember::Prepare { epoch, lost } => self.processes[p].change(|process| {
-                process.was_silent = false;
                 process.change_follower(|follower| {
                     follower.note(epoch);
                     lost.iter().for_each(|lost| follower.is_lost(&Arc::new(lost.clone())));
@@ -502,6 +515,7 @@ impl World {
             }),
             ToMember::Resume { plan, shrink, .. } => {
                 self.processes[p].change(|process| {
+                    process.change_follower(Follower::goes_on);
                     process.executor.iter_mut().for_each(|executor| executor.resume(&plan));
                 });
                 if scenario.silences == 0 {
@@ -646,7 +660,6 @@ impl World {
             let Some(follower) = &mut process.follower else { return };
             let mut rejoin = follower.rejoin(peer_id(p), dead);
             rejoin.hosts_coordinator = heir == Some(p);
-            rejoin.silent = process.was_silent;
             if let Some(heir) = heir {
                 let host = follower
                     .view()
@@ -662,7 +675,7 @@ impl World {
     fn begin_life(&mut self, host: Option<usize>, machine: Coordinator) {
         let number = self.lives_begun;
         self.lives_begun += 1;
-        self.lives.push(Life { number, host, machine: Shared::new(machine), now: Instant(0) });
+        self.lives.push(Life { number, host, machine: Shared::new(machine), now: Instant(0), probed: 0 });
     }
 
     fn break_links(&mut self, life: u8) {

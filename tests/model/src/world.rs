@@ -25,6 +25,8 @@ pub struct Life {
     pub machine: Shared<Coordinator>,
     /// What it takes for the time, except where it waits for some to pass.
     pub now: Instant,
+    /// Processes that it asks for, to see whether they have ended: it does so until they have.
+    pub probed: Set,
 }
 
 /// What has become of a process.
@@ -66,8 +68,6 @@ pub struct Process {
     pub status: Status,
     /// `None` while it looks for a coordinator.
     pub link: Option<Link>,
-    /// It gave a coordinator up, and has not reported to another since.
-    pub was_silent: bool,
     /// Connections that it has given up, on which something is still on its way.
     pub former: Vec<Link>,
     /// `None` until it has its first view.
@@ -95,7 +95,6 @@ impl Process {
         Process {
             status: Status::Alive,
             link,
-            was_silent: false,
             former: Vec::new(),
             follower: None,
             first_view: None,
@@ -249,7 +248,7 @@ impl World {
         let processes = (0..scenario.peers).map(process).collect();
         let host = (!scenario.stand_alone).then_some(0);
         World {
-            lives: vec![Life { number: 0, host, machine: Shared::new(machine), now: Instant(0) }],
+            lives: vec![Life { number: 0, host, machine: Shared::new(machine), now: Instant(0), probed: 0 }],
             lives_begun: 1,
             processes,
             deaths_left: scenario.deaths,
@@ -286,8 +285,33 @@ impl World {
             event(machine, now);
             machine.take_effects()
         });
+        let ended = self.carry_out(at, number, effects);
+        // The answer comes at once where there is one: that it may be late the simulator shows.
+        for process in (0..self.processes.len()).filter(|process| ended >> process & 1 == 1) {
+            let effects = self.lives[at].machine.change(|machine| {
+                machine.handle_ended(peer_id(process), now);
+                machine.take_effects()
+            });
+            self.carry_out(at, number, effects);
+        }
+    }
+
+    /// Puts what a coordinator sends on its way. Returns the processes it asks for that have ended.
+    fn carry_out(&mut self, at: usize, number: u8, effects: Vec<Effect>) -> Set {
+        let mut ended = 0;
         for effect in effects {
-            let Effect::Send(to, message) = effect else { continue };
+            let (to, message) = match effect {
+                Effect::Send(to, message) => (to, message),
+                Effect::Probe(info) => {
+                    let asked = process_of(info.peer);
+                    match self.processes[asked].lives() {
+                        true => self.lives[at].probed |= 1 << asked,
+                        false => ended |= 1 << asked,
+                    }
+                    continue;
+                }
+                Effect::Close(_) => continue,
+            };
             let process = &mut self.processes[to as usize];
             let is_there = process.lives() && process.link.as_ref().is_some_and(|l| l.life == number);
             let says_nothing =
@@ -296,6 +320,7 @@ impl World {
                 process.change(|p| p.link.iter_mut().for_each(|l| l.down.push_back(message.clone())));
             }
         }
+        ended
     }
 
     /// The next call of a process, if it is to make one.

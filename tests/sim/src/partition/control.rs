@@ -237,6 +237,9 @@ impl World {
         if this.follower.is_none() {
             return self.fails(process, Ending::CoordinatorLost);
         }
+        if silent {
+            this.follower.iter_mut().for_each(Follower::hears_nothing);
+        }
         this.search = Some(Search::new(peer_id(process), silent, span(SUSPECT_AFTER), now));
         self.search(process);
     }
