@@ -327,7 +327,8 @@ typedef struct ronde_options {
 #define RONDE_NONE 1
 /* As RONDE_RECOVER, but an all_reduce of several windows commits window by window: a loss leaves what is final, and
  * the rest is reduced among the survivors, so the contributors may differ along the vector (`parts` of the outcome).
- * A late loss costs little, and in place only the windows in flight are copied: for vectors of many gigabytes. */
+ * A late loss costs little, and in place only the windows in flight are copied: for vectors of many gigabytes. After
+ * an error what was final stays reduced in place, up to where it is not said; the rest is as it was. */
 #define RONDE_PER_WINDOW 2
 
 #define RONDE_OPTIONS_INIT \

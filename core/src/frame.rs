@@ -9,7 +9,7 @@ use crate::{Epoch, Generation, GroupId, OpId, Seq, Tag};
 /// Bytes of an encoded header.
 pub const HEADER_BYTES: usize = 64;
 /// Version of the data-plane format; peers of different versions refuse each other at hello.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 const MAGIC: u16 = 0x5244;
 /// Kinds of ops that a header tells apart: at most one bit is set.
 const POINT_TO_POINT: u8 = 1;

@@ -38,6 +38,7 @@ bugs! {
     FinalWindowsAreRestored,
     WhoHoldsPartHoldsAll,
     SourcesAreForgotten,
+    WhoMakesAGroupDoesNotCount,
     QuorumsAreNotNeeded,
     HalvesNeedNoTieBreak,
     LinksThatEndProveDeaths,

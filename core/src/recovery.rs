@@ -75,6 +75,9 @@ pub struct Report {
     pub epoch: Epoch,
     /// Groups that this peer is a member of.
     pub groups: Vec<Formation>,
+    /// All members of those that were made by splitting, where calls were made: some may still be making the group,
+    /// and count as such that have not started any.
+    pub splits: Vec<(Formation, Vec<MemberId>)>,
     /// Tags that were used.
     pub tags: Vec<TagReport>,
 }
@@ -140,23 +143,30 @@ pub fn plan(reports: &BTreeMap<MemberId, Report>) -> RecoveryPlan {
     let nothing = TagReport::default();
     let mut plan = RecoveryPlan::default();
     for ((formation, tag), said) in by_tag {
+        let named: BTreeSet<MemberId> = reports
+            .values()
+            .flat_map(|report| &report.splits)
+            .filter(|(split, _)| *split == formation && !planted::has(Bug::WhoMakesAGroupDoesNotCount))
+            .flat_map(|(_, members)| members.iter().copied())
+            .collect();
         let members: Vec<(MemberId, &TagReport)> = reports
             .iter()
-            .filter(|(_, report)| report.groups.contains(&formation))
+            .filter(|(member, report)| report.groups.contains(&formation) || named.contains(member))
             .map(|(member, _)| (*member, said.get(member).copied().unwrap_or(&nothing)))
             .collect();
         let started = members.iter().map(|(_, tag)| tag.started).max().unwrap_or_default();
         plan.horizons.push((formation, tag, started));
-        let sources = sources(&members).into_iter().map(|(seq, source)| (formation, tag, seq, source));
-        plan.sources.extend(sources);
-        let rests = rests(&members).into_iter().map(|(seq, begin)| (formation, tag, seq, begin));
-        plan.rests.extend(rests);
-        plan.commits.extend(
-            open_ops(&members)
-                .into_iter()
-                .filter_map(|seq| settle(&members, seq))
-                .map(|(seq, provider, receivers)| Commit { formation, tag, seq, provider, receivers }),
-        );
+        let commits: Vec<Commit> = open_ops(&members)
+            .into_iter()
+            .filter_map(|seq| settle(&members, seq))
+            .map(|(seq, provider, receivers)| Commit { formation, tag, seq, provider, receivers })
+            .collect();
+        let is_open = |seq: &Seq| !commits.iter().any(|commit| commit.seq == *seq);
+        let sources = sources(&members).into_iter().filter(|(seq, _)| is_open(seq));
+        plan.sources.extend(sources.map(|(seq, source)| (formation, tag, seq, source)));
+        let rests = rests(&members).into_iter().filter(|(seq, _)| is_open(seq));
+        plan.rests.extend(rests.map(|(seq, begin)| (formation, tag, seq, begin)));
+        plan.commits.extend(commits);
     }
     plan
 }
@@ -248,7 +258,7 @@ mod tests {
             partial: Vec::new(),
             held: Vec::new(),
         };
-        Report { epoch: Epoch(2), groups: vec![GROUP], tags: vec![tag] }
+        Report { epoch: Epoch(2), groups: vec![GROUP], splits: vec![], tags: vec![tag] }
     }
 
     fn plan_of(reports: Vec<Report>) -> RecoveryPlan {
@@ -336,8 +346,12 @@ mod tests {
         let plan = plan_of(vec![report(1, 0, &[], &[0]), silent.clone()]);
         assert_eq!(commits(&plan), []);
         let stranger = Report { groups: vec![], ..silent };
-        let plan = plan_of(vec![report(1, 0, &[], &[0]), stranger]);
+        let plan = plan_of(vec![report(1, 0, &[], &[0]), stranger.clone()]);
         assert_eq!(commits(&plan), [(0, None, vec![])]);
+        // It is still making the group, as the other one knows.
+        let knows =
+            Report { splits: vec![(GROUP, vec![MemberId(0), MemberId(1)])], ..report(1, 0, &[], &[0]) };
+        assert_eq!(commits(&plan_of(vec![knows, stranger])), []);
     }
 
     /// A report with absurd numbers costs no more than a bounded time.

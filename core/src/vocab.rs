@@ -240,7 +240,8 @@ pub enum Tolerance {
     /// As `Recover`, but an all-reduce of several windows commits window by window: a loss leaves what is final, and the
     /// rest is reduced among the survivors. So the contributors may differ along the vector
     /// ([`crate::error::Outcome::parts`]), a late loss costs little, and in place only the windows in flight are
-    /// copied. For vectors of many gigabytes.
+    /// copied. For vectors of many gigabytes. After an error what was final stays reduced in place, up to where it
+    /// is not said; the rest is as it was.
     PerWindow = 2,
 }
 

@@ -8,8 +8,8 @@ use std::ffi::{CStr, CString, c_char};
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// One of each. It grows with the hosts that ever took part and with the losses that ops lived through: one name
-/// and two lists for each at most.
+/// One of each. It grows with the hosts that ever took part, with the losses that ops lived through, and with the
+/// per-window calls that these cut into parts.
 #[derive(Default)]
 pub(crate) struct Kept {
     names: Mutex<HashSet<Arc<CStr>>>,

@@ -88,11 +88,11 @@ impl Descriptor {
     /// This and another rank's call in words that show where they differ.
     pub(super) fn versus(&self, other: &Descriptor) -> (String, String) {
         let (mut mine, mut theirs) = (self.to_string(), other.to_string());
-        if mine == theirs && self.commit != other.commit {
+        if mine == theirs && self.tolerance() != other.tolerance() {
             mine += &format!(" with tolerance {}", self.tolerance());
             theirs += &format!(" with tolerance {}", other.tolerance());
         }
-        if mine == theirs {
+        if mine == theirs && self.plan != other.plan {
             mine += &format!(" by plan {:08x}", self.plan);
             theirs += &format!(" by plan {:08x}, another algorithm", other.plan);
         }
@@ -100,7 +100,11 @@ impl Descriptor {
     }
 
     fn tolerance(&self) -> &'static str {
-        if self.commit == Commit::Local as u8 { "none" } else { "recover" }
+        match self.commit {
+            commit if commit == Commit::Local as u8 => "none",
+            commit if commit == Commit::Window as u8 => "per-window",
+            _ => "recover",
+        }
     }
 }
 

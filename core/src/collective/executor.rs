@@ -332,7 +332,7 @@ impl<P: Plan> Executor<P> {
         let (formation, tag) = (state.formation, call.options.tag);
         let seq = state.tag(tag).next();
         let known = self.sources.iter().find(|known| (known.0, known.1, known.2) == (formation, tag, seq))?;
-        let rank = state.rank_of(known.3.index())?;
+        let rank = state.rank_of(known.3.index()).filter(|&rank| !state.is_lost(rank) && rank != state.me)?;
         Some(std::mem::replace(&mut call.peer, rank as u32))
     }
 

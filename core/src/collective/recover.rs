@@ -98,10 +98,9 @@ impl<P: Plan> Executor<P> {
     /// some had not, what goes on between two that are there could have been too much for them.
     fn settle_attempts(&mut self) {
         let Shared { owed, unentered, asking, groups, .. } = &mut self.shared;
-        owed.retain(|owed| {
-            let is_whole = || groups.iter().any(|g| g.formation == owed.op.formation() && g.is_whole());
-            self.losses[owed.link].is_none() && (owed.pair.is_some() || owed.strict && is_whole())
-        });
+        // Of strict calls the receiver may keep what came before it had made the group: they are on the account
+        // until it is heard of in that.
+        owed.retain(|owed| self.losses[owed.link].is_none() && (owed.pair.is_some() || owed.strict));
         unentered.fill(0);
         asking.fill(false);
         owed.iter().for_each(|owed| unentered[owed.link] += owed.bytes);
@@ -127,7 +126,11 @@ impl<P: Plan> Executor<P> {
                 tag.held.push(op.id.seq);
             }
         }
-        Report { epoch, groups: groups.iter().map(|group| group.formation).collect(), tags }
+        let used = |group: &&GroupState| tags.iter().any(|tag| tag.formation == group.formation);
+        let is_split = |group: &&GroupState| group.formation.group != GroupId(0) && used(group);
+        let members = |group: &GroupState| group.members.iter().map(|&m| MemberId(m as u32)).collect();
+        let splits = groups.iter().filter(is_split).map(|group| (group.formation, members(group))).collect();
+        Report { epoch, groups: groups.iter().map(|group| group.formation).collect(), splits, tags }
     }
 
     /// Goes on by the plan of the epoch that was last reported: commits what it commits, sends results to
@@ -204,8 +207,9 @@ impl<P: Plan> Executor<P> {
         if let Some(loss) = loss {
             let group = &self.shared.groups[op.group.0];
             let source = plan.source(op.id.formation(), op.id.tag, op.id.seq);
-            match source.and_then(|source| group.rank_of(source.index())) {
-                Some(source) if !op.is_strict() => op.take_from(source, group.me),
+            let source = source.and_then(|source| group.rank_of(source.index()));
+            match source.filter(|&source| !group.is_lost(source) && !op.is_strict()) {
+                Some(source) if source != group.me || op.holds_data() => op.take_from(source, group.me),
                 _ => return op.end(Err(loss), &mut self.shared),
             }
         }

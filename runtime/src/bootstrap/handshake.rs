@@ -21,7 +21,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 const MAGIC: &[u8; 6] = b"RONDE\0";
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// First byte of the answer to a good proof.
 const WELCOME: u8 = 1;
 /// Most connections between two members.

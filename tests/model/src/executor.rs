@@ -305,7 +305,12 @@ impl Executor {
             }
         }
         let tags = self.groups.iter().flat_map(|group| (0..2).filter_map(|tag| group.report(tag)));
-        Report { epoch, groups: self.groups.iter().map(Group::formation).collect(), tags: tags.collect() }
+        Report {
+            epoch,
+            groups: self.groups.iter().map(Group::formation).collect(),
+            splits: Vec::new(),
+            tags: tags.collect(),
+        }
     }
 
     /// Goes on by the plan.

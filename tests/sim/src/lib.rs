@@ -21,12 +21,12 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use ronde_algorithms::Tuning;
 use ronde_algorithms::kernels::CpuKernels;
-use ronde_core::Instant;
 use ronde_core::call::Call;
-use ronde_core::collective::{Effect, Limits, NewOp, OpHandle};
+use ronde_core::collective::{Effect, GroupIndex, Limits, NewGroup, NewOp, OpHandle};
 use ronde_core::error::{Error, Outcome, Result};
 use ronde_core::membership::FromMember;
 use ronde_core::transport::LinkFailure;
+use ronde_core::{Formation, GroupId, Instant, Rank};
 
 /// A whole job.
 pub struct Cluster {
@@ -86,14 +86,35 @@ impl Cluster {
     }
 
     /// Starts a call on one process.
-    pub fn start(&mut self, process: usize, mut call: Call, in_place: bool) -> Result<OpHandle> {
-        let peer = &mut self.peers[process];
-        let lost_root = peer.executor.redirect(peer.group, &mut call);
+    pub fn start(&mut self, process: usize, call: Call, in_place: bool) -> Result<OpHandle> {
+        self.start_in(self.peers[process].group, process, call, in_place)
+    }
+
+    /// Starts a call on one process, in a group of all.
+    pub fn start_in(
+        &mut self,
+        group: GroupIndex,
+        process: usize,
+        mut call: Call,
+        in_place: bool,
+    ) -> Result<OpHandle> {
+        let lost_root = self.peers[process].executor.redirect(group, &mut call);
         let plan = self.planner(process).plan(&call, in_place)?;
-        let peer = &mut self.peers[process];
         let (now, deadline) = (Instant(self.now), Instant(u64::MAX));
-        let new = NewOp { group: peer.group, call, plan, lost_root, now, deadline };
+        let new = NewOp { group, call, plan, lost_root, now, deadline };
+        let peer = &mut self.peers[process];
         peer.executor.start(new, &mut peer.links, self.kernels)
+    }
+
+    /// A process makes another group of all members of the job, as by splitting.
+    pub fn split(&mut self, process: usize) -> GroupIndex {
+        let syscall_per_frame = self.network.syscall_per_frame();
+        let view = self.peers[process].view();
+        let formation = Formation { group: GroupId(77), generation: view.generation };
+        let (epoch, me) = (view.epoch, Rank(self.rank(process) as u32));
+        let members = view.members.iter().map(|m| m.id.index()).collect();
+        let new = NewGroup { formation, epoch, members, me, syscall_per_frame };
+        self.peers[process].executor.add_group(new)
     }
 
     /// Polls and advances one process.

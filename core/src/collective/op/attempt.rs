@@ -84,6 +84,9 @@ impl<P: Plan> OpState<P> {
             self.phase = Phase::Frozen;
         }
         self.unload_windows(shared);
+        if self.is_strict() {
+            self.keep_owed(shared);
+        }
         self.enter_to.clear();
         // All accounts start anew.
         self.eager.fill(0);

@@ -74,7 +74,9 @@ impl Backup {
     /// What had been overwritten is as before.
     pub(super) fn restore(&self, call: &Call) {
         for &Saved { window, offset, len, at } in &self.ranges {
-            if let Some((_, block)) = self.blocks.iter().find(|(of, _)| *of == window) {
+            // They open in order.
+            if let Ok(block) = self.blocks.binary_search_by_key(&window, |(of, _)| *of) {
+                let (_, block) = &self.blocks[block];
                 block.segment(at, len).copy_to(&call.output.slice(offset, len));
             }
         }

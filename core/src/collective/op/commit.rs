@@ -195,7 +195,7 @@ impl<P: Plan> OpState<P> {
     }
 
     /// Eager bytes whose receiver has not been heard of stay on its account.
-    fn keep_owed(&mut self, shared: &mut Shared) {
+    pub(super) fn keep_owed(&mut self, shared: &mut Shared) {
         for rank in 0..self.eager.len() {
             // Nothing is on the account of those who are lost.
             if self.eager[rank] > 0 && !self.entered[rank] && !shared.groups[self.group.0].is_lost(rank) {

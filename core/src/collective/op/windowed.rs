@@ -14,6 +14,7 @@ use crate::frame::FrameKind;
 use crate::plan::{Place, Plan};
 use crate::planted::{self, Bug};
 use crate::recovery::Partial;
+use std::ops::Range;
 
 /// How far an op is whose windows commit one after the other.
 #[derive(Default)]
@@ -135,10 +136,13 @@ impl<P: Plan> OpState<P> {
     pub(crate) fn go_on_from(&mut self, end: u64, shared: &mut Shared) -> bool {
         let Some(call) = &mut self.call else { return false };
         let size = call.dtype.size();
-        let done = (end as usize).checked_sub(self.windowed.base);
-        let Some(done) = done.filter(|done| *done <= call.output.len() && done.is_multiple_of(size)) else {
+        let Some(done) = usize::try_from(end).ok().and_then(|end| end.checked_sub(self.windowed.base)) else {
             return false;
         };
+        let in_windows = self.planned && self.commit == Commit::Window;
+        if done > 0 && !(in_windows && self.windowed.ends.contains(&done)) {
+            return false;
+        }
         if done > 0 {
             let whole = self.windowed.ends.iter().take_while(|&&end| end <= done).count();
             if !planted::has(Bug::FinalWindowsAreRestored) {
@@ -147,11 +151,7 @@ impl<P: Plan> OpState<P> {
             self.backup.restore(call);
             self.backup.clear(&mut shared.pool);
             let first = self.windowed.base / size;
-            self.windowed.parts.push(Part {
-                elements: first..first + done / size,
-                contributors: self.contributors,
-                absent: self.absent.clone(),
-            });
+            add_part(&mut self.windowed.parts, first..first + done / size, self.contributors, &self.absent);
             self.windowed.base += done;
             call.count -= done / size;
             call.input = call.input.slice(done, call.input.len() - done);
@@ -165,13 +165,22 @@ impl<P: Plan> OpState<P> {
         if self.windowed.parts.is_empty() {
             return;
         }
-        outcome.parts = std::mem::take(&mut self.windowed.parts);
-        let Some(call) = self.call.as_ref().filter(|call| call.count > 0) else { return };
-        let first = self.windowed.base / call.dtype.size();
-        outcome.parts.push(Part {
-            elements: first..first + call.count,
-            contributors: outcome.contributors,
-            absent: outcome.absent.clone(),
-        });
+        let mut parts = std::mem::take(&mut self.windowed.parts);
+        if let Some(call) = self.call.as_ref().filter(|call| call.count > 0) {
+            let first = self.windowed.base / call.dtype.size();
+            add_part(&mut parts, first..first + call.count, outcome.contributors, &outcome.absent);
+        }
+        // Others may have been lost than members of the group.
+        if parts.len() > 1 {
+            outcome.parts = parts;
+        }
+    }
+}
+
+/// Adds a part behind the others; one with the contributors of the last is no other part.
+fn add_part(parts: &mut Vec<Part>, elements: Range<usize>, contributors: u32, absent: &[u32]) {
+    match parts.last_mut() {
+        Some(last) if last.absent == absent => last.elements.end = elements.end,
+        _ => parts.push(Part { elements, contributors, absent: absent.to_vec() }),
     }
 }

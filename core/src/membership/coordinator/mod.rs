@@ -20,7 +20,7 @@ use succession::Gathered;
 use views::NextView;
 
 /// Version of the control protocol.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// How patient a coordinator is.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

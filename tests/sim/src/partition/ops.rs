@@ -212,7 +212,7 @@ impl World {
         let tags = this.ops.groups.iter().map(|(&generation, group)| group.report(generation)).collect();
         self.note(&[42, process as u64, epoch.0]);
         all_lost.into_iter().for_each(|other| self.close_link(process, other));
-        self.say(process, FromMember::Report(Report { epoch, groups, tags }));
+        self.say(process, FromMember::Report(Report { epoch, groups, splits: Vec::new(), tags }));
     }
 
     /// Goes on by the plan.

@@ -12,3 +12,4 @@ mod plans;
 mod random_op;
 mod recovery;
 mod scale;
+mod sub_groups;
