@@ -304,8 +304,11 @@ fn survivors_go_on() {
 fn planted_bugs_are_caught() {
     use crate::churn::churn;
     use crate::partitions::partition;
+    use crate::sub_groups::late_members_agree;
     use ronde_core::planted::{Bug, plant};
     const WITHIN: u64 = 40_000;
+    /// Of schedules that are alike.
+    const FEW: u64 = 20;
     // Panics are what is looked for here.
     std::panic::set_hook(Box::new(|_| ()));
     let caught = |bug: Bug| {
@@ -315,6 +318,7 @@ fn planted_bugs_are_caught() {
             std::panic::catch_unwind(losses).is_err()
                 || std::panic::catch_unwind(|| churn(seed)).is_err()
                 || std::panic::catch_unwind(|| partition(seed)).is_err()
+                || seed < FEW && std::panic::catch_unwind(|| late_members_agree(seed)).is_err()
         };
         let found = (0..WITHIN).find(|&seed| fails(seed));
         plant(None);
