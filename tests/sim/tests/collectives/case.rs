@@ -260,3 +260,13 @@ pub(crate) fn random_cases(
         })
         .collect()
 }
+
+/// Limits that are soon reached.
+pub(crate) fn narrow_limits(rng: &mut SmallRng) -> Limits {
+    Limits {
+        eager_bytes: 1 << rng.random_range(9..14),
+        log_entries: rng.random_range(1..8),
+        log_op_bytes_memory: 1 << rng.random_range(3..12),
+        ..Limits::default()
+    }
+}

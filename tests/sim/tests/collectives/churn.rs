@@ -4,12 +4,12 @@
 //! safe point must come into the same view as the others; ops are checked against an oracle; in the end, when
 //! nobody comes or goes any more, all that live must be in one view without holes and get on with their work.
 
-use crate::case::{BUDGET, Memory, SMALL};
+use crate::case::{BUDGET, Memory, SMALL, narrow_limits};
 use crate::random_op::{Op, Told};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use ronde_core::call::{Call, CallOptions};
-use ronde_core::collective::{Limits, OpHandle};
+use ronde_core::collective::OpHandle;
 use ronde_core::error::Outcome;
 use ronde_core::reduce::Reduction;
 use ronde_core::{Collective, DType, ReduceOp, Result, Tag};
@@ -68,12 +68,7 @@ impl Churn {
         let world = rng.random_range(1..5);
         let newcomers = rng.random_range(1..6);
         let nodes: Vec<u32> = (0..world).map(|_| rng.random_range(0..2)).collect();
-        let limits = Limits {
-            eager_bytes: 1 << rng.random_range(9..14),
-            log_entries: rng.random_range(1..8),
-            log_op_bytes_memory: 1 << rng.random_range(3..12),
-            ..Limits::default()
-        };
+        let limits = narrow_limits(&mut rng);
         let cluster = Cluster::with_room(&nodes, newcomers, seed, &limits, SMALL);
         Churn {
             cluster,
@@ -271,14 +266,7 @@ impl Churn {
                     tally.whole += usize::from(absent.is_empty());
                 }
                 Told::Lost(error) => {
-                    let named = |rank: usize| {
-                        error.contains(&format!("peer {rank} "))
-                            && error.contains(&format!("host host-{},", members[rank]))
-                    };
-                    let gone = |rank: usize| !alive.contains(&members[rank]);
-                    let root = op.collective.has_root().then_some(op.root);
-                    let ends = |rank: usize| (op.is_strict() || root == Some(rank)) && gone(rank);
-                    assert!((0..members.len()).any(|rank| ends(rank) && named(rank)), "{what}: {error}");
+                    op.check_loss(&error, members, &|process| !alive.contains(&process), &what);
                     tally.failed += 1;
                 }
                 Told::Nothing => {}

@@ -121,6 +121,25 @@ impl Op {
         }
     }
 
+    /// An error names somebody who is gone and without whom the op cannot be carried out. `members` are processes by
+    /// rank.
+    pub(crate) fn check_loss(
+        &self,
+        error: &str,
+        members: &[usize],
+        is_gone: &dyn Fn(usize) -> bool,
+        what: &str,
+    ) {
+        let root = self.collective.has_root().then_some(self.root);
+        let is_named = |rank: usize, process: usize| {
+            error.contains(&format!("peer {rank} ")) && error.contains(&format!("host host-{process},"))
+        };
+        let ends = |(rank, &process): (usize, &usize)| {
+            (self.is_strict() || root == Some(rank)) && is_gone(process) && is_named(rank, process)
+        };
+        assert!(members.iter().enumerate().any(ends), "{what}: {error}");
+    }
+
     /// Checks a vector whose parts have contributors of their own.
     fn check_parts(&self, rank: usize, outcome: &Outcome, what: &str) {
         assert_eq!(

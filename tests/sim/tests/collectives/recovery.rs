@@ -1,12 +1,12 @@
 //! Peers die in the middle of ops, and the others go on: every outcome against an oracle that knows who
 //! contributed.
 
-use crate::case::{BUDGET, Memory, POISON, SMALL};
+use crate::case::{BUDGET, Memory, POISON, SMALL, narrow_limits};
 use crate::random_op::{Op, Told};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use ronde_core::call::{Call, CallOptions};
-use ronde_core::collective::{Limits, OpHandle};
+use ronde_core::collective::OpHandle;
 use ronde_core::error::Outcome;
 use ronde_core::{Collective, DType, Result, Segment, Tag};
 use ronde_sim::Cluster;
@@ -71,12 +71,7 @@ impl Job {
         let mut rng = SmallRng::seed_from_u64(seed);
         let world = rng.random_range(2..7);
         let nodes: Vec<u32> = (0..world).map(|_| rng.random_range(0..2)).collect();
-        let limits = Limits {
-            eager_bytes: 1 << rng.random_range(9..14),
-            log_entries: rng.random_range(1..8),
-            log_op_bytes_memory: 1 << rng.random_range(3..12),
-            ..Limits::default()
-        };
+        let limits = narrow_limits(&mut rng);
         let cluster = Cluster::new(&nodes, seed, &limits, SMALL);
         let ops: Vec<Op> = (0..rng.random_range(4..20)).map(|_| Op::draw(&mut rng, world)).collect();
         let messages = (0..rng.random_range(0..12)).map(|_| Message::draw(&mut rng, world)).collect();
@@ -201,10 +196,8 @@ impl Job {
             let what = format!("{} op {at} {} in place {}", self.what, op.collective, op.in_place);
             match op.check_agreement(&told, &what) {
                 Told::Lost(error) => {
-                    let named = |rank: usize| error.contains(&format!("peer {rank} "));
-                    let root = op.collective.has_root().then_some(op.root);
-                    let ends = |rank: usize| (op.is_strict() || root == Some(rank)) && !alive.contains(&rank);
-                    assert!((0..self.next.len()).any(|rank| ends(rank) && named(rank)), "{what}: {error}");
+                    let members: Vec<usize> = (0..self.next.len()).collect();
+                    op.check_loss(&error, &members, &|rank| !alive.contains(&rank), &what);
                     failed += 1;
                 }
                 Told::Done { absent, in_parts: parts } => {
