@@ -160,7 +160,8 @@ fn read_preamble(preamble: &[u8; 64]) -> io::Result<Introduction> {
     Ok(Introduction { peer, purpose, streams })
 }
 
-/// Connects to the first of these addresses that answers, each tried once.
+/// Connects to the first of these addresses that answers, each tried once. Says that the connection was refused only
+/// if all of them refuse it, so that no process listens there.
 pub(crate) fn try_each(
     addresses: &[SocketAddr],
     identity: &Identity,
@@ -168,17 +169,18 @@ pub(crate) fn try_each(
     streams: u8,
     left: Duration,
 ) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "it has no address");
+    let mut failure: Option<io::Error> = None;
     // A dead address must not use up the time of those after it.
     let share = (left / addresses.len().max(1) as u32).min(PATIENCE);
     for address in addresses {
         match connect_once(address, identity, purpose, streams, share) {
             Ok(stream) => return Ok(stream),
             Err(error) if is_hopeless(&error) => return Err(error),
-            Err(error) => last = io::Error::new(error.kind(), format!("{address}: {error}")),
+            Err(error) if failure.is_some() && error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(error) => failure = Some(io::Error::new(error.kind(), format!("{address}: {error}"))),
         }
     }
-    Err(last)
+    Err(failure.unwrap_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, "it has no address")))
 }
 
 fn connect_once(
@@ -251,6 +253,23 @@ mod tests {
         let (introduced, received) = meet("secret", "guess");
         assert_eq!(introduced.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
         assert!(received.is_err());
+    }
+
+    /// One address of a process that lives may be refused: the process has not ended for that.
+    #[test]
+    fn only_all_addresses_together_refuse() {
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let lives = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mute = lives.local_addr().unwrap();
+        let me = Identity::new("", PeerId([1; 16]));
+        let kind = |addresses: &[SocketAddr]| {
+            let patience = Duration::from_millis(200);
+            try_each(addresses, &me, Purpose::Control, 1, patience).unwrap_err().kind()
+        };
+        assert_eq!(kind(&[gone, gone]), io::ErrorKind::ConnectionRefused);
+        for addresses in [[gone, mute], [mute, gone]] {
+            assert_ne!(kind(&addresses), io::ErrorKind::ConnectionRefused, "{addresses:?}");
+        }
     }
 
     /// A server that echoes what it hears cannot pass for one that knows the token.
