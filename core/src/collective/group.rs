@@ -85,6 +85,8 @@ pub(crate) struct GroupState {
     pub(crate) syscall_per_frame: bool,
     /// By group rank: it is not there any more. Ranks keep their meaning all the same.
     lost: Vec<bool>,
+    /// How many are not: frames ask whether there are any.
+    absent: usize,
     tags: Vec<TagState>,
     pairs: Vec<PairSeq>,
     /// The group of the next generation, once its view is armed.
@@ -100,6 +102,7 @@ impl GroupState {
             formation,
             epoch,
             lost: vec![false; members.len()],
+            absent: 0,
             members,
             me: me.index(),
             syscall_per_frame,
@@ -127,7 +130,7 @@ impl GroupState {
 
     /// Members that are there.
     pub(crate) fn present(&self) -> usize {
-        self.lost.iter().filter(|&&lost| !lost).count()
+        self.members.len() - self.absent
     }
 
     /// Whether a member is gone.
@@ -142,13 +145,13 @@ impl GroupState {
 
     /// Whether nobody is gone.
     pub(crate) fn is_whole(&self) -> bool {
-        !self.lost.contains(&true)
+        self.absent == 0
     }
 
     /// The member behind a link is gone: nobody waits for it any more.
     pub(crate) fn lose(&mut self, link: usize) {
         let Some(rank) = self.rank_of(link) else { return };
-        self.lost[rank] = true;
+        self.absent += usize::from(!std::mem::replace(&mut self.lost[rank], true));
         for tag in &mut self.tags {
             tag.peers_returned[rank] = Seq(u64::MAX);
         }
