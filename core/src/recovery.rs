@@ -161,7 +161,8 @@ pub fn plan(reports: &BTreeMap<MemberId, Report>) -> RecoveryPlan {
             .filter_map(|seq| settle(&members, seq))
             .map(|(seq, provider, receivers)| Commit { formation, tag, seq, provider, receivers })
             .collect();
-        let is_open = |seq: &Seq| !commits.iter().any(|commit| commit.seq == *seq);
+        let committed: BTreeSet<Seq> = commits.iter().map(|commit| commit.seq).collect();
+        let is_open = |seq: &Seq| !committed.contains(seq);
         let sources = sources(&members).into_iter().filter(|(seq, _)| is_open(seq));
         plan.sources.extend(sources.map(|(seq, source)| (formation, tag, seq, source)));
         let rests = rests(&members).into_iter().filter(|(seq, _)| is_open(seq));
@@ -191,17 +192,21 @@ fn sources(members: &[(MemberId, &TagReport)]) -> BTreeMap<Seq, MemberId> {
             sources.entry(seq).or_insert(*member);
         }
     }
-    sources.retain(|seq, _| !members.iter().any(|(_, tag)| tag.failed.contains(seq)));
+    for seq in members.iter().flat_map(|(_, tag)| &tag.failed) {
+        sources.remove(seq);
+    }
     sources
 }
 
 /// What is final of ops that commit window by window.
 fn rests(members: &[(MemberId, &TagReport)]) -> BTreeMap<Seq, u64> {
-    let seqs: BTreeSet<Seq> =
-        members.iter().flat_map(|(_, tag)| &tag.partial).take(MOST_OPS as usize).map(|p| p.seq).collect();
-    let begin = |seq: Seq| {
-        let said: Vec<&Partial> =
-            members.iter().filter_map(|(_, tag)| tag.partial.iter().find(|p| p.seq == seq)).collect();
+    let mut by_op: BTreeMap<Seq, Vec<&Partial>> = BTreeMap::new();
+    for (_, tag) in members {
+        for partial in tag.partial.iter().take(MOST_OPS as usize) {
+            by_op.entry(partial.seq).or_default().push(partial);
+        }
+    }
+    let begin = |said: &[&Partial]| {
         let committed = said.iter().map(|p| p.committed).max().unwrap_or(0);
         let of_all = said.len() == members.len() && said.iter().all(|p| p.attempt == said[0].attempt);
         let held = said.iter().map(|p| p.held);
@@ -212,7 +217,7 @@ fn rests(members: &[(MemberId, &TagReport)]) -> BTreeMap<Seq, u64> {
         let held = held.filter(|_| of_all).unwrap_or(0);
         committed.max(held)
     };
-    seqs.into_iter().map(|seq| (seq, begin(seq))).filter(|(_, begin)| *begin > 0).collect()
+    by_op.iter().map(|(seq, said)| (*seq, begin(said))).filter(|(_, begin)| *begin > 0).collect()
 }
 
 /// How an op is committed, if it is: who provides the result, and to whom.
@@ -352,6 +357,18 @@ mod tests {
         let knows =
             Report { splits: vec![(GROUP, vec![MemberId(0), MemberId(1)])], ..report(1, 0, &[], &[0]) };
         assert_eq!(commits(&plan_of(vec![knows, stranger])), []);
+    }
+
+    /// So do lists of absurd length.
+    #[test]
+    fn absurd_lists_are_bounded() {
+        let mut long = report(0, 0, &[], &[]);
+        let seqs = (0..2 * MOST_OPS).map(Seq);
+        let partial = |seq| Partial { seq, attempt: Epoch(1), committed: 8, held: 8 };
+        long.tags[0].partial = seqs.clone().map(partial).collect();
+        long.tags[0].held = seqs.collect();
+        let plan = plan_of(vec![long.clone(), long]);
+        assert_eq!((plan.rests.len() as u64, plan.sources.len() as u64), (MOST_OPS, MOST_OPS));
     }
 
     /// A report with absurd numbers costs no more than a bounded time.
