@@ -38,15 +38,11 @@ impl Backup {
             return;
         }
         let first = self.ranges.len();
-        let mut bytes = 0;
         let targets = window.plan.steps.iter().filter_map(|step| step.action.target());
-        for Span { offset, len, .. } in targets.filter(|span| span.place == Place::Output && span.len > 0) {
-            // Some write the same bytes twice.
-            if !self.ranges[first..].iter().any(|saved| (saved.offset, saved.len) == (offset, len)) {
-                self.ranges.push(Saved { window: window.index, offset, len, at: bytes });
-                bytes += pad(len);
-            }
-        }
+        let written = targets.filter(|span| span.place == Place::Output && span.len > 0);
+        let range = |Span { offset, len, .. }| Saved { window: window.index, offset, len, at: 0 };
+        self.ranges.extend(written.map(range));
+        let bytes = self.join_ranges(first);
         if bytes == 0 {
             return;
         }
@@ -59,6 +55,30 @@ impl Backup {
             }
         }
         self.blocks.push((window.index, block));
+    }
+
+    /// Makes one of ranges that touch, from the given one on, since most windows write a stretch in many steps, and
+    /// some of it twice. Gives each its place in the block; returns the size of that.
+    fn join_ranges(&mut self, first: usize) -> usize {
+        self.ranges[first..].sort_unstable_by_key(|saved| saved.offset);
+        let mut kept = first;
+        for next in first + 1..self.ranges.len() {
+            let (offset, end) = (self.ranges[next].offset, self.ranges[next].offset + self.ranges[next].len);
+            let last = &mut self.ranges[kept];
+            if offset <= last.offset + last.len {
+                last.len = last.len.max(end - last.offset);
+            } else {
+                kept += 1;
+                self.ranges.swap(kept, next);
+            }
+        }
+        self.ranges.truncate(self.ranges.len().min(kept + 1));
+        let mut bytes = 0;
+        for saved in &mut self.ranges[first..] {
+            saved.at = bytes;
+            bytes += pad(saved.len);
+        }
+        bytes
     }
 
     /// The windows before this one are final.
@@ -87,5 +107,33 @@ impl Backup {
         self.wanted = false;
         self.ranges.clear();
         self.blocks.drain(..).for_each(|(_, block)| pool.give(block));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn joined(written: &[(usize, usize)]) -> (Vec<(usize, usize, usize)>, usize) {
+        let earlier = Saved { window: 0, offset: 500, len: 7, at: 0 };
+        let mut backup = Backup { ranges: vec![earlier], ..Backup::default() };
+        backup.ranges.extend(written.iter().map(|&(offset, len)| Saved { window: 1, offset, len, at: 0 }));
+        let bytes = backup.join_ranges(1);
+        assert_eq!((backup.ranges[0].offset, backup.ranges[0].len), (500, 7), "of another window");
+        (backup.ranges[1..].iter().map(|saved| (saved.offset, saved.len, saved.at)).collect(), bytes)
+    }
+
+    #[test]
+    fn ranges_that_touch_are_one() {
+        assert_eq!(joined(&[]), (vec![], 0));
+        assert_eq!(
+            joined(&[(64, 64), (0, 64), (64, 64), (200, 10)]),
+            (vec![(0, 128, 0), (200, 10, 128)], 192)
+        );
+        assert_eq!(
+            joined(&[(300, 5), (10, 100), (20, 10), (0, 4)]),
+            (vec![(0, 4, 0), (10, 100, 64), (300, 5, 192)], 256)
+        );
+        assert_eq!(joined(&[(0, 10), (5, 10), (15, 1), (17, 3)]), (vec![(0, 16, 0), (17, 3, 64)], 128));
     }
 }
