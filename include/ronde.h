@@ -323,7 +323,7 @@ typedef struct ronde_options {
 
 /* The op commits before it returns, so that it can go on without a peer that is lost meanwhile. */
 #define RONDE_RECOVER 0
-/* No backup, log or commit: fastest; a lost peer is an error on all. */
+/* No backup, log or commit: fastest; the loss of a member of the group is an error on all of it. */
 #define RONDE_NONE 1
 /* As RONDE_RECOVER, but an all_reduce of several windows commits window by window: a loss leaves what is final, and
  * the rest is reduced among the survivors, so the contributors may differ along the vector (`parts` of the outcome).

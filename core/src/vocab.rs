@@ -232,7 +232,7 @@ impl fmt::Display for Collective {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Tolerance {
-    /// No backup, log or commit: a lost peer is an error on all, quickly.
+    /// No backup, log or commit: the loss of a member of the group is an error on all of it, quickly.
     None = 0,
     /// The op commits, and its data is kept until then. The default.
     #[default]
