@@ -103,7 +103,14 @@ impl Backup {
     }
 
     /// Gives everything back.
+    #[inline]
     pub(super) fn clear(&mut self, pool: &mut SlotPool) {
+        if self.wanted {
+            self.give_back(pool);
+        }
+    }
+
+    fn give_back(&mut self, pool: &mut SlotPool) {
         self.wanted = false;
         self.ranges.clear();
         self.blocks.drain(..).for_each(|(_, block)| pool.give(block));
