@@ -145,7 +145,7 @@ impl<P: Plan> OpState<P> {
             bytes_received: self.received_bytes,
             algorithm: self.plan.as_ref().map_or("none", Plan::name),
         };
-        if self.commit != Commit::Local && self.interruptions > 0 {
+        if self.interruptions > 0 {
             self.add_parts(&mut outcome);
         }
         self.end(Ok(outcome), shared);
