@@ -93,7 +93,7 @@ pub struct NewOp<P> {
     /// This rank's plan for it.
     pub plan: P,
     /// What [`Executor::redirect`] gave.
-    pub lost_root: Option<u32>,
+    pub source: Option<u32>,
     /// The time.
     pub now: Instant,
     /// When it is overdue.
@@ -320,8 +320,8 @@ impl<P: Plan> Executor<P> {
     }
 
     /// To be asked before a call is planned that starts next: a broadcast whose root was lost takes its data from
-    /// another, if others do so already. Gives the root that was lost.
-    pub fn redirect(&mut self, group: GroupIndex, call: &mut Call) -> Option<u32> {
+    /// another, if others do so already. Gives the rank of that, for which it has to be planned.
+    pub fn redirect(&mut self, group: GroupIndex, call: &Call) -> Option<u32> {
         if self.sources.is_empty() || call.collective != Collective::Broadcast || call.is_strict() {
             return None;
         }
@@ -333,12 +333,12 @@ impl<P: Plan> Executor<P> {
         let seq = state.tag(tag).next();
         let known = self.sources.iter().find(|known| (known.0, known.1, known.2) == (formation, tag, seq))?;
         let rank = state.rank_of(known.3.index()).filter(|&rank| !state.is_lost(rank) && rank != state.me)?;
-        Some(std::mem::replace(&mut call.peer, rank as u32))
+        Some(rank as u32)
     }
 
     /// Starts a call with its plan. The caller has checked the call's buffers against the plan.
     pub fn start(&mut self, new: NewOp<P>, links: &mut Links, kernels: &dyn Kernels) -> Result<OpHandle> {
-        let NewOp { group, call, plan, lost_root, now, deadline } = new;
+        let NewOp { group, call, plan, source, now, deadline } = new;
         let at = self.take_slot()?;
         let state = &mut self.shared.groups[group.0];
         let op = &mut self.ops[at];
@@ -355,7 +355,10 @@ impl<P: Plan> Executor<P> {
         op.started = now;
         op.deadline = deadline;
         op.call = Some(call);
-        op.lost_root = lost_root;
+        op.lost_root = None;
+        if let Some(source) = source {
+            op.take_from(source as usize, state.me);
+        }
         let handle = OpHandle { at: at as u32, life: op.life };
         if self.is_frozen() && self.ops[at].starts_again() {
             // What becomes of it, even that it cannot be carried out, is for the plan to say: others may hold
@@ -364,7 +367,7 @@ impl<P: Plan> Executor<P> {
             self.ops[at].phase = Phase::Frozen;
             return Ok(handle);
         }
-        if lost_root.is_none()
+        if source.is_none()
             && let Some(loss) = self.loss_that_ends(at)
         {
             // It has its number all the same: on other ranks it may have been open when the peer was lost.

@@ -257,7 +257,7 @@ impl Engine {
         self.start_locked(&mut lock(&self.inner), prepared, call)
     }
 
-    fn start_locked(&self, inner: &mut Inner, prepared: Prepared, mut call: Call) -> Result<OpHandle> {
+    fn start_locked(&self, inner: &mut Inner, prepared: Prepared, call: Call) -> Result<OpHandle> {
         if let Some(error) = self.failure() {
             return Err(error);
         }
@@ -267,12 +267,12 @@ impl Engine {
                         other threads meanwhile";
             return Err(Misuse::Other(text.into()).into());
         }
-        let lost_root = inner.executor.redirect(current.index, &mut call);
-        let plan = match lost_root {
-            Some(_) => current.planner.plan(&call)?.plan,
+        let source = inner.executor.redirect(current.index, &call);
+        let plan = match source {
+            Some(peer) => current.planner.plan(&Call { peer, ..call.clone() })?.plan,
             None => current.planner.renew(planned, &call)?,
         };
-        let new = NewOp { group: current.index, call, plan, lost_root, now, deadline };
+        let new = NewOp { group: current.index, call, plan, source, now, deadline };
         let executor = &mut inner.executor;
         let handle = self.contain(|| executor.start(new, &mut inner.links, self.kernels));
         let handle = handle.unwrap_or_else(|panic| {

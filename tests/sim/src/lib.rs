@@ -95,13 +95,14 @@ impl Cluster {
         &mut self,
         group: GroupIndex,
         process: usize,
-        mut call: Call,
+        call: Call,
         in_place: bool,
     ) -> Result<OpHandle> {
-        let lost_root = self.peers[process].executor.redirect(group, &mut call);
-        let plan = self.planner(process).plan(&call, in_place)?;
+        let source = self.peers[process].executor.redirect(group, &call);
+        let planned = Call { peer: source.unwrap_or(call.peer), ..call.clone() };
+        let plan = self.planner(process).plan(&planned, in_place)?;
         let (now, deadline) = (Instant(self.now), Instant(u64::MAX));
-        let new = NewOp { group, call, plan, lost_root, now, deadline };
+        let new = NewOp { group, call, plan, source, now, deadline };
         let peer = &mut self.peers[process];
         peer.executor.start(new, &mut peer.links, self.kernels)
     }
