@@ -94,7 +94,8 @@ typedef enum ronde_status {
     RONDE_RESOURCE = 8,         /* this machine: ports, descriptors, memory */
     RONDE_JOIN_FAILED = 9,      /* address, token, version, ranks, or time */
     RONDE_CLOSED = 10,          /* the group was closed here */
-    RONDE_INTERNAL = 11         /* a bug in Ronde: please report it */
+    RONDE_INTERNAL = 11,        /* a bug in Ronde: please report it */
+    RONDE_DIVERGED = 12         /* members hold different results of one call (RONDE_DIGESTS); the text says who */
 } ronde_status;
 
 /* Full text of the last failure on this thread, "" if there was none. Valid until the next call of any

@@ -150,6 +150,13 @@ pub enum Aborted {
         /// Who did not arrive and what is known of them.
         culprits: String,
     },
+    /// Members hold different results of one op: a machine, a user's operator or this library has made a mistake.
+    Diverged {
+        /// The op.
+        op: OpId,
+        /// Who holds what.
+        holders: String,
+    },
     /// Somebody called `abort()`.
     Requested {
         /// Who.
@@ -183,6 +190,12 @@ impl std::fmt::Display for Aborted {
                 op.seq,
                 op.tag,
                 waited.as_secs_f64()
+            ),
+            Aborted::Diverged { op, holders } => write!(
+                f,
+                "the result of op #{} (tag {}) is not the same everywhere, by its digest: {holders}. Memory or processor of the \
+                 one that stands alone may be faulty, or a user-defined operator gives different results for the same operands",
+                op.seq, op.tag
             ),
             Aborted::Requested { rank, reason } => write!(f, "rank {rank} aborted the group: {reason}"),
             Aborted::NoQuorum { here, of } => write!(

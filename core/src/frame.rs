@@ -9,7 +9,7 @@ use crate::{Epoch, Generation, GroupId, OpId, Seq, Tag};
 /// Bytes of an encoded header.
 pub const HEADER_BYTES: usize = 64;
 /// Version of the data-plane format; peers of different versions refuse each other at hello.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 const MAGIC: u16 = 0x5244;
 /// Kinds of ops that a header tells apart: at most one bit is set.
 const POINT_TO_POINT: u8 = 1;
@@ -72,6 +72,9 @@ pub struct Header {
     pub fingerprint: u32,
     /// All ops of this tag below this seq have returned at the sender.
     pub returned_through: Seq,
+    /// Of a Done, the digest of the result; of others, that of the op just below `returned_through`, if it needed no Done.
+    /// 0 says nothing.
+    pub digest: u64,
 }
 
 /// Why a header was refused. The link that carried it is closed.
@@ -103,6 +106,7 @@ impl Header {
         label: 0,
         fingerprint: 0,
         returned_through: Seq(0),
+        digest: 0,
     };
 
     /// True for a frame that belongs to one attempt of an op, and means nothing to any other.
@@ -146,6 +150,7 @@ impl Header {
         b[42] = (POINT_TO_POINT * self.point_to_point as u8) | (STRICT * self.strict as u8);
         b[44..48].copy_from_slice(&self.fingerprint.to_le_bytes());
         b[48..56].copy_from_slice(&self.returned_through.0.to_le_bytes());
+        b[56..64].copy_from_slice(&self.digest.to_le_bytes());
         b
     }
 
@@ -166,7 +171,7 @@ impl Header {
         if payload_len as usize > MAX_PAYLOAD {
             return Err(FrameError::TooLong(payload_len));
         }
-        if b[42] > STRICT || b[43] != 0 || u64_at(56) != 0 {
+        if b[42] > STRICT || b[43] != 0 {
             return Err(FrameError::Reserved);
         }
         Ok(Header {
@@ -185,6 +190,7 @@ impl Header {
             label: u16_at(40),
             fingerprint: u32_at(44),
             returned_through: Seq(u64_at(48)),
+            digest: u64_at(56),
         })
     }
 }
@@ -205,7 +211,7 @@ mod tests {
         fn what_is_encoded_is_decoded(
             kind in 1u8..=8, payload_len in 0u32..=MAX_PAYLOAD as u32, group: u64, generation: u32,
             tag: u32, seq: u64, op_kind in 0u8..=2, epoch: u32, window: u32, label: u16, fingerprint: u32,
-            returned: u64,
+            returned: u64, digest: u64,
         ) {
             let header = Header {
                 kind: FrameKind::from_number(kind).unwrap(),
@@ -218,6 +224,7 @@ mod tests {
                 epoch: Epoch(epoch as u64),
                 window, label, fingerprint,
                 returned_through: Seq(returned),
+                digest,
             };
             prop_assert_eq!(Header::decode(&header.encode()), Ok(header));
         }
@@ -255,6 +262,5 @@ mod tests {
         assert!(matches!(with(7, 0xff), Err(FrameError::TooLong(_))));
         assert!(matches!(with(42, 3), Err(FrameError::Reserved)));
         assert!(matches!(with(43, 1), Err(FrameError::Reserved)));
-        assert!(matches!(with(63, 1), Err(FrameError::Reserved)));
     }
 }

@@ -21,10 +21,11 @@ pub(crate) enum Status {
     JoinFailed = 9,
     Closed = 10,
     Internal = 11,
+    Diverged = 12,
 }
 
 impl Status {
-    pub(crate) const ALL: [(Status, &CStr); 12] = [
+    pub(crate) const ALL: [(Status, &CStr); 13] = [
         (Status::Ok, c"ok"),
         (Status::InProgress, c"in progress"),
         (Status::InvalidArgument, c"invalid argument"),
@@ -37,6 +38,7 @@ impl Status {
         (Status::JoinFailed, c"cannot join"),
         (Status::Closed, c"closed"),
         (Status::Internal, c"internal error"),
+        (Status::Diverged, c"results differ"),
     ];
 
     pub(crate) fn of(error: &Error) -> Status {
@@ -47,6 +49,7 @@ impl Status {
             Error::Aborted(aborted) => match **aborted {
                 Aborted::Mismatch { .. } => Status::Mismatch,
                 Aborted::Timeout { .. } => Status::Timeout,
+                Aborted::Diverged { .. } => Status::Diverged,
                 _ => Status::Aborted,
             },
             Error::Expelled { .. } => Status::Expelled,

@@ -3,6 +3,7 @@
 use crate::bootstrap::{Family, InterfaceFilter, MAX_STREAMS, RondeId, Store};
 use crate::environment;
 use ronde_algorithms::CostTable;
+use ronde_core::collective::Digests;
 use ronde_core::error::{Error, Result};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +11,10 @@ use std::time::Duration;
 /// How patient the failure detector is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Preset {
-    /// A member that is silent for 1 s is lost. The default.
+    /// A member that is silent for 1 s is lost, and digests of results are sampled. The default.
     #[default]
     Lan,
-    /// For long and jittery paths: 5 s.
+    /// For long and jittery paths: 5 s, and all results are compared.
     Wan,
 }
 
@@ -43,6 +44,7 @@ pub struct Config {
     pub(crate) transports: Vec<String>,
     pub(crate) costs: Option<CostTable>,
     pub(crate) preset: Preset,
+    pub(crate) digests: Option<Digests>,
     pub(crate) heartbeat: Duration,
     pub(crate) timeout: Duration,
     pub(crate) connect_timeout: Duration,
@@ -70,6 +72,7 @@ impl std::fmt::Debug for Config {
             .field("transports", &self.transports)
             .field("costs", &self.costs)
             .field("preset", &self.preset)
+            .field("digests", &self.digests)
             .field("insecure", &self.insecure)
             .finish_non_exhaustive()
     }
@@ -106,6 +109,7 @@ impl Config {
             transports: vec!["shm".into(), "tcp".into()],
             costs: None,
             preset: Preset::Lan,
+            digests: None,
             heartbeat: Duration::from_millis(200),
             timeout: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(60),
@@ -139,6 +143,17 @@ impl Config {
             Some("wan") => config.preset = Preset::Wan,
             Some(other) => return Err(Error::join(format!("RONDE_PRESET={other} is neither lan nor wan"))),
         }
+        config.digests = match environment::variable("RONDE_DIGESTS").as_deref() {
+            None => None,
+            Some("never") => Some(Digests::Never),
+            Some("sampled") => Some(Digests::Sampled),
+            Some("always") => Some(Digests::Always),
+            Some(other) => {
+                return Err(Error::join(format!(
+                    "RONDE_DIGESTS={other} is none of never, sampled and always"
+                )));
+            }
+        };
         if let Some(filter) = environment::variable("RONDE_SOCKET_IFNAME") {
             config.interfaces = InterfaceFilter::parse(&filter);
         }
@@ -295,6 +310,13 @@ impl Config {
         self
     }
 
+    /// How much of the results is compared among members, by digest. A difference ends the job with an error that names who holds
+    /// what. Default sampled with [`Preset::Lan`], everything with [`Preset::Wan`].
+    pub fn digests(mut self, digests: Digests) -> Config {
+        self.digests = Some(digests);
+        self
+    }
+
     /// Default deadline of a call. Default 300 s.
     pub fn timeout(mut self, timeout: Duration) -> Config {
         self.timeout = timeout;
@@ -315,6 +337,14 @@ impl Config {
 
     pub(crate) fn allows_transport(&self, name: &str) -> bool {
         self.transports.iter().any(|t| t == name)
+    }
+
+    /// How much of the results is compared.
+    pub(crate) fn digests_due(&self) -> Digests {
+        self.digests.unwrap_or(match self.preset {
+            Preset::Lan => Digests::Sampled,
+            Preset::Wan => Digests::Always,
+        })
     }
 
     /// Silence after which a member, or the coordinator, is lost; several heartbeats at least.

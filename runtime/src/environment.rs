@@ -4,7 +4,7 @@ use ronde_core::membership::MachineId;
 use std::net::IpAddr;
 
 /// Variables of Ronde's own.
-const KNOWN: [&str; 22] = [
+const KNOWN: [&str; 23] = [
     "RONDE_COORDINATOR",
     "RONDE_TOKEN",
     "RONDE_PORT",
@@ -15,6 +15,7 @@ const KNOWN: [&str; 22] = [
     "RONDE_STREAMS",
     "RONDE_COSTS",
     "RONDE_PRESET",
+    "RONDE_DIGESTS",
     "RONDE_HEARTBEAT",
     "RONDE_LOG",
     "RONDE_TIMEOUT",

@@ -29,6 +29,7 @@ pub use group::{Element, Group, LinkInfo, Update};
 pub use op::Op;
 pub use ronde_algorithms::{CostTable, Costs};
 pub use ronde_core::call::{Blocks, Call, CallOptions};
+pub use ronde_core::collective::Digests;
 pub use ronde_core::error::{Aborted, Misuse, Outcome, Part, PeerLost};
 /// Lending slices to operations.
 pub mod memory {

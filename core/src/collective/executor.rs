@@ -4,7 +4,7 @@ use super::early::EarlyFrames;
 use super::generation::Armed;
 use super::group::{GroupIndex, GroupState, NewGroup};
 use super::log::CommitLog;
-use super::op::{Commit, OpState, Owed, Phase};
+use super::op::{Commit, Digests, Divergence, OpState, Owed, Phase};
 use super::recent::RecentCalls;
 use super::slots::SlotPool;
 use super::{Descriptor, Links};
@@ -41,6 +41,8 @@ pub struct Limits {
     /// Outputs, and copies of inputs in place, are written past the cache from this size on, where they are not
     /// read again. Default 8 MiB.
     pub streaming_bytes: usize,
+    /// How much of the results is compared among members. Default sampled.
+    pub digests: Digests,
 }
 
 impl Default for Limits {
@@ -55,6 +57,7 @@ impl Default for Limits {
             log_op_bytes_memory: 1 << 10,
             open_windows: 1024,
             streaming_bytes: 8 << 20,
+            digests: Digests::Sampled,
         }
     }
 }
@@ -75,6 +78,8 @@ pub enum Effect {
         /// Its call.
         other_call: String,
     },
+    /// Members do not hold the same.
+    Diverged(Divergence),
 }
 
 /// Names an op that was started.

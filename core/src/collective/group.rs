@@ -25,6 +25,8 @@ pub(crate) struct TagState {
     peers_returned: Vec<Seq>,
     /// Ops below this one commit by Done: a loss has interrupted them somewhere.
     recovered_below: Seq,
+    /// Of the last op that committed by log and whose digest was due; 0 if there was none.
+    digest: (Seq, u64),
 }
 
 impl TagState {
@@ -214,6 +216,7 @@ impl GroupState {
                         .map(|&lost| Seq(if lost { u64::MAX } else { 0 }))
                         .collect(),
                     recovered_below: Seq(0),
+                    digest: (Seq(0), 0),
                 });
                 self.tags.len() - 1
             }
@@ -297,6 +300,22 @@ impl GroupState {
     /// All ops of the tag below this one have returned here.
     pub(crate) fn returned_through(&self, tag: Tag) -> Seq {
         self.known_tag(tag).map_or(Seq(0), |state| state.returned)
+    }
+
+    /// The last op that committed by log and whose digest was due, with that.
+    pub(crate) fn digest(&self, tag: Tag) -> Option<(Seq, u64)> {
+        self.known_tag(tag).map(|state| state.digest).filter(|(_, digest)| *digest != 0)
+    }
+
+    pub(crate) fn note_digest(&mut self, tag: Tag, seq: Seq, digest: u64) {
+        self.tag(tag).digest = (seq, digest);
+    }
+
+    /// What has returned here, and the digest of the last op of that.
+    pub(crate) fn last_returned(&self, tag: Tag) -> (Seq, u64) {
+        let Some(state) = self.known_tag(tag) else { return (Seq(0), 0) };
+        let (seq, digest) = state.digest;
+        (state.returned, if seq.0 + 1 == state.returned.0 { digest } else { 0 })
     }
 
     /// A member said how far it is; returns the new bound below which everybody has returned, if it

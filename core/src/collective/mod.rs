@@ -8,6 +8,7 @@
 //!   senders know too, so no correct peer overruns it and a flood closes its link.
 //! * `log` keeps the results of small ops until every member is known to have returned from them, so that
 //!   their commit costs no message (PROTOCOL, Commit).
+//! * `op::digest` compares results among members.
 //! * `generation` moves all groups over to a new view at a safe point.
 //! * `recover` stops everything when a peer is lost, and goes on by the plan of recovery.
 
@@ -28,6 +29,7 @@ mod window;
 pub use descriptor::Descriptor;
 pub use executor::{Effect, Executor, Limits, NewOp, OpHandle, Overdue, WaitsFor};
 pub use group::{GroupIndex, NewGroup};
+pub use op::{Digests, Divergence};
 
 /// Links of a process by the other's number in the job; `None` for itself and for links that are gone.
 pub type Links = Vec<Option<Box<dyn crate::transport::Link>>>;

@@ -373,10 +373,13 @@ impl<P: Plan> Executor<P> {
             return self.tell_mismatch(at, from);
         }
         match header.kind {
-            FrameKind::Done if op.commit == Commit::Window => op.windows_are_held(from, header.window),
-            FrameKind::Done if !op.done_from[from] => {
-                op.done_from[from] = true;
-                op.done_missing -= 1;
+            FrameKind::Done => {
+                op.note_digest(from, header.digest);
+                if op.commit == Commit::Window {
+                    op.windows_are_held(from, header.window);
+                } else if !std::mem::replace(&mut op.done_from[from], true) {
+                    op.done_missing -= 1;
+                }
             }
             FrameKind::EnterRequest => op.enter_to.push(from as u32),
             FrameKind::Enter => {
@@ -416,6 +419,9 @@ impl<P: Plan> Executor<P> {
         }
         if header.point_to_point {
             return;
+        }
+        if header.digest != 0 && header.kind != FrameKind::Done {
+            self.compare_last(link, header);
         }
         let Some(group) = self.group_of(&header.op) else { return };
         self.shared.peer_returned(group, link, header.op.tag, header.returned_through);

@@ -238,6 +238,13 @@ pub enum FromMember {
         /// Who did not arrive.
         culprits: String,
     },
+    /// Members hold different results.
+    Diverged {
+        /// The op.
+        op: OpId,
+        /// Who holds what.
+        holders: String,
+    },
     /// `abort()` was called.
     Abort {
         /// The caller's words.
@@ -317,6 +324,7 @@ pub enum Verdict {
     PeerLost(PeerLost),
     Mismatch { op: OpId, rank: Rank, call: String, other_rank: Rank, other_call: String },
     Timeout { op: OpId, collective: Collective, waited: Duration, culprits: String },
+    Diverged { op: OpId, holders: String },
     Requested { rank: Rank, reason: String },
     Join(String),
     NoQuorum { here: u32, of: u32 },
@@ -333,6 +341,7 @@ impl From<Verdict> for Error {
             Verdict::Timeout { op, collective, waited, culprits } => {
                 Error::Aborted(Arc::new(Aborted::Timeout { op, collective, waited, culprits }))
             }
+            Verdict::Diverged { op, holders } => Error::Aborted(Arc::new(Aborted::Diverged { op, holders })),
             Verdict::Requested { rank, reason } => {
                 Error::Aborted(Arc::new(Aborted::Requested { rank, reason }))
             }

@@ -11,6 +11,7 @@ use ronde_core::transport::{Link, LinkFailure};
 use ronde_core::{MemberId, PeerId, Rank};
 use ronde_shm::{Registry, ShmLink, ShmOptions};
 use ronde_tcp::{TcpLink, TcpOptions};
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -97,16 +98,36 @@ pub(crate) fn tuning(topology: &Topology) -> Tuning {
     }
 }
 
-/// Who holds an op up, in words.
-pub(crate) fn describe_missing(view: &View, me: Rank, overdue: &Overdue) -> String {
-    let peer = |member: MemberId| match (view.member(member), view.rank_of_member(member)) {
+/// A member by rank, host and address.
+fn describe(view: &View, member: MemberId) -> String {
+    match (view.member(member), view.rank_of_member(member)) {
         (Some(m), Some(rank)) => format!(
             "rank {rank} (host {}, {})",
             m.host,
             m.addresses.first().map_or_else(String::new, |a| a.to_string())
         ),
         _ => format!("member {member}"),
-    };
+    }
+}
+
+/// Who holds which result, by digest; the rarest last.
+pub(crate) fn describe_holders(view: &View, held: &[(MemberId, u64)]) -> String {
+    let mut by_digest: BTreeMap<u64, Vec<MemberId>> = BTreeMap::new();
+    held.iter().for_each(|&(member, digest)| by_digest.entry(digest).or_default().push(member));
+    let mut by_digest: Vec<_> = by_digest.into_iter().collect();
+    by_digest.sort_by_key(|(_, members)| std::cmp::Reverse(members.len()));
+    let mut texts = Vec::new();
+    for (digest, mut members) in by_digest {
+        members.sort_unstable();
+        let names: Vec<String> = members.iter().map(|&member| describe(view, member)).collect();
+        texts.push(format!("{digest:016x} on {}", names.join(", ")));
+    }
+    texts.join("; ")
+}
+
+/// Who holds an op up, in words.
+pub(crate) fn describe_missing(view: &View, me: Rank, overdue: &Overdue) -> String {
+    let peer = |member: MemberId| describe(view, member);
     let list = |entered: bool| -> Vec<String> {
         overdue.missing.iter().filter(|(_, e)| *e == entered).map(|(r, _)| peer(*r)).collect()
     };

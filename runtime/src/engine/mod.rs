@@ -20,7 +20,7 @@ use links::LinkState;
 use ronde_algorithms::AnyPlan;
 use ronde_algorithms::kernels::CpuKernels;
 use ronde_core::call::Call;
-use ronde_core::collective::{Effect, Executor, Limits, Links, NewOp, OpHandle, Overdue};
+use ronde_core::collective::{Divergence, Effect, Executor, Limits, Links, NewOp, OpHandle, Overdue};
 use ronde_core::error::{Aborted, Error, Misuse, Outcome, Result};
 use ronde_core::membership::{Follower, FromMember, MemberInfo, Rejoin};
 use ronde_core::memory::Arena;
@@ -189,7 +189,7 @@ impl Engine {
         let (registry, ready) = (linker.registry.clone(), linker.ready());
         let waker = Arc::new(Waker::new()?);
         *lock(&announced.waker) = Some(waker.clone());
-        let limits = Limits::default();
+        let limits = Limits { digests: config.digests_due(), ..Limits::default() };
         let early_bytes = limits.early_bytes.min((256 << 20) / view.members.len().max(1)).max(1 << 20);
         let engine = Arc::new(Engine {
             inner: Mutex::new(Inner {
@@ -490,12 +490,23 @@ impl Engine {
         self.ended.notify_all();
     }
 
+    /// Tells the coordinator what ends the job, whose verdict comes back in the same words for all.
     fn report_effect(&self, inner: &mut Inner, effect: Effect) {
-        let Effect::Mismatch { op, member, call, other, other_call } = effect;
-        let (rank, other_rank) = (inner.rank_of(member), inner.rank_of(other));
-        let (mine, theirs) = (call.clone(), other_call.clone());
-        self.control.say(&FromMember::Mismatch { op, rank, call: mine, other_rank, other_call: theirs });
-        let error = Error::Aborted(Arc::new(Aborted::Mismatch { op, rank, call, other_rank, other_call }));
+        let (report, aborted) = match effect {
+            Effect::Mismatch { op, member, call, other, other_call } => {
+                let (rank, other_rank) = (inner.rank_of(member), inner.rank_of(other));
+                let (mine, theirs) = (call.clone(), other_call.clone());
+                let report = FromMember::Mismatch { op, rank, call: mine, other_rank, other_call: theirs };
+                (report, Aborted::Mismatch { op, rank, call, other_rank, other_call })
+            }
+            Effect::Diverged(Divergence { op, held }) => {
+                let holders = links::describe_holders(inner.follower.view(), &held);
+                let report = FromMember::Diverged { op, holders: holders.clone() };
+                (report, Aborted::Diverged { op, holders })
+            }
+        };
+        self.control.say(&report);
+        let error = Error::Aborted(Arc::new(aborted));
         inner.pending_verdict.get_or_insert((self.now(), error, None));
     }
 

@@ -264,6 +264,7 @@ pub fn header(salt: u64, seq: u64, len: usize) -> Header {
         label: (mixed >> 24) as u16,
         fingerprint: (mixed >> 5) as u32,
         returned_through: Seq(mixed >> 3),
+        digest: mixed.rotate_left(9),
     }
 }
 

@@ -67,6 +67,7 @@ fn command(function: &str, coordinator: &str, variables: &[(&str, &str)]) -> Com
         .args(["--exact", function, "--nocapture", "--test-threads=1"])
         .env(CHILD, "1")
         .env("RONDE_COORDINATOR", coordinator)
+        .env("RONDE_DIGESTS", "always")
         .envs(variables.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

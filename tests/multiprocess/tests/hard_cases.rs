@@ -3,8 +3,8 @@
 
 use ronde::memory::lend;
 use ronde::{
-    Call, CallOptions, Collective, Config, DType, Group, ReduceOp, Reduction, Result, SharedBuffer, Tag,
-    Tolerance, UserReduce,
+    Call, CallOptions, Collective, Config, DType, Digests, Group, ReduceOp, Reduction, Result, SharedBuffer,
+    Tag, Tolerance, UserReduce,
 };
 use ronde_multiprocess::free_port;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +27,8 @@ fn ranks<T: Send>(transports: &[&str], timeout: Duration, each: impl Fn(Group) -
     std::thread::scope(|scope| {
         let start = |(rank, list): (usize, &&str)| {
             let config = Config::new().coordinator(&coordinator).rank(rank as u32).size(size);
-            let config = config.timeout(timeout).transports(list.split(',')).unwrap();
+            let config =
+                config.digests(Digests::Always).timeout(timeout).transports(list.split(',')).unwrap();
             let each = &each;
             scope.spawn(move || each(config.join().expect("join")))
         };
@@ -227,6 +228,51 @@ fn ops_after_a_peer_has_left_go_on_without_it_or_fail_at_once() {
             assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
             group.close().unwrap();
         });
+    }
+}
+
+/// Finds another maximum on one rank.
+struct Faulty(bool);
+
+impl UserReduce for Faulty {
+    fn combine(&self, src: &[u8], acc: &mut [u8], _: DType) {
+        acc.iter_mut().zip(src).for_each(|(acc, src)| *acc = (*acc).max(*src) + u8::from(self.0));
+    }
+}
+
+/// All get the same error, which names who holds what: large calls, which exchange Done, get no result; of small ones the
+/// next tells.
+#[test]
+fn results_that_differ_are_an_error_on_every_rank() {
+    for (transports, count) in [("shm", 64), ("shm", 1 << 16), ("tcp", 64), ("tcp", 1 << 20)] {
+        let texts = ranks(&[transports; 3], PATIENCE, |group| {
+            let mut results = Vec::new();
+            while results.last().is_none_or(Result::is_ok) {
+                assert!(results.len() < if count == 64 { 3 } else { 1 }, "nobody noticed");
+                let (input, mut output) = (vec![group.rank() as u8; count], vec![0u8; count]);
+                let reduction = Some(Reduction::User(Arc::new(Faulty(group.rank() == 2))));
+                results.push(lend(|lender| {
+                    let options = CallOptions { algorithm: Some("one-shot"), ..CallOptions::default() };
+                    let (input, output) = (lender.shared(&input), lender.unique(&mut output));
+                    group.run(Call {
+                        collective: Collective::AllReduce,
+                        count,
+                        reduction,
+                        input,
+                        output,
+                        options,
+                        ..Call::EMPTY
+                    })
+                }));
+            }
+            error(results.pop().expect("the last"))
+        });
+        assert!(texts.iter().all(|text| *text == texts[0]), "{texts:?}");
+        assert!(
+            texts[0].contains("is not the same everywhere") && texts[0].contains("on rank 2 (host"),
+            "{}",
+            texts[0]
+        );
     }
 }
 

@@ -1,5 +1,5 @@
 //! Deterministic simulator: the production state machines of a whole job in one thread, over links that
-//! delay, reorder, duplicate, and refuse frames as a seed decides.
+//! delay, reorder, duplicate, and refuse frames as a seed decides. Results are compared in full.
 //!
 //! Memory is treated as badly as the link contract allows: the bytes of a pending send are read only
 //! when they are delivered, views are overwritten when they are released, outputs start poisoned.
@@ -22,7 +22,7 @@ use rand::{Rng, SeedableRng};
 use ronde_algorithms::Tuning;
 use ronde_algorithms::kernels::CpuKernels;
 use ronde_core::call::Call;
-use ronde_core::collective::{Effect, GroupIndex, Limits, NewGroup, NewOp, OpHandle};
+use ronde_core::collective::{Digests, Effect, GroupIndex, Limits, NewGroup, NewOp, OpHandle};
 use ronde_core::error::{Error, Outcome, Result};
 use ronde_core::membership::FromMember;
 use ronde_core::transport::LinkFailure;
@@ -65,7 +65,7 @@ impl Cluster {
             peers: Vec::new(),
             rng,
             tuning,
-            limits: limits.clone(),
+            limits: Limits { digests: Digests::Always, ..limits.clone() },
             dead: Vec::new(),
             control,
             kernels: CpuKernels::detect(),

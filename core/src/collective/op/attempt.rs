@@ -39,6 +39,8 @@ impl<P: Plan> OpState<P> {
         self.next_window = 0;
         self.finished_windows = 0;
         self.done_next = 0;
+        self.digest = None;
+        self.digests.clear();
         self.enter_to.clear();
         self.window_limits.clear();
         self.window_limit = 0;
@@ -115,6 +117,11 @@ impl<P: Plan> OpState<P> {
         if source == me {
             call.input = call.output.clone();
         }
+    }
+
+    /// Nobody's part of the result is missing.
+    pub(crate) fn is_without_holes(&self) -> bool {
+        self.absent.is_empty()
     }
 
     /// It is tried again after a loss. Messages, and collectives that tolerate no loss, are not: they end, or

@@ -2,7 +2,7 @@
 
 use super::{OpState, Owed, Phase};
 use crate::call::Call;
-use crate::collective::executor::Shared;
+use crate::collective::executor::{Effect, Shared};
 use crate::collective::group::GroupState;
 use crate::collective::{Limits, Links};
 use crate::error::{Error, Outcome};
@@ -88,9 +88,22 @@ impl<P: Plan> OpState<P> {
             moved = true;
         }
         if self.done_missing == 0 || planted::has(Bug::CommitBeforeAllAreDone) {
-            return self.end_well(shared);
+            return self.end_if_alike(shared);
         }
         moved
+    }
+
+    /// Ends the op unless what others hold is known to be something else.
+    pub(super) fn end_if_alike(&mut self, shared: &mut Shared) -> bool {
+        match self.divergence(shared) {
+            None => self.end_well(shared),
+            Some(divergence) => {
+                // It must not end well: waits for the coordinator's verdict.
+                self.phase = Phase::Stalled;
+                shared.effects.push(Effect::Diverged(divergence));
+                true
+            }
+        }
     }
 
     fn commit_by_log(&mut self, shared: &mut Shared, links: &mut Links) -> bool {
@@ -99,6 +112,10 @@ impl<P: Plan> OpState<P> {
             return shared.ask_laggards(links);
         }
         self.log_result(shared);
+        let digest = self.digest_of_result(shared);
+        if digest != 0 {
+            shared.groups[self.group.0].note_digest(self.id.tag, self.id.seq, digest);
+        }
         self.end_well(shared)
     }
 

@@ -4,6 +4,7 @@
 mod attempt;
 mod backup;
 mod commit;
+mod digest;
 mod windowed;
 
 use super::cookie::Cookie;
@@ -23,6 +24,7 @@ use crate::transport::Submit;
 use crate::{Instant, OpId, Result};
 use backup::Backup;
 pub(crate) use commit::Commit;
+pub use digest::{Digests, Divergence};
 use std::time::Duration;
 use windowed::Windowed;
 
@@ -67,7 +69,7 @@ pub(crate) struct OpState<P> {
     windows: u32,
     in_flight: usize,
     /// Of the algorithm's name and, where all ranks have as many, of the number of windows.
-    digest: u32,
+    algorithm: u32,
     pub(crate) commit: Commit,
     pub(crate) started: Instant,
     pub(crate) deadline: Instant,
@@ -103,6 +105,10 @@ pub(crate) struct OpState<P> {
     pub(crate) done_from: Vec<bool>,
     pub(crate) done_missing: u32,
     done_next: u32,
+    /// Of the complete result, once others are told of it.
+    digest: Option<u64>,
+    /// What others said of theirs, by group rank; empty while nobody did.
+    digests: Vec<u64>,
     pub(crate) mismatch_told: bool,
     /// `returned_through` counts this op.
     counted: bool,
@@ -130,7 +136,7 @@ impl<P: Plan> OpState<P> {
             planned: false,
             windows: 0,
             in_flight: 1,
-            digest: 0,
+            algorithm: 0,
             commit: Commit::Local,
             started: Instant(0),
             deadline: Instant(0),
@@ -156,6 +162,8 @@ impl<P: Plan> OpState<P> {
             done_from: Vec::new(),
             done_missing: 0,
             done_next: 0,
+            digest: None,
+            digests: Vec::new(),
             mismatch_told: false,
             counted: false,
             sent_bytes: 0,
@@ -178,14 +186,15 @@ impl<P: Plan> OpState<P> {
             self.plan_number += 1;
             self.windows = plan.windows();
             self.in_flight = plan.windows_in_flight().max(1) as usize;
-            self.digest = plan.name().bytes().fold(0, |sum: u32, byte| sum.rotate_left(5) ^ u32::from(byte));
+            self.algorithm =
+                plan.name().bytes().fold(0, |sum: u32, byte| sum.rotate_left(5) ^ u32::from(byte));
             self.plan = Some(plan);
         }
     }
 
     /// What the plans of all ranks have in common.
     pub(crate) fn plan_digest(&self) -> (u32, u32) {
-        (self.digest, self.windows)
+        (self.algorithm, self.windows)
     }
 
     fn open_next(&mut self, pool: &mut SlotPool) {
@@ -414,7 +423,9 @@ impl<P: Plan> OpState<P> {
         header.window = self.open[i].index;
         header.label = label;
         header.payload_len = payload.len() as u32;
-        header.returned_through = shared.returned_through(self.group, self.id.tag);
+        if self.pair.is_none() {
+            (header.returned_through, header.digest) = shared.groups[self.group.0].last_returned(self.id.tag);
+        }
         let cookie = Cookie { op: at, attempt: self.attempt, window: header.window, step }.pack();
         let answer = link.submit(&header, &payload, cookie);
         if answer != Submit::Full {
@@ -514,6 +525,12 @@ impl<P: Plan> OpState<P> {
             FrameKind::Done if self.commit == Commit::Window => self.held_windows(),
             _ => 0,
         };
+        if kind == FrameKind::Done && self.is_complete() {
+            header.digest = match self.digest {
+                Some(digest) => digest,
+                None => *self.digest.insert(self.digest_of_result(shared)),
+            };
+        }
         header.returned_through = shared.returned_through(self.group, self.id.tag);
         let sent = shared.submit_control(link, &header, &Segment::EMPTY, links);
         if sent {

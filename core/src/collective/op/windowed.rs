@@ -114,7 +114,7 @@ impl<P: Plan> OpState<P> {
             self.windowed.committed = committed;
             self.backup.forget_before(committed, &mut shared.pool);
         }
-        if committed == self.windows { self.end_well(shared) } else { moved }
+        if committed == self.windows { self.end_if_alike(shared) } else { moved }
     }
 
     /// How far the op is, for a report; nothing of one that commits as a whole.

@@ -228,6 +228,7 @@ impl Coordinator {
             FromMember::Timeout { op, collective, waited, culprits } => {
                 self.fail(Verdict::Timeout { op, collective, waited, culprits });
             }
+            FromMember::Diverged { op, holders } => self.fail(Verdict::Diverged { op, holders }),
             FromMember::Abort { reason } => {
                 let id = self.members.get(&connection).and_then(|m| m.id).unwrap_or_default();
                 let rank = self.view.rank_of_member(id).unwrap_or_default();

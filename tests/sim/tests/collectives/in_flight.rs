@@ -6,8 +6,10 @@ use rand::{Rng, SeedableRng};
 use ronde_algorithms::Tuning;
 use ronde_core::call::{Blocks, Call, CallOptions};
 use ronde_core::collective::{Effect, Limits};
-use ronde_core::{Collective, DType, Segment, Tag};
+use ronde_core::reduce::{Reduction, UserReduce};
+use ronde_core::{Collective, DType, MemberId, Segment, Tag};
 use ronde_sim::Cluster;
+use std::sync::Arc;
 
 /// Many ops of several tags, started in different orders on different ranks (the same order within a
 /// tag), all in flight together.
@@ -83,9 +85,72 @@ fn mismatched_calls_are_named() {
             told.iter().all(|t| !t.is_empty())
         });
         for effects in told {
-            let Effect::Mismatch { call, other_call, .. } = &effects[0];
+            let Effect::Mismatch { call, other_call, .. } = &effects[0] else { panic!("{effects:?}") };
             let both = format!("{call} {other_call}");
             assert!(both.contains("count 7") && both.contains("count 9"), "{both}");
+        }
+    }
+}
+
+/// An operator that is one off on one rank.
+struct Faulty(bool);
+
+impl UserReduce for Faulty {
+    fn combine(&self, src: &[u8], acc: &mut [u8], _: DType) {
+        for (src, acc) in src.chunks_exact(8).zip(acc.chunks_exact_mut(8)) {
+            let sum =
+                u64::from_le_bytes(src.try_into().unwrap()) + u64::from_le_bytes((&*acc).try_into().unwrap());
+            acc.copy_from_slice(&(sum + u64::from(self.0)).to_le_bytes());
+        }
+    }
+}
+
+/// Where one of three members computes something else, no call that commits by Done ends, and all are told who holds what;
+/// of calls that need no Done the next one tells.
+#[test]
+fn results_that_differ_are_noticed() {
+    for (seed, count) in (0..40).flat_map(|seed| [(seed, 100), (seed, 1000)]) {
+        let limits = Limits { log_op_bytes_syscall: 1 << 10, ..Limits::default() };
+        let mut cluster = Cluster::new(&[0, 0, 0], seed, &limits, Tuning::default());
+        let mut told: Vec<Vec<Effect>> = vec![Vec::new(); 3];
+        let mut ended = 0;
+        for _ in 0..3 {
+            let memory: Vec<Memory> = (0..6).map(|_| Memory::new(&vec![1; count])).collect();
+            let handles: Vec<_> = (0..3)
+                .map(|rank| {
+                    let options = CallOptions { algorithm: Some("one-shot"), ..CallOptions::default() };
+                    let call = all_reduce(&memory[2 * rank], &memory[2 * rank + 1], options);
+                    let reduction = Some(Reduction::User(Arc::new(Faulty(rank == 1))));
+                    cluster.start(rank, Call { reduction, ..call }, false).unwrap()
+                })
+                .collect();
+            cluster.run_until(BUDGET, |cluster| {
+                told.iter_mut().enumerate().for_each(|(rank, told)| told.extend(cluster.effects(rank)));
+                let all_told = told.iter().filter(|told| !told.is_empty()).count() > 1;
+                all_told
+                    || handles
+                        .iter()
+                        .enumerate()
+                        .all(|(rank, &handle)| cluster.peers[rank].executor.has_ended(handle))
+            });
+            ended += handles
+                .iter()
+                .enumerate()
+                .filter(|&(rank, &handle)| cluster.peers[rank].executor.has_ended(handle))
+                .count();
+        }
+        assert!(count == 100 || ended == 0, "seed {seed}: {ended} calls ended");
+        let told: Vec<Effect> = told.into_iter().flatten().collect();
+        assert!(!told.is_empty(), "seed {seed}: nobody noticed");
+        for effect in told {
+            let Effect::Diverged(divergence) = &effect else { panic!("{effect:?}") };
+            let of =
+                |member| divergence.held.iter().find(|held| held.0 == MemberId(member)).map(|held| held.1);
+            assert!(of(1).is_some(), "seed {seed}: {divergence:?}");
+            assert!(
+                of(1) != of(0) && of(1) != of(2) && (of(0) == of(2) || divergence.held.len() == 2),
+                "{divergence:?}"
+            );
         }
     }
 }
