@@ -8,6 +8,8 @@ use crate::{Epoch, Generation, GroupId, OpId, Seq, Tag};
 
 /// Bytes of an encoded header.
 pub const HEADER_BYTES: usize = 64;
+/// The byte of an encoded header that is left to links: always 0, so that a link may use it if it puts the 0 back.
+pub const LINK_BYTE: usize = 43;
 /// Version of the data-plane format; peers of different versions refuse each other at hello.
 pub const VERSION: u8 = 3;
 const MAGIC: u16 = 0x5244;
@@ -171,7 +173,7 @@ impl Header {
         if payload_len as usize > MAX_PAYLOAD {
             return Err(FrameError::TooLong(payload_len));
         }
-        if b[42] > STRICT || b[43] != 0 {
+        if b[42] > STRICT || b[LINK_BYTE] != 0 {
             return Err(FrameError::Reserved);
         }
         Ok(Header {

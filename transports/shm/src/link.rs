@@ -5,7 +5,7 @@ use crate::region::{self, Mapping};
 use crate::ring::{Counters, Ordering, Outstanding};
 use crate::socket::{End, Message, Socket};
 use ronde_core::Segment;
-use ronde_core::frame::{HEADER_BYTES, Header, pad};
+use ronde_core::frame::{HEADER_BYTES, Header, LINK_BYTE, pad};
 use ronde_core::transport::{
     Capabilities, Link, LinkFailure, Payload, Receiver, Submit, ViewToken, WakeSource,
 };
@@ -27,8 +27,8 @@ const STUCK_POLLS: u32 = 64;
 const MOST_REGIONS: usize = 1 << 16;
 /// Records handed over per poll.
 const RECORDS_PER_POLL: usize = 64;
-/// Byte of a header (reserved, 0) that marks a record as a descriptor of registered memory.
-const IN_PLACE_MARK: usize = 56;
+/// Byte of a header that marks a record as a descriptor of registered memory.
+const IN_PLACE_MARK: usize = LINK_BYTE;
 
 /// Sizes of a link.
 #[derive(Clone, Debug)]
