@@ -251,6 +251,11 @@ ronde_status ronde_failure(const ronde_group *group);
 /* Transport ("shm", "tcp") and host name of the link to a rank as it is now; "" for this one and unknown ones. The
  * strings live as long as the handle, also when ronde_update has given the rank to another. */
 const char *ronde_transport(const ronde_group *group, int32_t rank);
+
+/* What this process was doing: its last 256 calls that have ended and all that are open, one a line, for example
+ * "all_reduce(count 1000, f32, sum) #119 (tag 0), 3.200 s ago: returned". Writes up to `size` bytes with the final 0, and gives
+ * the length of the whole text without that, as snprintf does. When a job fails the last lines are logged (RONDE_LOG). */
+size_t ronde_recent_calls(const ronde_group *group, char *text, size_t size);
 const char *ronde_host(const ronde_group *group, int32_t rank);
 
 /* Splits a group: members with the same colour form a new one, ranked by (key, old rank). A negative colour

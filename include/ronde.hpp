@@ -20,6 +20,7 @@
 
 #include "ronde.h"
 
+#include <algorithm>
 #include <chrono>
 #include <complex>
 #include <cstdint>
@@ -358,6 +359,11 @@ public:
     int rank() const noexcept { return ronde_rank(handle_.get()); }
     int size() const noexcept { return ronde_size(handle_.get()); }
     std::string transport(int rank) const { return ronde_transport(handle_.get(), rank); }
+    std::string recent_calls() const {
+        std::string text(ronde_recent_calls(handle_.get(), nullptr, 0) + 4096, '\0');
+        text.resize(std::min(ronde_recent_calls(handle_.get(), &text[0], text.size()), text.size() - 1));
+        return text;
+    }
     std::string host(int rank) const { return ronde_host(handle_.get(), rank); }
     ronde_group *handle() const noexcept { return handle_.get(); }
 

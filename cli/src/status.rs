@@ -34,14 +34,16 @@ fn show(status: &Status) -> String {
     );
     text += &status.failure.iter().map(|why| format!("failed: {why}\n")).collect::<String>();
     text += &format!(
-        "{:>6}  {:<10}{:<20}{:>9}  {:<24}{:>10}\n",
-        "rank", "state", "host", "pid", "address", "silent ms"
+        "{:>6}  {:<10}{:<20}{:>9}  {:<24}{:>10}{:>12}  {}\n",
+        "rank", "state", "host", "pid", "address", "silent ms", "calls", "where it is"
     );
     for member in &status.members {
         let address = member.addresses.first().map_or("", String::as_str);
-        let silent = member.silent_ms.map_or_else(|| "-".into(), |ms| ms.to_string());
+        let number = |number: Option<u64>| number.map_or_else(|| "-".into(), |number| number.to_string());
+        let (silent, calls) = (number(member.silent_ms), number(member.calls_ended));
+        let in_call = member.in_call.as_deref().unwrap_or("-");
         text += &format!(
-            "{:>6}  {:<10}{:<20}{:>9}  {address:<24}{silent:>10}\n",
+            "{:>6}  {:<10}{:<20}{:>9}  {address:<24}{silent:>10}{calls:>12}  {in_call}\n",
             member.rank, member.state, member.host, member.pid
         );
     }

@@ -103,6 +103,33 @@ pub unsafe extern "C" fn ronde_host(group: *const ronde_group, rank: i32) -> *co
 ///
 /// # Safety
 ///
+/// `group` is null or a live handle; `text` is null or points to `size` bytes that may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_recent_calls(
+    group: *const ronde_group,
+    text: *mut c_char,
+    size: usize,
+) -> usize {
+    // SAFETY: by the contract of this function.
+    let Some(group) = (unsafe { group.as_ref() }) else { return 0 };
+    contain(0, || {
+        let lines: String = group.group.recent_calls().iter().map(|call| format!("{call}\n")).collect();
+        if !text.is_null() && size > 0 {
+            let shown = lines.len().min(size - 1);
+            // SAFETY: both are at least so long, and do not overlap: the lines were just made.
+            unsafe {
+                std::ptr::copy_nonoverlapping(lines.as_ptr(), text.cast(), shown);
+                *text.add(shown) = 0;
+            }
+        }
+        lines.len()
+    })
+}
+
+/// See the header.
+///
+/// # Safety
+///
 /// `group` is null or a live handle.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ronde_failure(group: *const ronde_group) -> i32 {

@@ -201,11 +201,11 @@ impl Control {
             listener: Mutex::new(Some(listener)),
             succession,
         });
-        let (reader, first) = (shared.clone(), view.clone());
+        let (reader, first, heard) = (shared.clone(), view.clone(), events.clone());
         let read = move || reader.follow_coordinators(&*events, &first);
         std::thread::Builder::new().name("ronde-control".into()).spawn(read).map_err(failed)?;
         let (beater, every) = (shared.clone(), config.heartbeat);
-        let beat = move || beater.beat(every);
+        let beat = move || beater.beat(every, &*heard);
         std::thread::Builder::new().name("ronde-heartbeat".into()).spawn(beat).map_err(failed)?;
         Ok(Control { process: std::process::id(), shared })
     }
@@ -350,12 +350,12 @@ impl Shared {
         }
     }
 
-    fn beat(&self, every: Duration) {
+    fn beat(&self, every: Duration, events: &dyn ControlEvents) {
         let mut progress = lock(&self.progress);
         while !progress.ended {
             let waited = self.changed.wait_timeout(progress, every);
             drop(waited.unwrap_or_else(PoisonError::into_inner));
-            self.send(&FromMember::Heartbeat);
+            self.send(&FromMember::Heartbeat(events.progress()));
             progress = lock(&self.progress);
         }
     }

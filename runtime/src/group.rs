@@ -1,6 +1,7 @@
 //! The group handle: what users call.
 
 use crate::config::Config;
+use crate::engine::diagnosis::RecentCall;
 use crate::engine::{Current, Engine, GroupCell, Prepared, lock};
 use crate::op::Op;
 use crate::validate;
@@ -110,6 +111,12 @@ impl Group {
     /// The first error that ended the group, if any.
     pub fn failure(&self) -> Option<Error> {
         self.inner.engine.failure()
+    }
+
+    /// The last calls of this process (256 that have ended, and all that are open), for a look at what a job does that does not
+    /// go on. When a job fails the last of them are logged.
+    pub fn recent_calls(&self) -> Vec<RecentCall> {
+        self.inner.engine.recent_calls()
     }
 
     /// The links of this group.

@@ -25,11 +25,12 @@ mod validate;
 pub use bootstrap::{RondeId, Store};
 pub use config::{Config, Preset};
 pub use coordinator::{job_status, serve_coordinator};
+pub use engine::diagnosis::RecentCall;
 pub use group::{Element, Group, LinkInfo, Update};
 pub use op::Op;
 pub use ronde_algorithms::{CostTable, Costs};
 pub use ronde_core::call::{Blocks, Call, CallOptions};
-pub use ronde_core::collective::Digests;
+pub use ronde_core::collective::{CallState, Digests};
 pub use ronde_core::error::{Aborted, Misuse, Outcome, Part, PeerLost};
 /// Lending slices to operations.
 pub mod memory {

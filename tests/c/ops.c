@@ -274,6 +274,16 @@ int main(void) {
     group = join();
     rank = ronde_rank(group), ranks = ronde_size(group);
     for (int r = 0; r < ranks; r++) CHECK((ronde_transport(group, r)[0] != 0) == (r != rank));
+    {
+        char some[8], *all;
+        size_t length = ronde_recent_calls(group, NULL, 0);
+        CHECK(length > 20 && ronde_recent_calls(NULL, some, sizeof some) == 0);
+        CHECK(ronde_recent_calls(group, some, sizeof some) == length && strlen(some) == sizeof some - 1);
+        all = malloc(length + 1);
+        CHECK(all && ronde_recent_calls(group, all, length + 1) == length && strlen(all) == length);
+        CHECK(strncmp(all, some, sizeof some - 1) == 0 && strstr(all, "(tag 0), ") && strstr(all, ": returned\n"));
+        free(all);
+    }
     CHECK(ronde_transport(group, -1)[0] == 0 && ronde_host(group, ranks)[0] == 0 && ronde_transport(NULL, 0)[0] == 0);
     in_flight();
     callbacks();

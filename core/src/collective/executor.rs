@@ -356,6 +356,7 @@ impl<P: Plan> Executor<P> {
         } else {
             state.next_op(call.options.tag).0
         };
+        self.shared.recent.started(op.id, call.collective);
         op.group = group;
         op.started = now;
         op.deadline = deadline;
@@ -542,6 +543,8 @@ impl<P: Plan> Executor<P> {
     pub fn overdue(&self, now: Instant) -> Option<Overdue> {
         let op = self.active.iter().map(|&at| &self.ops[at]).find(|op| op.deadline <= now)?;
         let missing = op.missing();
+        let others = op.entered.iter().filter(|entered| **entered).count();
+        let state = &self.shared.groups[op.group.0];
         Some(Overdue {
             op: op.id,
             group: op.group,
@@ -552,6 +555,9 @@ impl<P: Plan> Executor<P> {
                 Phase::Awaiting => WaitsFor::Result,
                 _ => WaitsFor::Members,
             },
+            arrived: others as u32 + u32::from(op.pair.is_none()),
+            of: if op.pair.is_some() { 2 } else { state.present() as u32 },
+            window: op.oldest_window(),
             missing: missing
                 .into_iter()
                 .map(|r| (op.member(r, &self.shared), op.entered[r as usize]))
@@ -623,6 +629,12 @@ pub struct Overdue {
     pub waited: std::time::Duration,
     /// For what.
     pub waits_for: WaitsFor,
+    /// Members that are known to have entered it, with this one.
+    pub arrived: u32,
+    /// Of so many.
+    pub of: u32,
+    /// The first window that is not complete, and how many there are.
+    pub window: Option<(u32, u32)>,
     /// Members that hold it up, and whether they have entered it.
     pub missing: Vec<(MemberId, bool)>,
 }

@@ -10,6 +10,7 @@
 //!   their commit costs no message (PROTOCOL, Commit).
 //! * `op::digest` compares results among members.
 //! * `generation` moves all groups over to a new view at a safe point.
+//! * `recent` records the last calls, for people and for errors.
 //! * `recover` stops everything when a peer is lost, and goes on by the plan of recovery.
 
 mod cookie;
@@ -30,6 +31,7 @@ pub use descriptor::Descriptor;
 pub use executor::{Effect, Executor, Limits, NewOp, OpHandle, Overdue, WaitsFor};
 pub use group::{GroupIndex, NewGroup};
 pub use op::{Digests, Divergence};
+pub use recent::{CallState, RecentCall};
 
 /// Links of a process by the other's number in the job; `None` for itself and for links that are gone.
 pub type Links = Vec<Option<Box<dyn crate::transport::Link>>>;

@@ -15,7 +15,7 @@ use std::time::Duration;
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
 /// Processes with equal ids can share memory and reach each other's abstract Unix sockets.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct MachineId(pub String);
 
 /// What everybody knows of a member.
@@ -176,6 +176,17 @@ impl Rejoin {
     }
 }
 
+/// How far a member is in its calls: what it says with every heartbeat.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct CallProgress {
+    /// Calls that have ended there, of all groups and tags.
+    pub ended: u64,
+    /// The last call that was started.
+    pub last: Option<(OpId, Collective)>,
+    /// Of the open ones that which was started first, and for how long it has been open.
+    pub open: Option<(OpId, Collective, Duration)>,
+}
+
 /// From a member to the coordinator.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum FromMember {
@@ -198,8 +209,8 @@ pub enum FromMember {
     },
     /// This member has passed a safe point: the view is in effect here.
     Entered(Epoch),
-    /// Nothing to say but that it lives.
-    Heartbeat,
+    /// It lives, and how far it is.
+    Heartbeat(CallProgress),
     /// Its link to a member ended.
     LinkFailed {
         /// The member.
@@ -237,6 +248,8 @@ pub enum FromMember {
         waited: Duration,
         /// Who did not arrive.
         culprits: String,
+        /// The same, by their numbers.
+        missing: Vec<MemberId>,
     },
     /// Members hold different results.
     Diverged {

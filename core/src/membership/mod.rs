@@ -19,7 +19,7 @@ pub use coordinator::{
 };
 pub use follower::Follower;
 pub use message::{
-    FromMember, Hello, MAX_MESSAGE_BYTES, MachineId, MemberInfo, MessageError, Rejoin, ToMember, Verdict,
-    View, decode, encode,
+    CallProgress, FromMember, Hello, MAX_MESSAGE_BYTES, MachineId, MemberInfo, MessageError, Rejoin,
+    ToMember, Verdict, View, decode, encode,
 };
 pub use search::{Absence, Search, Step};

@@ -20,7 +20,7 @@ pub(crate) use interface::{Family, InterfaceFilter};
 pub(crate) use linker::{Linker, PeerSockets, Ready, share_memory};
 pub(crate) use listener::{Inbox, Listener};
 use ronde_core::error::{Error, PeerLost, Result};
-use ronde_core::membership::{Hello, MemberInfo, Rejoin, View};
+use ronde_core::membership::{CallProgress, Hello, MemberInfo, Rejoin, View};
 use ronde_core::recovery::RecoveryPlan;
 use ronde_core::{Epoch, MemberId, PeerId};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
@@ -71,6 +71,8 @@ pub(crate) trait ControlEvents: Send + Sync {
     fn hears_nothing(&self);
     /// Another coordinator listens from now on: what was said in between may be lost.
     fn say_again(&self);
+    /// How far this member is in its calls.
+    fn progress(&self) -> CallProgress;
     /// The coordinator is hosted by this member from now on.
     fn hosted_by(&self, host: Option<MemberId>);
 }

@@ -4,14 +4,12 @@ use super::{Engine, Inner};
 use crate::bootstrap::{PeerSockets, share_memory};
 use crate::config::Config;
 use ronde_algorithms::{Topology, Tuning};
-use ronde_core::collective::{Overdue, WaitsFor};
 use ronde_core::error::{Aborted, Error};
 use ronde_core::membership::{FromMember, MemberInfo, View};
 use ronde_core::transport::{Link, LinkFailure};
-use ronde_core::{MemberId, PeerId, Rank};
+use ronde_core::{MemberId, PeerId};
 use ronde_shm::{Registry, ShmLink, ShmOptions};
 use ronde_tcp::{TcpLink, TcpOptions};
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -96,69 +94,6 @@ pub(crate) fn tuning(topology: &Topology) -> Tuning {
         window_bytes: if nodes.count() > 1 { default.window_bytes } else { default.window_bytes / 2 },
         ..default
     }
-}
-
-/// A member by rank, host and address.
-fn describe(view: &View, member: MemberId) -> String {
-    match (view.member(member), view.rank_of_member(member)) {
-        (Some(m), Some(rank)) => format!(
-            "rank {rank} (host {}, {})",
-            m.host,
-            m.addresses.first().map_or_else(String::new, |a| a.to_string())
-        ),
-        _ => format!("member {member}"),
-    }
-}
-
-/// Who holds which result, by digest; the rarest last.
-pub(crate) fn describe_holders(view: &View, held: &[(MemberId, u64)]) -> String {
-    let mut by_digest: BTreeMap<u64, Vec<MemberId>> = BTreeMap::new();
-    held.iter().for_each(|&(member, digest)| by_digest.entry(digest).or_default().push(member));
-    let mut by_digest: Vec<_> = by_digest.into_iter().collect();
-    by_digest.sort_by_key(|(_, members)| std::cmp::Reverse(members.len()));
-    let mut texts = Vec::new();
-    for (digest, mut members) in by_digest {
-        members.sort_unstable();
-        let names: Vec<String> = members.iter().map(|&member| describe(view, member)).collect();
-        texts.push(format!("{digest:016x} on {}", names.join(", ")));
-    }
-    texts.join("; ")
-}
-
-/// Who holds an op up, in words.
-pub(crate) fn describe_missing(view: &View, me: Rank, overdue: &Overdue) -> String {
-    let peer = |member: MemberId| describe(view, member);
-    let list = |entered: bool| -> Vec<String> {
-        overdue.missing.iter().filter(|(_, e)| *e == entered).map(|(r, _)| peer(*r)).collect()
-    };
-    match overdue.waits_for {
-        WaitsFor::Members => {}
-        WaitsFor::Plan => {
-            return format!(
-                "a peer was lost, and not all of the others have said how far they are, or the coordinator was lost \
-                 too and no other is found (seen by rank {me}). Look for processes that hang"
-            );
-        }
-        WaitsFor::Result => {
-            return format!(
-                "a peer was lost, and the result that another one has did not come (seen by rank {me}). Look at the \
-                 network"
-            );
-        }
-    }
-    let (absent, silent) = (list(false), list(true));
-    let mut text = String::new();
-    if !absent.is_empty() {
-        text += &format!("{} has not entered it", absent.join(", "));
-    }
-    if !silent.is_empty() {
-        let joint = if text.is_empty() { "" } else { "; " };
-        text += &format!("{joint}{} entered it and went silent", silent.join(", "));
-    }
-    if text.is_empty() {
-        text = "no peer is missing: the local links did not take the data".into();
-    }
-    format!("{text} (seen by rank {me}). Look at what those processes do, or raise the timeout")
 }
 
 impl Engine {

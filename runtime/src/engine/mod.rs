@@ -6,6 +6,7 @@
 //! sleep on a condition variable and are woken when an op ends. A background thread takes over only
 //! while nobody waits and asynchronous ops are open, and looks in every 20 ms otherwise.
 
+pub(crate) mod diagnosis;
 pub(crate) mod links;
 mod recover;
 mod sleep;
@@ -20,9 +21,9 @@ use links::LinkState;
 use ronde_algorithms::AnyPlan;
 use ronde_algorithms::kernels::CpuKernels;
 use ronde_core::call::Call;
-use ronde_core::collective::{Divergence, Effect, Executor, Limits, Links, NewOp, OpHandle, Overdue};
+use ronde_core::collective::{Executor, Limits, Links, NewOp, OpHandle};
 use ronde_core::error::{Aborted, Error, Misuse, Outcome, Result};
-use ronde_core::membership::{Follower, FromMember, MemberInfo, Rejoin};
+use ronde_core::membership::{CallProgress, Follower, FromMember, MemberInfo, Rejoin};
 use ronde_core::memory::Arena;
 use ronde_core::transport::Link;
 use ronde_core::{Instant, MemberId, PeerId, Rank};
@@ -39,6 +40,8 @@ pub(crate) use views::{Current, GroupCell};
 /// so many times as long as a member may be silent, since another coordinator may have to be found first.
 const VERDICT_PATIENCE: Duration = Duration::from_secs(5);
 const VERDICT_SILENCES: u32 = 8;
+/// How often at most heartbeats are told how far the ops are.
+const PUBLISH_EVERY: Duration = Duration::from_millis(50);
 /// How often the background thread looks in when no op is open.
 const IDLE_TICK: Duration = Duration::from_millis(20);
 
@@ -63,6 +66,8 @@ pub(crate) struct Inner {
     /// When a report was made that the coordinator has not answered yet, the error if it never does, and
     /// the peer whose link it is about.
     pending_verdict: Option<(Instant, Error, Option<usize>)>,
+    /// When the heartbeat was last told how far the ops are.
+    published: Instant,
     failed: bool,
 }
 
@@ -99,6 +104,8 @@ pub(crate) struct Announced {
     waker: Mutex<Option<Arc<Waker>>>,
     /// Woken when the background thread should look.
     background: Condvar,
+    /// What the next heartbeat says; a copy, since who drives holds the engine's lock most of the time.
+    progress: Mutex<CallProgress>,
     /// Once there is one.
     engine: Mutex<std::sync::Weak<Engine>>,
 }
@@ -148,6 +155,10 @@ impl ControlEvents for Announced {
         if let Some(engine) = engine {
             engine.say_again();
         }
+    }
+
+    fn progress(&self) -> CallProgress {
+        *lock(&self.progress)
     }
 
     fn hosted_by(&self, host: Option<MemberId>) {
@@ -205,6 +216,7 @@ impl Engine {
                 gone: Vec::new(),
                 sleeping: false,
                 pending_verdict: None,
+                published: Instant(0),
                 failed: false,
             }),
             ended: Condvar::new(),
@@ -490,26 +502,6 @@ impl Engine {
         self.ended.notify_all();
     }
 
-    /// Tells the coordinator what ends the job, whose verdict comes back in the same words for all.
-    fn report_effect(&self, inner: &mut Inner, effect: Effect) {
-        let (report, aborted) = match effect {
-            Effect::Mismatch { op, member, call, other, other_call } => {
-                let (rank, other_rank) = (inner.rank_of(member), inner.rank_of(other));
-                let (mine, theirs) = (call.clone(), other_call.clone());
-                let report = FromMember::Mismatch { op, rank, call: mine, other_rank, other_call: theirs };
-                (report, Aborted::Mismatch { op, rank, call, other_rank, other_call })
-            }
-            Effect::Diverged(Divergence { op, held }) => {
-                let holders = links::describe_holders(inner.follower.view(), &held);
-                let report = FromMember::Diverged { op, holders: holders.clone() };
-                (report, Aborted::Diverged { op, holders })
-            }
-        };
-        self.control.say(&report);
-        let error = Error::Aborted(Arc::new(aborted));
-        inner.pending_verdict.get_or_insert((self.now(), error, None));
-    }
-
     /// Takes in what the control thread announced.
     fn hear(&self, inner: &mut Inner) {
         let announced = &self.announced;
@@ -538,6 +530,7 @@ impl Engine {
         if let Some(error) = self.failure()
             && !inner.failed
         {
+            self.warn_of_calls(inner, &error);
             inner.fail(&error);
             self.ended.notify_all();
         }
@@ -563,6 +556,10 @@ impl Engine {
             return;
         }
         let now = self.now();
+        if now.since(inner.published) > PUBLISH_EVERY {
+            inner.published = now;
+            *lock(&self.announced.progress) = inner.executor.progress(now);
+        }
         if let Some((since, error, _)) = &inner.pending_verdict {
             if now.since(*since) > self.verdict_patience {
                 let error = error.clone();
@@ -589,13 +586,6 @@ impl Inner {
     /// The rank in the job of a member.
     fn rank_of(&self, member: MemberId) -> Rank {
         self.follower.view().rank_of_member(member).unwrap_or(Rank(member.0))
-    }
-
-    fn timeout_report(&self, overdue: &Overdue) -> (FromMember, Error) {
-        let culprits = links::describe_missing(self.follower.view(), self.rank(), overdue);
-        let Overdue { op, collective, waited, .. } = *overdue;
-        let report = FromMember::Timeout { op, collective, waited, culprits: culprits.clone() };
-        (report, Error::Aborted(Arc::new(Aborted::Timeout { op, collective, waited, culprits })))
     }
 
     /// The result of an op if it has ended; its scratch goes back.

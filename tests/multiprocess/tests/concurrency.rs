@@ -192,7 +192,17 @@ fn deadline_rank() {
         let error = group.all_reduce_with(&mut data, ReduceOp::Sum, &options).expect_err("rank 2 is absent");
         assert!(matches!(error, Error::Aborted(_)), "{error}");
         let text = error.to_string();
-        assert!(text.contains("rank 2") && text.contains("has not entered"), "{text}");
+        assert!(text.contains("rank 2 (host ") && text.contains(") has not entered"), "{text}");
+        // The coordinator adds what it knows of rank 2, so that all get the same.
+        assert!(text.contains("2 of 3 are known to be in it"), "{text}");
+        assert!(text.contains("rank 2 lives and is in no call, and has made none yet"), "{text}");
+        let calls = group.recent_calls();
+        let call = calls.last().expect("a call").to_string();
+        assert!(
+            call.starts_with("all_reduce(count 4, u32, sum) #0 (tag 0), ") && call.ends_with(": failed"),
+            "{call}"
+        );
+        println!("VERDICT {text}");
     } else {
         // Rank 2 learns of it too, without having called anything.
         let deadline = std::time::Instant::now() + Duration::from_secs(10);
@@ -200,6 +210,7 @@ fn deadline_rank() {
             assert!(std::time::Instant::now() < deadline, "rank 2 was never told");
             std::thread::yield_now();
         }
+        println!("VERDICT {}", group.failure().expect("the error"));
     }
 }
 

@@ -194,7 +194,8 @@ impl<P: Plan> OpState<P> {
             let link = shared.groups[self.group.0].members[rank as usize];
             shared.unsent.push((link, header, Segment::EMPTY));
         }
-        shared.recent.add(self.id, self.pair.map(|link| (link, self.receives)), self.descriptor);
+        let side = self.pair.map(|link| (link, self.receives));
+        shared.recent.ended(self.id, side, self.descriptor, self.started, result.is_err());
         self.keep_owed(shared);
         if result.is_err() && self.pair.is_none() {
             shared.groups[self.group.0].failed(self.id.tag, self.id.seq);

@@ -591,6 +591,12 @@ impl<P: Plan> OpState<P> {
         ranks
     }
 
+    /// The first window that is not complete, and how many there are.
+    pub(crate) fn oldest_window(&self) -> Option<(u32, u32)> {
+        let oldest = self.open.iter().map(|window| window.index).min();
+        oldest.map(|index| (index, self.windows))
+    }
+
     /// Charge of frames whose receivers are not known to have entered, by rank.
     pub(crate) fn unentered(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
         let ranks = self.eager.iter().zip(&self.entered).enumerate();

@@ -76,11 +76,13 @@ impl Coordinator {
         let (here, of) = match self.count_without(id) {
             Some(_) if planted::has(Bug::SilenceProvesDeaths) => return self.lose(id, reason, now),
             Some(count) if !count.has_quorum() => (count.here, count.of),
-            Some(_) => {
-                self.unproven.insert(id);
+            count => {
+                if count.is_some() {
+                    self.unproven.insert(id);
+                }
+                self.note_flapping(id, now);
                 return self.lose(id, reason, now);
             }
-            None => return self.lose(id, reason, now),
         };
         self.fail(Verdict::NoQuorum { here: here as u32, of: of as u32 });
     }
@@ -99,6 +101,7 @@ impl Coordinator {
         self.closed.insert(info.peer, Closed { info, awaited });
         if !awaited {
             self.unproven.insert(id);
+            self.note_flapping(id, now);
             self.lose(id, CLOSED, now);
         }
         !awaited
@@ -111,7 +114,9 @@ impl Coordinator {
 
     pub(super) fn closed_one_has_ended(&mut self, peer: PeerId, now: Instant) {
         let Some(Closed { info, awaited }) = self.closed.remove(&peer) else { return };
-        self.unproven.remove(&info.id);
+        if self.unproven.remove(&info.id) {
+            self.forgive_flapping(&info.machine);
+        }
         if awaited {
             self.lose(info.id, CLOSED, now);
         }

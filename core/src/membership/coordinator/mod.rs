@@ -2,16 +2,18 @@
 //! members of a job that runs change at safe points in [`views`], and how another coordinator takes over in
 //! [`succession`].
 
+mod flapping;
 mod losses;
 mod status;
 mod succession;
 mod views;
 
-use super::message::{FromMember, Hello, MemberInfo, ToMember, Verdict, View};
+use super::message::{CallProgress, FromMember, Hello, MemberInfo, ToMember, Verdict, View};
 use crate::error::PeerLost;
 use crate::planted::{self, Bug};
 use crate::recovery::Report;
 use crate::{Epoch, Incarnation, Instant, MemberId, PeerId, Rank};
+use flapping::Flapping;
 use losses::{Accusation, Closed};
 pub use status::{MemberStatus, NextStatus, PendingStatus, Status};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +22,7 @@ use succession::Gathered;
 use views::NextView;
 
 /// Version of the control protocol.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// How patient a coordinator is.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -81,6 +83,8 @@ struct Member {
     reserved: Option<MemberId>,
     left: bool,
     heard: Instant,
+    /// What it last said of its calls.
+    progress: Option<CallProgress>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -131,6 +135,7 @@ pub struct Coordinator {
     ticked: Instant,
     /// Until then a job that failed before it formed is kept, so that who comes late hears why.
     lingers_until: Instant,
+    flapping: Flapping,
     effects: Vec<Effect>,
 }
 
@@ -153,6 +158,7 @@ impl Coordinator {
             beaten: Instant(0),
             ticked: Instant(0),
             lingers_until: Instant(0),
+            flapping: Flapping::default(),
             effects: Vec::new(),
         }
     }
@@ -212,7 +218,8 @@ impl Coordinator {
             FromMember::Hello(hello) => self.hello(connection, hello, now),
             FromMember::Rejoin(rejoin) => self.rejoin(connection, *rejoin, now),
             FromMember::Succeeded => self.succeeded(connection, now),
-            FromMember::Heartbeat | FromMember::Status => {}
+            FromMember::Heartbeat(progress) => self.note_progress(connection, progress),
+            FromMember::Status => {}
             FromMember::Linked(epoch) => self.linked(connection, epoch),
             FromMember::Unlinked { epoch, member, reason } => {
                 self.unlinked(connection, epoch, member, &reason);
@@ -225,7 +232,8 @@ impl Coordinator {
             FromMember::Mismatch { op, rank, call, other_rank, other_call } => {
                 self.fail(ordered_mismatch(op, (rank, call), (other_rank, other_call)));
             }
-            FromMember::Timeout { op, collective, waited, culprits } => {
+            FromMember::Timeout { op, collective, waited, culprits, missing } => {
+                let culprits = culprits + &self.whereabouts(&op, &missing);
                 self.fail(Verdict::Timeout { op, collective, waited, culprits });
             }
             FromMember::Diverged { op, holders } => self.fail(Verdict::Diverged { op, holders }),
@@ -248,6 +256,7 @@ impl Coordinator {
             _ => {}
         }
         self.members.remove(&connection);
+        self.forget_waiting(connection);
         if matches!(self.state, State::Gathering) {
             self.tell_gathering();
         }
@@ -483,7 +492,7 @@ impl Coordinator {
 
 impl Member {
     fn new(hello: Hello, id: Option<MemberId>, now: Instant) -> Member {
-        Member { hello, id, reserved: None, left: false, heard: now }
+        Member { hello, id, reserved: None, left: false, heard: now, progress: None }
     }
 
     /// Its silence would be its loss.

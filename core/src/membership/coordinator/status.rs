@@ -1,8 +1,25 @@
 //! What a coordinator says of its job, for people and programs that ask.
 
 use super::{Coordinator, State};
-use crate::{Epoch, Generation, Incarnation, Instant, MemberId};
+use crate::membership::CallProgress;
+use crate::{Epoch, Generation, Incarnation, Instant, MemberId, OpId};
 use serde::{Deserialize, Serialize};
+
+/// So many members are described in an error.
+const MOST_NAMED: usize = 8;
+
+/// Where a member is in its calls, in words.
+fn describe(progress: &CallProgress) -> String {
+    match (progress.open, progress.last) {
+        (Some((op, collective, waited)), _) => {
+            format!("in {collective} #{} (tag {}) for {:.1} s", op.seq, op.tag, waited.as_secs_f64())
+        }
+        (None, Some((op, collective))) => {
+            format!("in no call after {collective} #{} (tag {})", op.seq, op.tag)
+        }
+        (None, None) => "in no call, and has made none yet".to_owned(),
+    }
+}
 
 /// A job, as its coordinator sees it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -48,6 +65,10 @@ pub struct MemberStatus {
     pub state: String,
     /// Milliseconds since it was heard of.
     pub silent_ms: Option<u64>,
+    /// Calls that have ended there, as it last said.
+    pub calls_ended: Option<u64>,
+    /// The call that it has been in for longest, or the last that it has made.
+    pub in_call: Option<String>,
 }
 
 /// A process that waits to be taken in.
@@ -94,6 +115,8 @@ impl Coordinator {
                 addresses: info.addresses.iter().map(ToString::to_string).collect(),
                 state: self.state_of(info.id).to_owned(),
                 silent_ms: member.map(|member| now.since(member.heard).as_millis() as u64),
+                calls_ended: member.and_then(|member| member.progress).map(|progress| progress.ended),
+                in_call: member.and_then(|member| member.progress).map(|progress| describe(&progress)),
             }
         });
         let waiting = self.members.values().filter(|m| m.id.is_none() && !m.left);
@@ -111,6 +134,33 @@ impl Coordinator {
             next: self.next.as_ref().map(|next| next.status()),
             suspicion: self.accusations.first().map(|a| format!("member {}: {}", a.member, a.reason)),
         }
+    }
+
+    pub(super) fn note_progress(&mut self, connection: u64, progress: CallProgress) {
+        if let Some(member) = self.members.get_mut(&connection) {
+            member.progress = Some(progress);
+        }
+    }
+
+    /// What is known of members that have not come to an op, for the error that all get: who never made the call is told
+    /// apart from who waits in it, behind a link that is silent.
+    pub(super) fn whereabouts(&self, op: &OpId, missing: &[MemberId]) -> String {
+        let of = |&id: &MemberId| {
+            let rank = self.view.rank_of_member(id)?;
+            let progress = self.members.get(&self.connection_of(id)?)?.progress?;
+            let waits_too = progress.open.filter(|(open, ..)| open == op);
+            Some(match waits_too {
+                Some((.., waited)) => {
+                    let seconds = waited.as_secs_f64();
+                    format!(
+                        "rank {rank} waits in this call too, for {seconds:.1} s: look at the network between"
+                    )
+                }
+                None => format!("rank {rank} lives and is {}", describe(&progress)),
+            })
+        };
+        let texts: Vec<String> = missing.iter().filter_map(of).take(MOST_NAMED).collect();
+        if texts.is_empty() { String::new() } else { format!(". By their heartbeats, {}", texts.join("; ")) }
     }
 
     fn state_of(&self, id: MemberId) -> &'static str {

@@ -187,7 +187,7 @@ fn silence_is_loss() {
     for ms in (0..1000).step_by(100) {
         let now = Instant(ms * 1_000_000);
         for connection in [10, 12] {
-            coordinator.handle_message(connection, FromMember::Heartbeat, now);
+            coordinator.handle_message(connection, FromMember::Heartbeat(CallProgress::default()), now);
         }
         coordinator.handle_tick(now);
         assert!(verdicts(&coordinator.take_effects()).is_empty());
@@ -347,10 +347,10 @@ fn a_newcomer_without_links_is_given_up() {
     say(&mut coordinator, &[10], &FromMember::Linked(view.epoch), Instant(2 * MS));
     let due = coordinator.next_change_of_view().unwrap();
     for ms in (0..due.0 / MS).step_by(100) {
-        say(&mut coordinator, &[10, 20], &FromMember::Heartbeat, Instant(ms * MS));
+        say(&mut coordinator, &[10, 20], &FromMember::Heartbeat(CallProgress::default()), Instant(ms * MS));
         coordinator.handle_tick(Instant(ms * MS));
     }
-    say(&mut coordinator, &[10, 20], &FromMember::Heartbeat, due);
+    say(&mut coordinator, &[10, 20], &FromMember::Heartbeat(CallProgress::default()), due);
     drop(coordinator.take_effects());
     coordinator.handle_tick(due);
     let effects = coordinator.take_effects();
@@ -458,4 +458,146 @@ fn many_newcomers_come_in_one_view() {
     let newcomers: Vec<u64> = (100..1100).collect();
     let (to, view) = propose(&mut coordinator, &newcomers, Instant(MS));
     assert_eq!((to.len(), view.members.len()), (1002, 1002));
+}
+
+/// Says that member `id` cannot be reached, and lets the others go on without it.
+fn give_up(coordinator: &mut Coordinator, others: &[u64], id: MemberId, now: Instant) -> Instant {
+    let failed = FromMember::LinkFailed { member: id, reason: "nothing came".into() };
+    coordinator.handle_message(others[0], failed, now);
+    let judged = now.after(CoordinatorOptions::default().grace);
+    say(coordinator, others, &FromMember::Heartbeat(CallProgress::default()), judged);
+    coordinator.handle_tick(judged);
+    let epoch = prepared(&coordinator.take_effects())[0].1.0;
+    go_on_without(coordinator, others, epoch, judged);
+    judged
+}
+
+/// All report, and pass the safe point behind which only they are left.
+fn go_on_without(coordinator: &mut Coordinator, others: &[u64], epoch: u64, now: Instant) {
+    say(coordinator, others, &report(epoch), now);
+    let shrunk = coordinator.take_effects().iter().find_map(|effect| match effect {
+        Effect::Send(_, ToMember::Resume { shrink, .. }) => *shrink,
+        _ => None,
+    });
+    say(coordinator, others, &FromMember::Entered(shrunk.expect("a view without it")), now);
+    drop(coordinator.take_effects());
+}
+
+/// Time passes until a view is proposed.
+fn await_view(coordinator: &mut Coordinator, members: &[u64], now: &mut Instant) -> View {
+    let began = *now;
+    loop {
+        assert!(now.since(began) < Duration::from_secs(60), "no view comes");
+        *now = coordinator.next_deadline().expect("something is to come");
+        say(coordinator, members, &FromMember::Heartbeat(CallProgress::default()), *now);
+        coordinator.handle_tick(*now);
+        if let Some((_, view)) = proposed(&coordinator.take_effects()) {
+            return view;
+        }
+    }
+}
+
+/// A process that lives, is given up, and comes back again and again waits longer each time; what it waits for does not keep
+/// others from coming.
+#[test]
+fn who_flaps_waits() {
+    let mut coordinator = active(3);
+    let mut now = Instant(0);
+    let mut id = MemberId(2);
+    let mut waits = Vec::new();
+    for round in 0..5u8 {
+        now = give_up(&mut coordinator, &[10, 11], id, now);
+        let connection = 20 + u64::from(round);
+        coordinator.handle_message(connection, newcomer(connection as u8), now);
+        let came = now;
+        let view = await_view(&mut coordinator, &[10, 11], &mut now);
+        waits.push(now.since(came).as_secs_f64());
+        id = view.members.last().expect("the newcomer").id;
+        say(&mut coordinator, &[10, 11, connection], &FromMember::Linked(view.epoch), now);
+        say(&mut coordinator, &[10, 11, connection], &FromMember::Entered(view.epoch), now);
+        assert_eq!(coordinator.view().members.len(), 3);
+        drop(coordinator.take_effects());
+    }
+    assert!(waits[0] < 0.1, "{waits:?}");
+    for (at, longest) in [(1, 1.0), (2, 2.0), (3, 4.0), (4, 8.0)] {
+        assert!(waits[at] > 0.7 * longest && waits[at] < longest + 0.1, "{waits:?}");
+    }
+}
+
+/// One of another machine whose process had ended does not flap, however often that happens.
+#[test]
+fn who_crashes_does_not_flap() {
+    let mut coordinator = active(2);
+    for round in 0..5u8 {
+        let mut now = Instant(u64::from(round) * 1000 * MS);
+        let connection = 20 + u64::from(round);
+        let FromMember::Hello(mut hello) = newcomer(connection as u8) else { unreachable!() };
+        hello.info.machine = MachineId("another".into());
+        let peer = hello.info.peer;
+        coordinator.handle_message(connection, FromMember::Hello(hello), now);
+        let came = now;
+        let view = await_view(&mut coordinator, &[10, 11], &mut now);
+        assert!(now.since(came) < Duration::from_millis(100), "it waits for nothing");
+        let all = [10, 11, connection];
+        say(&mut coordinator, &all, &FromMember::Linked(view.epoch), now);
+        say(&mut coordinator, &all, &FromMember::Entered(view.epoch), now);
+        drop(coordinator.take_effects());
+        coordinator.handle_closed(connection, now);
+        let effects = coordinator.take_effects();
+        assert!(effects.iter().any(|e| matches!(e, Effect::Probe(info) if info.peer == peer)), "{effects:?}");
+        coordinator.handle_ended(peer, now);
+        let epoch = coordinator.epoch.0;
+        go_on_without(&mut coordinator, &[10, 11], epoch, now);
+    }
+}
+
+/// The error of a call that misses its deadline tells a process that never made it from one behind a silent link.
+#[test]
+fn heartbeats_tell_where_members_are() {
+    let op = |seq| {
+        crate::Formation { group: crate::GroupId(0), generation: crate::Generation(0) }
+            .op(crate::Tag(0), crate::Seq(seq))
+    };
+    let waited = Duration::from_millis(3200);
+    let all_reduce = crate::Collective::AllReduce;
+    for (progress, words) in [
+        (
+            CallProgress {
+                ended: 120,
+                last: Some((op(120), all_reduce)),
+                open: Some((op(120), all_reduce, waited)),
+            },
+            "rank 2 waits in this call too, for 3.2 s: look at the network between",
+        ),
+        (
+            CallProgress {
+                ended: 119,
+                last: Some((op(119), all_reduce)),
+                open: Some((op(119), all_reduce, waited)),
+            },
+            "rank 2 lives and is in all_reduce #119 (tag 0) for 3.2 s",
+        ),
+        (
+            CallProgress { ended: 120, last: Some((op(119), all_reduce)), open: None },
+            "rank 2 lives and is in no call after all_reduce #119 (tag 0)",
+        ),
+        (CallProgress::default(), "rank 2 lives and is in no call, and has made none yet"),
+    ] {
+        let mut coordinator = active(3);
+        coordinator.handle_message(12, FromMember::Heartbeat(progress), Instant(MS));
+        let member = &coordinator.status(Instant(MS)).members[2];
+        assert_eq!(member.calls_ended, Some(progress.ended));
+        let (culprits, missing) = ("rank 2 has not entered it".to_owned(), vec![MemberId(2)]);
+        let timeout = FromMember::Timeout { op: op(120), collective: all_reduce, waited, culprits, missing };
+        coordinator.handle_message(10, timeout, Instant(2 * MS));
+        let told = verdicts(&coordinator.take_effects());
+        assert_eq!(told.len(), 3);
+        for (_, verdict) in told {
+            let text = crate::Error::from(verdict).to_string();
+            assert!(
+                text.contains("rank 2 has not entered it. By their heartbeats, ") && text.ends_with(words),
+                "{text}"
+            );
+        }
+    }
 }

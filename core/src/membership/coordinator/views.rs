@@ -66,9 +66,16 @@ impl Coordinator {
     }
 
     pub(super) fn newcomer(&mut self, connection: u64, hello: Hello, now: Instant) {
+        let waits = self.holds_back(connection, &hello, now);
         self.members.insert(connection, Member::new(hello, None, now));
         let members = self.bound().count() as u32;
         self.effects.push(Effect::Send(connection, ToMember::Pending { members }));
+        if !waits {
+            self.has_come(now);
+        }
+    }
+
+    fn has_come(&mut self, now: Instant) {
         let (first, _) = self.newcomers_since.unwrap_or((now, now));
         self.newcomers_since = Some((first, now));
     }
@@ -79,13 +86,18 @@ impl Coordinator {
             _ if matches!(self.state, State::Linking) => None,
             Some(next) if !next.armed => Some(next.since.after(self.options.link_patience)),
             None if matches!(self.state, State::Active) => {
-                self.newcomers_since.map(|(first, last)| last.after(QUIET).min(first.after(LONGEST_QUIET)))
+                let come = self.newcomers_since;
+                let due = come.map(|(first, last)| last.after(QUIET).min(first.after(LONGEST_QUIET)));
+                due.into_iter().chain(self.flapping.next()).min()
             }
             _ => None,
         }
     }
 
     pub(super) fn change_view_when_due(&mut self, now: Instant) {
+        if self.flapping.release(now) {
+            self.has_come(now);
+        }
         if self.next_change_of_view().is_none_or(|due| due > now) {
             return;
         }
@@ -105,7 +117,11 @@ impl Coordinator {
         let is_free = |id: &MemberId| self.view.member(*id).is_none() && !reserved.contains(id);
         let mut free = (0..).map(MemberId).filter(is_free);
         let mut infos = Vec::new();
-        for member in self.members.values_mut().filter(|m| m.id.is_none() && !m.left) {
+        let flapping = &self.flapping;
+        let comes = |(connection, m): &(&u64, &mut Member)| {
+            m.id.is_none() && !m.left && !flapping.holds(**connection)
+        };
+        for (_, member) in self.members.iter_mut().filter(comes) {
             member.id = member.reserved.take().or_else(|| free.next());
             member.heard = now;
             infos.extend(member.info());
@@ -211,6 +227,7 @@ impl Coordinator {
             all.map(|m| m.id).find(|&id| self.is_unarmed_newcomer(id))
         });
         if let Some(id) = goes {
+            self.note_flapping(id, now);
             let reason = format!("links were missing after {limit:.0} s, at members {late:?}");
             self.drop_newcomer(id, &reason, now);
         }

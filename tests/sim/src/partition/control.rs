@@ -5,8 +5,8 @@ use super::wires::{Data, Down, Up};
 use super::{Event, HEARTBEAT, JOIN_PATIENCE, SUSPECT_AFTER, World, peer_id, process_of, span};
 use rand::Rng;
 use ronde_core::membership::{
-    self, Absence, Coordinator, CoordinatorOptions, Effect, Follower, FromMember, Hello, Rejoin, Search,
-    Step, ToMember, Verdict, View,
+    self, Absence, CallProgress, Coordinator, CoordinatorOptions, Effect, Follower, FromMember, Hello,
+    Rejoin, Search, Step, ToMember, Verdict, View,
 };
 use ronde_core::{Epoch, Instant, MemberId};
 use std::sync::Arc;
@@ -206,7 +206,7 @@ impl World {
 
     pub(super) fn beat(&mut self, process: usize) {
         if self.processes[process].ended.is_none() {
-            self.say(process, FromMember::Heartbeat);
+            self.say(process, FromMember::Heartbeat(CallProgress::default()));
             self.schedule(HEARTBEAT, Event::Beat(process));
         }
     }

@@ -260,7 +260,7 @@ fn silent_members_are_counted_all_together() {
     let mut fenced = 0;
     for ms in (0..6000).step_by(100) {
         let now = Instant(ms * MS);
-        say(&mut coordinator, &[10, 11], &FromMember::Heartbeat, now);
+        say(&mut coordinator, &[10, 11], &FromMember::Heartbeat(CallProgress::default()), now);
         coordinator.handle_tick(now);
         let effects = coordinator.take_effects();
         if verdicts(&effects)
@@ -289,7 +289,7 @@ fn a_host_that_is_cut_off_stops() {
     say(&mut coordinator, &[10, 11, 12], &FromMember::Linked(Epoch(1)), Instant(0));
     drop(coordinator.take_effects());
     for ms in (0..3000).step_by(100) {
-        say(&mut coordinator, &[10], &FromMember::Heartbeat, Instant(ms * MS));
+        say(&mut coordinator, &[10], &FromMember::Heartbeat(CallProgress::default()), Instant(ms * MS));
         coordinator.handle_tick(Instant(ms * MS));
     }
     let told = verdicts(&coordinator.take_effects());
@@ -386,7 +386,7 @@ fn connections_that_end_prove_no_death() {
     let accusation = FromMember::LinkFailed { member: MemberId(2), reason: "closed".into() };
     say(&mut coordinator, &[10], &accusation, Instant(MS));
     for ms in (100..1000).step_by(100) {
-        say(&mut coordinator, &[10], &FromMember::Heartbeat, Instant(ms * MS));
+        say(&mut coordinator, &[10], &FromMember::Heartbeat(CallProgress::default()), Instant(ms * MS));
         coordinator.handle_tick(Instant(ms * MS));
     }
     let effects = coordinator.take_effects();
