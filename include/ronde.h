@@ -127,7 +127,8 @@ typedef enum ronde_dtype {
     RONDE_F8E5M2 = 16  /* OCP E5M2 */
 } ronde_dtype;
 
-/* How to reduce: one of the constants, or made by ronde_reduction_create or ronde_reduction_premulsum.
+/* How to reduce: one of the constants, or made by ronde_reduction_create, ronde_reduction_premulsum or
+ * ronde_reduction_weighted_avg.
  * Results have the same bits on every rank and in every run. Integers wrap. MIN and MAX of floats give NaN if any
  * input is NaN. AVG divides the sum once; integers truncate toward zero. 8- and 16-bit floats are summed in f32
  * and rounded once by the algorithms that reduce all inputs together (one-shot, two-shot, direct), which are
@@ -310,6 +311,11 @@ ronde_status ronde_reduction_create(ronde_combine combine, void *context, ronde_
 /* The sum of all inputs, each multiplied by its rank's scalar (one element of dtype; only for calls of it). */
 ronde_status ronde_reduction_premulsum(ronde_dtype dtype, const void *scalar, ronde_reduction *reduction);
 
+/* The average of all inputs, each weighed by its rank's weight (finite, not negative; 0 for a rank that has nothing to say): their
+ * sum, each multiplied by its weight, divided by the sum of the weights of those who contributed. For floating types; of 8- and
+ * 16-bit ones products are rounded, so keep weights near 1. All weights 0 give NaN. */
+ronde_status ronde_reduction_weighted_avg(double weight, ronde_reduction *reduction);
+
 /* Ops already started with it are not disturbed. Constants are ignored. */
 ronde_status ronde_reduction_free(ronde_reduction reduction);
 
@@ -371,10 +377,11 @@ typedef struct ronde_outcome {
                                 results from here on are void */
     uint32_t generation;     /* of ronde_generation, when the call was made */
     uint32_t reserved;
+    double weight;           /* of a weighted average: the sum of the weights in the result, where that is; else NaN */
 } ronde_outcome;
 
 #define RONDE_OUTCOME_INIT \
-    { sizeof(ronde_outcome), 0, 0, 0, 0, NULL, 0, 0, 0, NULL, 0, NULL, 0, 0, 0, 0 }
+    { sizeof(ronde_outcome), 0, 0, 0, 0, NULL, 0, 0, 0, NULL, 0, NULL, 0, 0, 0, 0, 0 }
 
 /* --------------------------------------------------------------------------------------------- Collectives
  *

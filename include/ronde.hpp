@@ -101,6 +101,14 @@ class reduction {
 public:
     constexpr explicit reduction(ronde_reduction builtin) noexcept : number_(builtin), owned_(false) {}
 
+    // The average of all inputs, each weighed by its rank's weight.
+    static reduction weighted_avg(double weight) {
+        reduction made;
+        detail::check(ronde_reduction_weighted_avg(weight, &made.number_));
+        made.owned_ = true;
+        return made;
+    }
+
     // The sum of all inputs, each multiplied by its rank's scalar.
     template <class T>
     static reduction premulsum(const T &scalar) {

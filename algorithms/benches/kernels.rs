@@ -43,7 +43,7 @@ fn reduce(c: &mut Criterion) {
                 let reduction = Reduction::Builtin(ReduceOp::Sum);
                 let streaming = bytes >= 8 << 20;
                 let spec =
-                    ReduceSpec { dtype, reduction: &reduction, finish: Some(sources as u64), streaming };
+                    ReduceSpec { dtype, reduction: &reduction, finish: Some(sources as f64), streaming };
                 let id = BenchmarkId::new(dtype.name(), format!("{sources} x {size}"));
                 group.bench_function(id, |b| b.iter(|| kernels.reduce(&spec, black_box(&segments), &output)));
             }

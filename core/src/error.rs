@@ -220,7 +220,7 @@ pub struct Part {
 }
 
 /// What a call that succeeded says of itself.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Default)]
 #[must_use]
 #[non_exhaustive]
 pub struct Outcome {
@@ -237,6 +237,9 @@ pub struct Outcome {
     /// order. Empty where it is the same for all. `contributors` and `absent` are those of the last part, which has
     /// the fewest contributors.
     pub parts: Vec<Part>,
+    /// Of a weighted average, the sum of the weights of those who contributed, where the result is; of several parts that of the
+    /// last. `None` for an empty vector.
+    pub weight: Option<f64>,
     /// How often losses interrupted it.
     pub interruptions: u32,
     /// Time from its start until this peer heard of the first of them; zero if there was none.

@@ -16,6 +16,8 @@ const MAGIC: u16 = 0x5244;
 /// Kinds of ops that a header tells apart: at most one bit is set.
 const POINT_TO_POINT: u8 = 1;
 const STRICT: u8 = 2;
+/// Set besides: the frame carries a weight.
+const WEIGHED: u8 = 4;
 /// Payloads above this are refused by every decoder.
 pub const MAX_PAYLOAD: usize = 4 << 20;
 
@@ -75,8 +77,10 @@ pub struct Header {
     /// All ops of this tag below this seq have returned at the sender.
     pub returned_through: Seq,
     /// Of a Done, the digest of the result; of others, that of the op just below `returned_through`, if it needed no Done.
-    /// 0 says nothing.
+    /// 0 says nothing. Of a frame with `weighed`, the weight of what it carries (the bits of a double).
     pub digest: u64,
+    /// It carries data of a weighted average.
+    pub weighed: bool,
 }
 
 /// Why a header was refused. The link that carried it is closed.
@@ -109,7 +113,20 @@ impl Header {
         fingerprint: 0,
         returned_through: Seq(0),
         digest: 0,
+        weighed: false,
     };
+
+    /// The weight that it carries.
+    #[inline]
+    pub fn weight(&self) -> Option<f64> {
+        self.weighed.then(|| f64::from_bits(self.digest))
+    }
+
+    /// The digest that it carries; 0 for none.
+    #[inline]
+    pub fn told_digest(&self) -> u64 {
+        if self.weighed { 0 } else { self.digest }
+    }
 
     /// True for a frame that belongs to one attempt of an op, and means nothing to any other.
     #[inline]
@@ -149,7 +166,9 @@ impl Header {
         b[28..32].copy_from_slice(&self.window.to_le_bytes());
         b[32..40].copy_from_slice(&self.op.seq.0.to_le_bytes());
         b[40..42].copy_from_slice(&self.label.to_le_bytes());
-        b[42] = (POINT_TO_POINT * self.point_to_point as u8) | (STRICT * self.strict as u8);
+        b[42] = (POINT_TO_POINT * self.point_to_point as u8)
+            | (STRICT * self.strict as u8)
+            | (WEIGHED * self.weighed as u8);
         b[44..48].copy_from_slice(&self.fingerprint.to_le_bytes());
         b[48..56].copy_from_slice(&self.returned_through.0.to_le_bytes());
         b[56..64].copy_from_slice(&self.digest.to_le_bytes());
@@ -173,7 +192,8 @@ impl Header {
         if payload_len as usize > MAX_PAYLOAD {
             return Err(FrameError::TooLong(payload_len));
         }
-        if b[42] > STRICT || b[LINK_BYTE] != 0 {
+        let (kind_of_op, weighed) = (b[42] & !WEIGHED, b[42] & WEIGHED != 0);
+        if kind_of_op > STRICT || b[LINK_BYTE] != 0 {
             return Err(FrameError::Reserved);
         }
         Ok(Header {
@@ -185,14 +205,15 @@ impl Header {
                 tag: Tag(u32_at(24)),
                 seq: Seq(u64_at(32)),
             },
-            point_to_point: b[42] == POINT_TO_POINT,
-            strict: b[42] == STRICT,
+            point_to_point: kind_of_op == POINT_TO_POINT,
+            strict: kind_of_op == STRICT,
             epoch: Epoch(u32_at(20) as u64),
             window: u32_at(28),
             label: u16_at(40),
             fingerprint: u32_at(44),
             returned_through: Seq(u64_at(48)),
             digest: u64_at(56),
+            weighed,
         })
     }
 }
@@ -213,7 +234,7 @@ mod tests {
         fn what_is_encoded_is_decoded(
             kind in 1u8..=8, payload_len in 0u32..=MAX_PAYLOAD as u32, group: u64, generation: u32,
             tag: u32, seq: u64, op_kind in 0u8..=2, epoch: u32, window: u32, label: u16, fingerprint: u32,
-            returned: u64, digest: u64,
+            returned: u64, digest: u64, weighed: bool,
         ) {
             let header = Header {
                 kind: FrameKind::from_number(kind).unwrap(),
@@ -227,6 +248,7 @@ mod tests {
                 window, label, fingerprint,
                 returned_through: Seq(returned),
                 digest,
+                weighed,
             };
             prop_assert_eq!(Header::decode(&header.encode()), Ok(header));
         }
@@ -263,6 +285,7 @@ mod tests {
         assert!(matches!(with(3, 0), Err(FrameError::Kind(0))));
         assert!(matches!(with(7, 0xff), Err(FrameError::TooLong(_))));
         assert!(matches!(with(42, 3), Err(FrameError::Reserved)));
+        assert!(matches!(with(42, 8), Err(FrameError::Reserved)));
         assert!(matches!(with(43, 1), Err(FrameError::Reserved)));
     }
 }

@@ -20,6 +20,9 @@ pub enum Reduction {
     /// Sum of contributions each multiplied by its rank's scalar: one element of the call's dtype,
     /// in the first bytes.
     PreMulSum([u8; 16]),
+    /// The average of contributions, each weighed by its rank's weight (finite, not negative): their sum, each multiplied by its
+    /// weight, divided by the sum of the weights of those who contributed. For floating types.
+    WeightedAvg(f64),
     /// A function of the user.
     User(Arc<dyn UserReduce>),
 }
@@ -31,6 +34,7 @@ impl Reduction {
             Reduction::Builtin(op) => *op as u8,
             Reduction::PreMulSum(_) => 0x40,
             Reduction::User(_) => 0x41,
+            Reduction::WeightedAvg(_) => 0x42,
         }
     }
 
@@ -39,6 +43,7 @@ impl Reduction {
         match number {
             0x40 => "premulsum",
             0x41 => "user",
+            0x42 => "weighted avg",
             0xff => "none",
             n => ReduceOp::from_number(n).map_or("unknown", ReduceOp::name),
         }
@@ -58,9 +63,9 @@ pub struct ReduceSpec<'a> {
     pub dtype: DType,
     /// The operator.
     pub reduction: &'a Reduction,
-    /// Number of contributors when this pass completes the reduction (`Avg` divides by it), or
-    /// `None` for a partial result.
-    pub finish: Option<u64>,
+    /// What averages are divided by when this pass completes the reduction: the number of contributors, or the sum of their
+    /// weights. `None` for a partial result.
+    pub finish: Option<f64>,
     /// The destination will not be read again soon: stores may bypass the cache.
     pub streaming: bool,
 }
@@ -77,4 +82,7 @@ pub trait Kernels: Send + Sync {
     /// `dst[i] = src[i] * scalar` in the arithmetic of `dtype` (8- and 16-bit floats through `f32`);
     /// the pre-multiplication of [`Reduction::PreMulSum`].
     fn scale(&self, dtype: DType, scalar: &[u8; 16], src: &Segment, dst: &Segment);
+
+    /// `dst[i] = src[i] * weight`, rounded once: the same for [`Reduction::WeightedAvg`].
+    fn weigh(&self, dtype: DType, weight: f64, src: &Segment, dst: &Segment);
 }

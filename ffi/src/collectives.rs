@@ -48,6 +48,7 @@ pub struct ronde_outcome {
     pub(crate) stable_through: u64,
     pub(crate) generation: u32,
     pub(crate) reserved: u32,
+    pub(crate) weight: f64,
 }
 
 /// See the header.
@@ -136,6 +137,7 @@ impl ronde_outcome {
             stable_through: outcome.stable_through.0,
             generation: outcome.generation.0,
             reserved: 0,
+            weight: outcome.weight.unwrap_or(f64::NAN),
         }
     }
 }

@@ -82,7 +82,8 @@ fn structs(facts: &mut Facts) {
             part_count,
             stable_through,
             generation,
-            reserved
+            reserved,
+            weight
         }
     );
     layout!(facts, ronde_part { first, count, absent, absent_count, contributors, reserved });

@@ -118,6 +118,23 @@ pub unsafe extern "C" fn ronde_reduction_premulsum(
 }
 
 /// See the header.
+///
+/// # Safety
+///
+/// `reduction` is null or a place for a number.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_reduction_weighted_avg(weight: f64, reduction: *mut u64) -> i32 {
+    guard(|| {
+        if !(weight.is_finite() && weight >= 0.0) {
+            let text = format!("a weight is {weight}: weights are finite and not negative");
+            return Err(Misuse::Other(text.into()).into());
+        }
+        // SAFETY: by the contract of this function.
+        unsafe { add(Reduction::WeightedAvg(weight), None, reduction) }
+    })
+}
+
+/// See the header.
 #[unsafe(no_mangle)]
 pub extern "C" fn ronde_reduction_free(reduction: u64) -> i32 {
     guard(|| {

@@ -185,13 +185,24 @@ impl Group {
         Ok(Prepared { current, planned, now, deadline, scratch })
     }
 
-    /// The input of a pre-multiplied sum is scaled into memory of the library first.
+    /// The input of a pre-multiplied sum or a weighted average is scaled into memory of the library first.
     fn pre_multiply(&self, call: &mut Call) -> Option<Arena> {
-        let Some(Reduction::PreMulSum(scalar)) = &call.reduction else { return None };
-        let scratch = self.inner.engine.take_scratch(call.input.len());
-        let scaled = scratch.segment(0, call.input.len());
-        self.inner.engine.kernels.scale(call.dtype, scalar, &call.input, &scaled);
-        call.input = scaled;
+        let engine = &self.inner.engine;
+        let scaled = |scratch: &Arena| scratch.segment(0, call.input.len());
+        let scratch = match &call.reduction {
+            Some(Reduction::PreMulSum(scalar)) => {
+                let scratch = engine.take_scratch(call.input.len());
+                engine.kernels.scale(call.dtype, scalar, &call.input, &scaled(&scratch));
+                scratch
+            }
+            Some(Reduction::WeightedAvg(weight)) => {
+                let scratch = engine.take_scratch(call.input.len());
+                engine.kernels.weigh(call.dtype, *weight, &call.input, &scaled(&scratch));
+                scratch
+            }
+            _ => return None,
+        };
+        call.input = scaled(&scratch);
         Some(scratch)
     }
 

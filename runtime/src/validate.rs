@@ -62,6 +62,14 @@ fn check_reduction(call: &Call) -> Result<(), Misuse> {
         Some(Reduction::Builtin(op)) if reduces && !op.supports(call.dtype) => {
             Err(Misuse::Unsupported { op: op.name(), dtype: call.dtype.name() })
         }
+        Some(Reduction::WeightedAvg(weight)) if reduces && !(weight.is_finite() && *weight >= 0.0) => {
+            Err(Misuse::Other(format!("a weight is {weight}: weights are finite and not negative").into()))
+        }
+        Some(Reduction::WeightedAvg(_))
+            if reduces && (call.dtype.is_integer() || call.dtype == ronde_core::DType::Bool) =>
+        {
+            Err(Misuse::Unsupported { op: "weighted avg", dtype: call.dtype.name() })
+        }
         Some(Reduction::PreMulSum(_)) if call.dtype == ronde_core::DType::Bool => {
             Err(Misuse::Unsupported { op: "premulsum", dtype: "bool" })
         }

@@ -154,6 +154,18 @@ static void reductions(void) {
     FAILS(ronde_all_reduce(group, &other, &other, 1, RONDE_F32, scaled, NULL, NULL), RONDE_INVALID_ARGUMENT, "f64");
     OK(ronde_reduction_free(scaled));
 
+    ronde_reduction weighed;
+    ronde_outcome told = RONDE_OUTCOME_INIT;
+    double weight_sum = 0, weighted[2] = {rank, 1}, average = 0;
+    OK(ronde_reduction_weighted_avg(rank + 1.0, &weighed));
+    OK(ronde_all_reduce(group, weighted, weighted, 2, RONDE_F64, weighed, NULL, &told));
+    for (int from = 0; from < ranks; from++) weight_sum += from + 1.0, average += from * (from + 1.0);
+    CHECK(told.weight == weight_sum && fabs(weighted[0] - average / weight_sum) < 1e-12 && weighted[1] == 1);
+    OK(ronde_reduction_free(weighed));
+    FAILS(ronde_reduction_weighted_avg(-1, &weighed), RONDE_INVALID_ARGUMENT, "weight");
+    OK(ronde_all_reduce(group, weighted, weighted, 2, RONDE_F64, RONDE_SUM, NULL, &told));
+    CHECK(isnan(told.weight));
+
     /* The average divides the sum once; integers truncate toward zero. */
     int32_t whole[2] = {rank == 0 ? -7 : 0, rank == 0 ? 7 : 0};
     float part = rank == 0 ? 1.0f : 0.0f;

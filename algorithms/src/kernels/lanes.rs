@@ -8,8 +8,8 @@ pub(super) trait Lane: Copy {
     fn widen(self) -> Self::Acc;
     /// Out of it, rounding once.
     fn narrow(acc: Self::Acc) -> Self;
-    /// Division by a number of contributors; integers truncate toward zero.
-    fn divide(acc: Self::Acc, by: u64) -> Self::Acc;
+    /// Division by a number of contributors or the sum of their weights; integers truncate toward zero.
+    fn divide(acc: Self::Acc, by: f64) -> Self::Acc;
 }
 
 /// An associative operator on accumulators.
@@ -57,7 +57,7 @@ macro_rules! integers {
                 acc
             }
             #[inline(always)]
-            fn divide(acc: $t, by: u64) -> $t {
+            fn divide(acc: $t, by: f64) -> $t {
                 (acc as $wide / by as $wide) as $t
             }
         }
@@ -93,7 +93,7 @@ macro_rules! floats {
                 acc
             }
             #[inline(always)]
-            fn divide(acc: $t, by: u64) -> $t {
+            fn divide(acc: $t, by: f64) -> $t {
                 acc / by as $t
             }
         }
@@ -127,7 +127,7 @@ macro_rules! floats {
                 acc
             }
             #[inline(always)]
-            fn divide(acc: [$t; 2], by: u64) -> [$t; 2] {
+            fn divide(acc: [$t; 2], by: f64) -> [$t; 2] {
                 [acc[0] / by as $t, acc[1] / by as $t]
             }
         }
@@ -161,7 +161,7 @@ impl Lane for Truth {
         Truth(u8::from(acc))
     }
     #[inline(always)]
-    fn divide(acc: bool, _by: u64) -> bool {
+    fn divide(acc: bool, _by: f64) -> bool {
         acc
     }
 }

@@ -54,6 +54,7 @@ impl Kernels for CpuKernels {
         let op = match spec.reduction {
             Reduction::Builtin(op) => *op,
             Reduction::PreMulSum(_) => ReduceOp::Sum,
+            Reduction::WeightedAvg(_) => ReduceOp::Avg,
             Reduction::User(user) => return reduce_by_user(&**user, spec.dtype, srcs, dst),
         };
         let divisor = if op == ReduceOp::Avg { spec.finish } else { None };
@@ -78,12 +79,43 @@ impl Kernels for CpuKernels {
             DType::F8E5M2 => scale::<F8E5M2>(scalar, src, dst),
         }
     }
+
+    fn weigh(&self, dtype: DType, weight: f64, src: &Segment, dst: &Segment) {
+        assert!(src.len() <= dst.len(), "the destination is too short");
+        if weight == 0.0 {
+            // Whatever it is: nothing of an infinity shall be left.
+            return dst.slice(0, src.len()).bytes_mut().fill(0);
+        }
+        match dtype {
+            DType::I8 => multiply::<i8>(weight as i8, src, dst),
+            DType::U8 => multiply::<u8>(weight as u8, src, dst),
+            DType::I16 => multiply::<i16>(weight as i16, src, dst),
+            DType::U16 => multiply::<u16>(weight as u16, src, dst),
+            DType::I32 => multiply::<i32>(weight as i32, src, dst),
+            DType::U32 => multiply::<u32>(weight as u32, src, dst),
+            DType::I64 => multiply::<i64>(weight as i64, src, dst),
+            DType::U64 => multiply::<u64>(weight as u64, src, dst),
+            DType::F16 => multiply::<F16>(weight as f32, src, dst),
+            DType::Bf16 => multiply::<Bf16>(weight as f32, src, dst),
+            DType::F32 => multiply::<f32>(weight as f32, src, dst),
+            DType::F64 => multiply::<f64>(weight, src, dst),
+            DType::C64 => multiply::<[f32; 2]>([weight as f32, 0.0], src, dst),
+            DType::C128 => multiply::<[f64; 2]>([weight, 0.0], src, dst),
+            DType::F8E4M3 => multiply::<F8E4M3>(weight as f32, src, dst),
+            DType::F8E5M2 => multiply::<F8E5M2>(weight as f32, src, dst),
+            DType::Bool => unsupported(ReduceOp::Avg),
+        }
+    }
 }
 
 fn scale<T: Lane + lanes::Multiplies>(scalar: &[u8; 16], src: &Segment, dst: &Segment) {
-    let count = src.len() / size_of::<T>();
     // SAFETY: a scalar has 16 bytes, at least as many as an element; any bits are an element.
     let factor = unsafe { scalar.as_ptr().cast::<T>().read_unaligned() }.widen();
+    multiply::<T>(factor, src, dst);
+}
+
+fn multiply<T: Lane + lanes::Multiplies>(factor: T::Acc, src: &Segment, dst: &Segment) {
+    let count = src.len() / size_of::<T>();
     let (from, to) = (src.as_ptr().cast::<T>(), dst.as_ptr().cast::<T>());
     for i in 0..count {
         // SAFETY: i is within both segments, whose lengths were compared.

@@ -127,7 +127,7 @@ macro_rules! narrow {
                 $t($from(acc))
             }
             #[inline(always)]
-            fn divide(acc: f32, by: u64) -> f32 {
+            fn divide(acc: f32, by: f64) -> f32 {
                 acc / by as f32
             }
         }

@@ -54,7 +54,7 @@ pub(super) struct Pass<'a> {
     pub(super) level: Level,
     pub(super) srcs: &'a [Segment],
     pub(super) dst: &'a Segment,
-    pub(super) divisor: Option<u64>,
+    pub(super) divisor: Option<f64>,
     pub(super) streaming: bool,
 }
 

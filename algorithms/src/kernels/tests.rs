@@ -115,7 +115,7 @@ fn divide(dtype: DType, value: Value, n: u64) -> Value {
     }
 }
 
-fn oracle(dtype: DType, op: ReduceOp, sources: &[Vec<u8>], finish: Option<u64>) -> Vec<u8> {
+fn oracle(dtype: DType, op: ReduceOp, sources: &[Vec<u8>], finish: Option<f64>) -> Vec<u8> {
     let size = dtype.size();
     let count = sources[0].len() / size;
     let element = |s: &Vec<u8>, i: usize| decode(dtype, &s[i * size..(i + 1) * size]);
@@ -124,7 +124,7 @@ fn oracle(dtype: DType, op: ReduceOp, sources: &[Vec<u8>], finish: Option<u64>) 
             let first = element(&sources[0], i);
             let mut value = sources[1..].iter().fold(first, |a, s| combine(dtype, op, a, element(s, i)));
             if let (ReduceOp::Avg, Some(n)) = (op, finish) {
-                value = divide(dtype, value, n);
+                value = divide(dtype, value, n as u64);
             }
             encode(dtype, value)
         })
@@ -171,7 +171,7 @@ fn place(bytes: &[u8], offset: usize) -> (Arena, Segment) {
 fn check(level: Level, dtype: DType, op: ReduceOp, n: usize, count: usize, rng: &mut SmallRng) {
     let Some(kernels) = CpuKernels::with_level(level) else { return };
     let sources: Vec<Vec<u8>> = (0..n).map(|_| random(dtype, count, rng)).collect();
-    let finish = rng.random::<bool>().then_some(n as u64);
+    let finish = rng.random::<bool>().then_some(n as f64);
     let expected = oracle(dtype, op, &sources, finish);
     let placed: Vec<_> = sources.iter().map(|s| place(s, rng.random_range(0..17))).collect();
     let segments: Vec<Segment> = placed.iter().map(|(_, s)| s.clone()).collect();
@@ -248,7 +248,7 @@ fn a_users_operator_gets_the_sources_in_order() {
     let placed: Vec<_> = [1u8, 2, 3].iter().map(|d| place(&vec![*d; 9001], 1)).collect();
     let segments: Vec<Segment> = placed.iter().map(|(_, s)| s.clone()).collect();
     let reduction = Reduction::User(Arc::new(Digits));
-    let spec = ReduceSpec { dtype: DType::U8, reduction: &reduction, finish: Some(3), streaming: false };
+    let spec = ReduceSpec { dtype: DType::U8, reduction: &reduction, finish: Some(3.0), streaming: false };
     CpuKernels::detect().reduce(&spec, &segments, &segments[2]);
     assert!(segments[2].bytes().iter().all(|b| *b == 123));
 }

@@ -13,7 +13,7 @@ use crate::error::{Error, Outcome, PeerLost};
 use crate::frame::{FrameKind, Header};
 use crate::memory::{Arena, Segment};
 use crate::plan::Plan;
-use crate::reduce::Kernels;
+use crate::reduce::{Kernels, Reduction};
 use crate::transport::{Link, LinkFailure, Submit, ViewToken};
 use crate::{Collective, Generation, Instant, MemberId, OpId, Rank, Result, Tag};
 use std::sync::Arc;
@@ -360,6 +360,10 @@ impl<P: Plan> Executor<P> {
         op.group = group;
         op.started = now;
         op.deadline = deadline;
+        op.own_weight = match call.reduction {
+            Some(Reduction::WeightedAvg(weight)) => Some(weight),
+            _ => None,
+        };
         op.call = Some(call);
         op.lost_root = None;
         if let Some(source) = source {

@@ -18,6 +18,8 @@ struct Entry {
     seq: Seq,
     /// Nothing for an op without one, such as a barrier.
     result: Option<(Arena, usize)>,
+    /// Of a weighted average, what it weighs.
+    weight: Option<f64>,
 }
 
 /// Results of ops that have returned here but perhaps not everywhere.
@@ -50,7 +52,7 @@ impl CommitLog {
     pub(crate) fn push(
         &mut self,
         (group, tag, seq): (GroupIndex, Tag, Seq),
-        result: &Segment,
+        (result, weight): (&Segment, Option<f64>),
         pool: &mut SlotPool,
     ) {
         let result = (!result.is_empty()).then(|| {
@@ -59,13 +61,14 @@ impl CommitLog {
             self.bytes += block.len();
             (block, result.len())
         });
-        self.entries.push_back(Entry { group, tag, seq, result });
+        self.entries.push_back(Entry { group, tag, seq, result, weight });
     }
 
-    /// The result of an op that is in the log.
-    pub(crate) fn result(&self, group: GroupIndex, tag: Tag, seq: Seq) -> Option<Segment> {
+    /// The result of an op that is in the log, and what it weighs.
+    pub(crate) fn result(&self, group: GroupIndex, tag: Tag, seq: Seq) -> Option<(Segment, Option<f64>)> {
         let entry = self.entries.iter().find(|e| (e.group, e.tag, e.seq) == (group, tag, seq))?;
-        Some(entry.result.as_ref().map_or_else(Segment::empty, |(block, len)| block.segment(0, *len)))
+        let result = entry.result.as_ref();
+        Some((result.map_or_else(Segment::empty, |(block, len)| block.segment(0, *len)), entry.weight))
     }
 
     /// Drops the entries of this tag below `seq`: every member has returned from them.

@@ -231,6 +231,11 @@ impl<P: Plan> Executor<P> {
             return None;
         };
         let step = op.open[window].receive_step(from as u32, header.label)?;
+        if let (Some(weight), Some(dst)) =
+            (header.weight(), op.open[window].plan.steps[step as usize].action.target())
+        {
+            op.open[window].note_weight(dst, weight);
+        }
         Some(Target { op: at, window, step })
     }
 
@@ -327,7 +332,7 @@ impl<P: Plan> Executor<P> {
                     self.copy_in(&target, frame.link, &frame.header, &payload);
                 }
             }
-            FrameKind::Result => self.take_result(at, &payload),
+            FrameKind::Result => self.take_result(at, &frame.header, &payload),
             _ => self.control_frame(frame.link, &frame.header, &payload),
         }
         if let Some(block) = frame.block {
@@ -374,7 +379,7 @@ impl<P: Plan> Executor<P> {
         }
         match header.kind {
             FrameKind::Done => {
-                op.note_digest(from, header.digest);
+                op.note_digest(from, header.told_digest());
                 if op.commit == Commit::Window {
                     op.windows_are_held(from, header.window);
                 } else if !std::mem::replace(&mut op.done_from[from], true) {
@@ -420,7 +425,7 @@ impl<P: Plan> Executor<P> {
         if header.point_to_point {
             return;
         }
-        if header.digest != 0 && header.kind != FrameKind::Done {
+        if header.told_digest() != 0 && header.kind != FrameKind::Done {
             self.compare_last(link, header);
         }
         let Some(group) = self.group_of(&header.op) else { return };

@@ -267,7 +267,7 @@ impl<P: Plan> Executor<P> {
             }
             let index = GroupIndex(index);
             // An op that needs nobody's result has none in the log.
-            let Some(result) = log.result(index, commit.tag, commit.seq) else { continue };
+            let Some((result, weight)) = log.result(index, commit.tag, commit.seq) else { continue };
             if planted::has(Bug::LateResultsAreNotForwarded) {
                 continue;
             }
@@ -277,6 +277,8 @@ impl<P: Plan> Executor<P> {
                 op,
                 epoch: group.epoch,
                 returned_through: group.returned_through(commit.tag),
+                weighed: weight.is_some(),
+                digest: weight.map_or(0, f64::to_bits),
                 ..Header::EMPTY
             };
             let receivers = commit.receivers.iter().map(|member| member.index());
@@ -306,7 +308,7 @@ impl<P: Plan> Executor<P> {
                         self.deliver_early(at);
                     }
                 } else if let Some(at) = self.find(link, header) {
-                    self.result_is_here(at);
+                    self.result_is_here(at, header);
                 }
             }
             Payload::View(bytes, _) => match self.place_result(link, header) {
@@ -321,19 +323,20 @@ impl<P: Plan> Executor<P> {
     }
 
     /// A result that came before its op went on.
-    pub(super) fn take_result(&mut self, at: usize, bytes: &Segment) {
+    pub(super) fn take_result(&mut self, at: usize, header: &Header, bytes: &Segment) {
         let op = &self.ops[at];
         if let (Some(call), Phase::Awaiting) = (&op.call, &op.phase)
             && call.output.len() == bytes.len()
         {
             bytes.copy_to(&call.output);
-            self.result_is_here(at);
+            self.result_is_here(at, header);
         }
     }
 
-    fn result_is_here(&mut self, at: usize) {
+    fn result_is_here(&mut self, at: usize, header: &Header) {
         let op = &mut self.ops[at];
         if matches!(op.phase, Phase::Awaiting) {
+            op.weight = header.weight();
             op.log_result(&mut self.shared);
             op.end_well(&mut self.shared);
             self.active.retain(|&active| active != at);

@@ -3,7 +3,7 @@
 use super::slots::SlotPool;
 use crate::Segment;
 use crate::memory::Arena;
-use crate::plan::{Action, Plan, Span, StepId, Window};
+use crate::plan::{Action, Place, Plan, Span, StepId, Window};
 use crate::transport::ViewToken;
 
 /// A view that a receive step holds: read in place instead of copied to the slot.
@@ -50,6 +50,8 @@ pub(crate) struct Running {
     unfinished: usize,
     slots: Option<Arena>,
     views: Vec<HeldView>,
+    /// Of a weighted average: what was written, with the sum of the weights that are in it.
+    weights: Vec<(Span, f64)>,
 }
 
 /// What to do with the bytes of a receive step.
@@ -93,6 +95,7 @@ impl Running {
         self.waits_for.clone_from(waits_for);
         self.uses.clone_from(uses);
         self.ready.clone_from(ready);
+        self.weights.clear();
     }
 
     fn index_waiters(&mut self, steps: usize) {
@@ -168,12 +171,34 @@ impl Running {
     /// waits for a send of this rank. A view of registered memory holds the peer's send open, so two
     /// ranks that kept views until their own sends are done would wait for each other.
     pub(crate) fn accepts_view(&self, id: StepId) -> bool {
-        use crate::plan::Place;
         let at = id as usize;
         let readers = &self.waiters[self.starts[at] as usize..self.starts[at + 1] as usize];
         matches!(self.plan.steps[at].action, Action::Recv { dst, .. } if dst.place == Place::Slot)
             && !readers.is_empty()
             && !readers.iter().any(|&reader| self.follows_send[reader as usize])
+    }
+
+    /// Bytes that weigh so much are written.
+    pub(crate) fn note_weight(&mut self, dst: Span, weight: f64) {
+        self.weights.push((dst, weight));
+    }
+
+    /// The weight of bytes: what was written there last, or that of the input.
+    pub(crate) fn weight_of(&self, src: Span, of_input: f64) -> f64 {
+        let overlaps = |span: &Span| {
+            span.place == src.place
+                && span.offset < src.offset + src.len
+                && src.offset < span.offset + span.len
+        };
+        self.weights.iter().rev().find(|(span, _)| overlaps(span)).map_or(of_input, |(_, weight)| *weight)
+    }
+
+    /// The weight of the beginning of the output, once the window is finished: the same on all ranks that have it, since one of
+    /// them has made it.
+    pub(crate) fn weight_of_output(&self) -> Option<f64> {
+        let written = self.weights.iter().filter(|(span, _)| span.place == Place::Output && span.len > 0);
+        let first = written.min_by_key(|(span, _)| span.offset)?.0;
+        Some(self.weight_of(Span { len: 1, ..first }, 0.0))
     }
 
     pub(crate) fn expected_len(&self, id: StepId) -> usize {
@@ -268,7 +293,6 @@ impl Running {
 
     /// The bytes of a span for reading: a held view if there is one.
     pub(crate) fn source(&self, span: Span, input: &Segment, output: &Segment) -> Segment {
-        use crate::plan::Place;
         if span.place == Place::Slot
             && let Some(view) = self
                 .views
@@ -282,7 +306,6 @@ impl Running {
 
     /// The memory of a span itself.
     pub(crate) fn memory(&self, span: Span, input: &Segment, output: &Segment) -> Segment {
-        use crate::plan::Place;
         match span.place {
             Place::Input => input.slice(span.offset, span.len),
             Place::Output => output.slice(span.offset, span.len),

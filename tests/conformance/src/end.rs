@@ -265,6 +265,7 @@ pub fn header(salt: u64, seq: u64, len: usize) -> Header {
         fingerprint: (mixed >> 5) as u32,
         returned_through: Seq(mixed >> 3),
         digest: mixed.rotate_left(9),
+        weighed: mixed.is_multiple_of(5),
     }
 }
 

@@ -5,7 +5,7 @@ use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use ronde::memory::lend;
-use ronde::{Blocks, Call, Collective, Config, DType, Group, Reduction, UserReduce};
+use ronde::{Blocks, Call, Collective, Config, DType, Group, Outcome, Reduction, UserReduce};
 use ronde_multiprocess::free_port;
 use std::sync::Arc;
 
@@ -37,11 +37,25 @@ fn values(seed: u64, rank: u32, count: usize) -> Vec<f32> {
 }
 
 fn run(group: &Group, call: Call, input: &[f32], output: &mut [f32]) {
+    let _ = outcome_of(group, call, input, output);
+}
+
+fn outcome_of(group: &Group, call: Call, input: &[f32], output: &mut [f32]) -> Outcome {
     let outcome = lend(|lender| {
         let (input, output) = (lender.shared(input), lender.unique(output));
         group.run(Call { dtype: DType::F32, input, output, ..call })
     });
-    assert_eq!(outcome.unwrap().contributors, group.size());
+    let outcome = outcome.unwrap();
+    assert_eq!(outcome.contributors, group.size());
+    outcome
+}
+
+fn run_in_place(group: &Group, call: Call, data: &mut [f32]) -> Outcome {
+    let outcome = lend(|lender| {
+        let data = lender.unique(data);
+        group.run(Call { dtype: DType::F32, input: data.clone(), output: data, ..call })
+    });
+    outcome.unwrap()
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -84,6 +98,53 @@ fn sums_of_multiples() {
             run(group, Call { reduction, ..call }, mine, &mut block);
             let first = rank as usize * count;
             assert_eq!(bits(&block), bits(&sums[first..first + count]), "reduce_scatter of {count}");
+        }
+    });
+}
+
+/// Each rank's weight, times its values rounded to a float, in rank order, divided by the sum of the weights once. Who weighs
+/// nothing may hold anything.
+#[test]
+fn weighted_averages() {
+    everywhere(|group| {
+        let (rank, ranks) = (group.rank(), group.size());
+        let weight = |rank: u32| if rank == 1 { 0.0 } else { 0.25 + f64::from(rank) };
+        let weights: f64 = (0..ranks).map(weight).sum();
+        for (seed, count) in [1usize, 7, 1000, 70_001].into_iter().enumerate() {
+            let inputs: Vec<Vec<f32>> = (0..ranks).map(|rank| values(seed as u64, rank, count)).collect();
+            let averages: Vec<f32> = (0..count)
+                .map(|i| {
+                    let term = |rank: u32| match rank {
+                        1 => 0.0,
+                        _ => inputs[rank as usize][i] * weight(rank) as f32,
+                    };
+                    (0..ranks).map(term).reduce(|sum, term| sum + term).unwrap_or(0.0) / weights as f32
+                })
+                .collect();
+            let mut mine = inputs[rank as usize].clone();
+            if rank == 1 {
+                mine.fill(f32::INFINITY);
+            }
+            let reduction = Some(Reduction::WeightedAvg(weight(rank)));
+            let options = ronde::CallOptions { algorithm: Some("two-shot"), ..Default::default() };
+            let call = Call { collective: Collective::AllReduce, count, options, reduction, ..Call::EMPTY };
+            let mut output = vec![POISON; count];
+            let outcome = outcome_of(group, call.clone(), &mine, &mut output);
+            assert_eq!(bits(&output), bits(&averages), "{count}");
+            assert_eq!(outcome.weight, Some(weights));
+            // Other algorithms sum in another order, in place too.
+            for algorithm in ["one-shot", "ring", "recursive-doubling", "halving-doubling"] {
+                let options = ronde::CallOptions { algorithm: Some(algorithm), ..Default::default() };
+                let mut output = mine.clone();
+                let outcome = run_in_place(group, Call { options, ..call.clone() }, &mut output);
+                assert!(
+                    (outcome.weight.expect("a weight") - weights).abs() < 1e-9,
+                    "{algorithm}: {outcome:?}"
+                );
+                let scale = averages.iter().fold(0f32, |most, x| most.max(x.abs()));
+                let near = |(a, b): (&f32, &f32)| (a - b).abs() <= scale * 1e-4;
+                assert!(output.iter().zip(&averages).all(near), "{algorithm} of {count}");
+            }
         }
     });
 }

@@ -39,6 +39,7 @@ impl<P: Plan> OpState<P> {
         self.next_window = 0;
         self.finished_windows = 0;
         self.done_next = 0;
+        self.weight = None;
         self.digest = None;
         self.digests.clear();
         self.enter_to.clear();

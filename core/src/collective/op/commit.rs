@@ -142,7 +142,7 @@ impl<P: Plan> OpState<P> {
             return;
         }
         let Shared { log, pool, .. } = shared;
-        log.push((self.group, self.id.tag, self.id.seq), self.segments().1, pool);
+        log.push((self.group, self.id.tag, self.id.seq), (self.segments().1, self.weight), pool);
     }
 
     pub(crate) fn end_well(&mut self, shared: &mut Shared) -> bool {
@@ -160,6 +160,7 @@ impl<P: Plan> OpState<P> {
             stable_through,
             bytes_sent: self.sent_bytes,
             bytes_received: self.received_bytes,
+            weight: self.weight,
             algorithm: self.plan.as_ref().map_or("none", Plan::name),
         };
         if self.interruptions > 0 {

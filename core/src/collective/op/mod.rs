@@ -105,6 +105,10 @@ pub(crate) struct OpState<P> {
     pub(crate) done_from: Vec<bool>,
     pub(crate) done_missing: u32,
     done_next: u32,
+    /// What this rank's input weighs in a weighted average.
+    pub(crate) own_weight: Option<f64>,
+    /// What the result weighs.
+    pub(crate) weight: Option<f64>,
     /// Of the complete result, once others are told of it.
     digest: Option<u64>,
     /// What others said of theirs, by group rank; empty while nobody did.
@@ -162,6 +166,8 @@ impl<P: Plan> OpState<P> {
             done_from: Vec::new(),
             done_missing: 0,
             done_next: 0,
+            own_weight: None,
+            weight: None,
             digest: None,
             digests: Vec::new(),
             mismatch_told: false,
@@ -324,7 +330,8 @@ impl<P: Plan> OpState<P> {
         match self.open[i].plan.steps[step as usize].action.clone() {
             Action::Send { to, src, label } => {
                 let payload = self.source(i, src);
-                match self.send(i, step, to, label, payload, at, shared, links) {
+                let weight = self.own_weight.map(|own| self.open[i].weight_of(src, own));
+                match self.send(i, step, (to, label, weight), payload, at, shared, links) {
                     Submit::Full => return false,
                     Submit::Pending => return true,
                     Submit::Sent => {}
@@ -334,6 +341,10 @@ impl<P: Plan> OpState<P> {
                 self.open[i].ensure_slots(&mut shared.pool);
                 let (from, to) = (self.source(i, src), self.memory(i, dst));
                 from.copy_to(&to);
+                if let Some(own) = self.own_weight {
+                    let weight = self.open[i].weight_of(src, own);
+                    self.open[i].note_weight(dst, weight);
+                }
             }
             Action::Reduce { srcs, dst, finish } => {
                 self.open[i].ensure_slots(&mut shared.pool);
@@ -377,6 +388,13 @@ impl<P: Plan> OpState<P> {
         shared: &Shared,
         kernels: &dyn Kernels,
     ) {
+        let mut divisor = f64::from(self.contributors);
+        if let Some(own) = self.own_weight {
+            let window = &mut self.open[i];
+            let spans = &window.plan.sources[srcs.start as usize..srcs.end as usize];
+            divisor = spans.iter().map(|&span| window.weight_of(span, own)).sum();
+            window.note_weight(dst, divisor);
+        }
         let mut sources = std::mem::take(&mut self.sources);
         for at in srcs {
             let span = self.open[i].plan.sources[at as usize];
@@ -388,7 +406,7 @@ impl<P: Plan> OpState<P> {
         let spec = ReduceSpec {
             dtype: call.dtype,
             reduction: call.reduction.as_ref().unwrap_or(&builtin),
-            finish: finish.then_some(self.contributors.into()),
+            finish: finish.then_some(divisor),
             streaming: dst.place == Place::Output
                 && call.output.len() >= shared.limits.streaming_bytes
                 && !call.input.overlaps(&call.output),
@@ -403,8 +421,7 @@ impl<P: Plan> OpState<P> {
         &mut self,
         i: usize,
         step: StepId,
-        to: u32,
-        label: u16,
+        (to, label, weight): (u32, u16, Option<f64>),
         payload: Segment,
         at: usize,
         shared: &mut Shared,
@@ -425,6 +442,9 @@ impl<P: Plan> OpState<P> {
         header.payload_len = payload.len() as u32;
         if self.pair.is_none() {
             (header.returned_through, header.digest) = shared.groups[self.group.0].last_returned(self.id.tag);
+        }
+        if let Some(weight) = weight {
+            (header.weighed, header.digest) = (true, weight.to_bits());
         }
         let cookie = Cookie { op: at, attempt: self.attempt, window: header.window, step }.pack();
         let answer = link.submit(&header, &payload, cookie);
@@ -553,6 +573,9 @@ impl<P: Plan> OpState<P> {
 
     fn close_window(&mut self, i: usize, shared: &mut Shared) {
         let mut window = self.open.remove(i);
+        if self.own_weight.is_some() && window.index == 0 {
+            self.weight = window.weight_of_output();
+        }
         window.unload(&mut shared.pool, |link, token, len| {
             shared.held_views[link] -= len;
             shared.releases.push((link, token));

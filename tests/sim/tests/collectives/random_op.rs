@@ -16,6 +16,9 @@ pub(crate) struct Op {
     pub(crate) in_place: bool,
     tolerance: Tolerance,
     pub(crate) tag: u32,
+    reduction: ReduceOp,
+    /// By rank, of a weighted average, whose inputs are multiplied by them already.
+    weights: Option<Vec<u32>>,
     inputs: Vec<Vec<u64>>,
     sources: Vec<Memory>,
     outputs: Vec<Memory>,
@@ -71,7 +74,10 @@ impl Op {
             _ => Tolerance::Recover,
         };
         let tag = rng.random_range(0..2);
-        Op { collective, count, root, in_place, tolerance, tag, inputs, sources, outputs }
+        let (average, weighed) = (rng.random_ratio(2, 5), rng.random_ratio(1, 5));
+        let reduction = if average || weighed { ReduceOp::Avg } else { ReduceOp::Sum };
+        let weights = weighed.then(|| (0..world).map(|_| rng.random_range(1..1000)).collect());
+        Op { collective, count, root, in_place, tolerance, tag, reduction, weights, inputs, sources, outputs }
     }
 
     pub(crate) fn call(&self, rank: usize) -> Call {
@@ -88,11 +94,28 @@ impl Op {
             dtype: DType::U64,
             count: self.count,
             peer: if rooted { self.root as u32 } else { 0 },
-            reduction: self.collective.reduces().then_some(Reduction::Builtin(ReduceOp::Sum)),
+            reduction: self.collective.reduces().then(|| self.reduction(rank)),
             input: if sends { input } else { Segment::EMPTY },
             output: if receives { output } else { Segment::EMPTY },
             options: CallOptions { tag: Tag(self.tag), tolerance, ..CallOptions::default() },
             ..Call::EMPTY
+        }
+    }
+
+    fn reduction(&self, rank: usize) -> Reduction {
+        match &self.weights {
+            Some(weights) => Reduction::WeightedAvg(f64::from(weights[rank])),
+            None => Reduction::Builtin(self.reduction),
+        }
+    }
+
+    /// Element `i` of what these ranks make together.
+    fn reduced(&self, here: &[usize], i: usize) -> u64 {
+        let sum = here.iter().fold(0u64, |sum, &r| sum.wrapping_add(self.inputs[r][i]));
+        match (&self.weights, self.reduction) {
+            (Some(weights), _) => sum / here.iter().map(|&r| u64::from(weights[r])).sum::<u64>(),
+            (None, ReduceOp::Avg) => sum / here.len() as u64,
+            _ => sum,
         }
     }
 
@@ -156,8 +179,7 @@ impl Op {
                 (0..self.inputs.len()).filter(|&r| !part.absent.contains(&(r as u32))).collect();
             assert_eq!(here.len(), part.contributors as usize, "{what}");
             for (i, &got) in got.iter().enumerate().take(end).skip(part.elements.start) {
-                let sum = here.iter().fold(0u64, |sum, &r| sum.wrapping_add(self.inputs[r][i]));
-                assert_eq!(got, sum, "{what}: element {i} of {part:?}");
+                assert_eq!(got, self.reduced(&here, i), "{what}: element {i} of {part:?}");
             }
         }
         assert_eq!(end, self.count, "{what}: {:?}", outcome.parts);
@@ -175,11 +197,15 @@ impl Op {
         let here: Vec<usize> = (0..world).filter(|&r| !outcome.absent.contains(&(r as u32))).collect();
         assert_eq!(here.len(), outcome.contributors as usize, "{what}");
         let c = self.count;
+        if let (Some(weights), AllReduce, 1..) = (&self.weights, self.collective, c) {
+            let sum: u32 = here.iter().map(|&r| weights[r]).sum();
+            assert_eq!(outcome.weight, Some(f64::from(sum)), "{what}");
+        }
         if !outcome.parts.is_empty() {
             return self.check_parts(rank, outcome, what);
         }
         let got = if self.in_place { self.sources[rank].values() } else { self.outputs[rank].values() };
-        let sum = |i: usize| here.iter().fold(0u64, |sum, &r| sum.wrapping_add(self.inputs[r][i]));
+        let sum = |i: usize| self.reduced(&here, i);
         let at_root = rank == self.root;
         let same = |got: &[u64], expected: &[u64], which: &dyn std::fmt::Display| {
             let differs = got.iter().zip(expected).position(|(got, expected)| got != expected);
