@@ -24,11 +24,24 @@ impl Engine {
             tracing::warn!("{peer}");
         }
         let report = inner.executor.freeze(epoch, &lost, self.now(), &mut inner.links);
+        self.forget_descriptors(inner, &lost);
         let Inner { groups, executor, follower, .. } = inner;
         for group in groups {
             group.current.planner.lose(follower.view(), |member| executor.is_lost(member));
         }
         self.control.say(&FromMember::Report(report));
+    }
+
+    /// The sockets to the lost are closed for good: duplicates would keep them until the next safe point.
+    fn forget_descriptors(&self, inner: &mut Inner, lost: &[Arc<PeerLost>]) {
+        for peer in lost {
+            // A newcomer may hear of some whom it never knew.
+            if let Some(state) = inner.link_states.get_mut(peer.member.index()) {
+                state.descriptor = None;
+            }
+        }
+        // Fails for want of descriptors only, and there are fewer to watch than before.
+        let _ = self.waker.watch(&inner.link_states);
     }
 
     /// Goes on by the plan.
