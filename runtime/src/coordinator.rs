@@ -12,7 +12,7 @@ use ronde_core::error::{Error, Result};
 use ronde_core::membership::{
     Coordinator, CoordinatorOptions, Effect, FromMember, MemberInfo, Status, ToMember, encode,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, mpsc};
@@ -169,6 +169,8 @@ struct Shell {
     taken_over: Addresses,
     /// Processes of which it is being found out whether they have ended.
     probing: BTreeSet<PeerId>,
+    /// Connections that this side has ended, and until when the other side may end them.
+    farewells: VecDeque<(std::time::Instant, u64)>,
     start: std::time::Instant,
     stopped: bool,
 }
@@ -182,6 +184,7 @@ impl Shell {
             events,
             taken_over,
             probing: BTreeSet::new(),
+            farewells: VecDeque::new(),
             start: std::time::Instant::now(),
             stopped: false,
         }
@@ -197,6 +200,9 @@ impl Shell {
                 Some(deadline) => deadline.since(self.now()).max(Duration::from_millis(1)),
                 None => Duration::from_secs(1),
             };
+            let farewell = self.farewells.front().map(|(until, _)| *until);
+            let wait = farewell
+                .map_or(wait, |until| wait.min(until.saturating_duration_since(std::time::Instant::now())));
             match queue.recv_timeout(wait) {
                 Ok(event) => self.handle(event),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
@@ -208,8 +214,22 @@ impl Shell {
             }
             self.machine.handle_tick(self.now());
             self.perform();
+            self.end_farewells();
         }
         self.see_them_off(queue);
+    }
+
+    /// Members that have not closed in time, such as those that are stopped, keep no thread here.
+    fn end_farewells(&mut self) {
+        let now = std::time::Instant::now();
+        while let Some(&(until, connection)) = self.farewells.front()
+            && until <= now
+        {
+            self.farewells.pop_front();
+            if let Some(stream) = self.streams.get(&connection) {
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        }
     }
 
     /// Ends this side of every connection and waits until the members have ended theirs: a connection
@@ -315,11 +335,11 @@ impl Shell {
                     }
                 }
                 Effect::Probe(member) => self.probe(member),
-                // Its reader goes on until the member closes, or says nothing for a while.
+                // Its reader goes on until the member closes too.
                 Effect::Close(connection) => {
                     if let Some(stream) = self.streams.get(&connection) {
-                        let _ = stream.set_read_timeout(Some(FAREWELL));
                         let _ = stream.shutdown(Shutdown::Write);
+                        self.farewells.push_back((std::time::Instant::now() + FAREWELL, connection));
                     }
                 }
             }
