@@ -10,6 +10,8 @@ pub mod call;
 pub mod collective;
 pub mod dtype;
 pub mod error;
+#[doc(hidden)]
+pub mod failpoint;
 pub mod frame;
 pub mod membership;
 pub mod memory;

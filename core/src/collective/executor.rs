@@ -10,6 +10,7 @@ use super::slots::SlotPool;
 use super::{Descriptor, Links};
 use crate::call::Call;
 use crate::error::{Error, Outcome, PeerLost};
+use crate::failpoint::{self, Point};
 use crate::frame::{FrameKind, Header};
 use crate::memory::{Arena, Segment};
 use crate::plan::Plan;
@@ -407,6 +408,7 @@ impl<P: Plan> Executor<P> {
             fingerprint: op.descriptor.fingerprint(),
             ..Header::EMPTY
         };
+        failpoint::reach(Point::Started, &op.id, 0);
         op.plan_windows(state);
         op.plan_backup(&self.shared.limits);
         op.open_windows(&mut self.shared.pool);

@@ -7,6 +7,7 @@ use super::executor::{Effect, Executor, Shared};
 use super::group::{GroupIndex, has_ended_by_loss};
 use super::op::{Commit, OpState, Phase};
 use super::window::Landing;
+use crate::failpoint::{self, Point};
 use crate::frame::{FrameKind, Header};
 use crate::memory::Segment;
 use crate::plan::{Plan, StepId};
@@ -253,6 +254,7 @@ impl<P: Plan> Executor<P> {
         if let Some(step) = window.placing_step(from as u32, header.label) {
             op.received_bytes += header.payload_len as u64;
             window.finish(step, |link, token, len| shared.release(link, token, len));
+            failpoint::reach(Point::Received, &op.id, header.window);
         }
     }
 
@@ -287,6 +289,7 @@ impl<P: Plan> Executor<P> {
         let window = &mut op.open[target.window];
         window.hold_view(target.step, segment, link, token);
         window.finish(target.step, |link, token, len| shared.release(link, token, len));
+        failpoint::reach(Point::Received, &op.id, header.window);
         true
     }
 
@@ -300,6 +303,7 @@ impl<P: Plan> Executor<P> {
                 bytes.copy_to(&memory);
                 op.received_bytes += bytes.len() as u64;
                 window.finish(target.step, |link, token, len| shared.release(link, token, len));
+                failpoint::reach(Point::Received, &op.id, header.window);
             }
             Landing::Unexpected => {}
             Landing::Length(expected) => self.wrong_length(target.op, link, header, expected),
@@ -382,8 +386,10 @@ impl<P: Plan> Executor<P> {
                 op.note_digest(from, header.told_digest());
                 if op.commit == Commit::Window {
                     op.windows_are_held(from, header.window);
+                    failpoint::reach(Point::DoneReceived, &op.id, header.window.saturating_sub(1));
                 } else if !std::mem::replace(&mut op.done_from[from], true) {
                     op.done_missing -= 1;
+                    failpoint::reach(Point::DoneReceived, &op.id, 0);
                 }
             }
             FrameKind::EnterRequest => op.enter_to.push(from as u32),

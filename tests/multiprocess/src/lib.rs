@@ -5,10 +5,12 @@
 
 use std::io::Read;
 use std::net::TcpListener;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const CHILD: &str = "RONDE_TEST_CHILD";
+const SIGKILL: i32 = 9;
 
 /// True in a process that [`launch`] started.
 pub fn is_child() -> bool {
@@ -28,6 +30,8 @@ pub struct Ended {
     pub rank: usize,
     /// It exited with status 0.
     pub ok: bool,
+    /// SIGKILL ended it, and not for want of time.
+    pub killed: bool,
     /// What it printed.
     pub output: String,
 }
@@ -101,6 +105,12 @@ impl RankProcess {
         assert!(status.is_ok_and(|s| s.success()), "the child was running");
     }
 
+    /// kill -9, if it has not ended.
+    pub fn end(&mut self) {
+        // It may be ending at this moment.
+        let _ = self.child.kill();
+    }
+
     /// kill -9.
     pub fn kill(&mut self) {
         self.child.kill().expect("the child was running");
@@ -143,7 +153,9 @@ pub fn wait_all(ranks: Vec<RankProcess>, patience: Duration) -> Vec<Ended> {
             }
         };
         let output = reader.join().unwrap_or_default();
-        ended.push(Ended { rank, ok: status.is_some_and(|s| s.success()), output });
+        let ok = status.is_some_and(|s| s.success());
+        let killed = status.is_some_and(|s| s.signal() == Some(SIGKILL));
+        ended.push(Ended { rank, ok, killed, output });
     }
     ended
 }

@@ -6,6 +6,7 @@ use crate::call::Call;
 use crate::collective::executor::{Limits, Shared};
 use crate::collective::group::GroupState;
 use crate::collective::slots::SlotPool;
+use crate::failpoint::{self, Point};
 use crate::plan::Plan;
 use crate::planted::{self, Bug};
 use std::time::Duration;
@@ -93,6 +94,7 @@ impl<P: Plan> OpState<P> {
         self.enter_to.clear();
         // All accounts start anew.
         self.eager.fill(0);
+        failpoint::reach(Point::Frozen, &self.id, 0);
     }
 
     /// What the op had overwritten is as before.

@@ -6,6 +6,7 @@ use crate::collective::executor::{Effect, Shared};
 use crate::collective::group::GroupState;
 use crate::collective::{Limits, Links};
 use crate::error::{Error, Outcome};
+use crate::failpoint::{self, Point};
 use crate::frame::{FrameKind, Header};
 use crate::memory::Segment;
 use crate::plan::Plan;
@@ -84,6 +85,9 @@ impl<P: Plan> OpState<P> {
             if wanted && !self.control(FrameKind::Done, rank, shared, links) {
                 return moved;
             }
+            if wanted {
+                failpoint::reach(Point::DoneSent, &self.id, 0);
+            }
             self.done_next += 1;
             moved = true;
         }
@@ -112,6 +116,7 @@ impl<P: Plan> OpState<P> {
             return shared.ask_laggards(links);
         }
         self.log_result(shared);
+        failpoint::reach(Point::Logged, &self.id, 0);
         let digest = self.digest_of_result(shared);
         if digest != 0 {
             shared.groups[self.group.0].note_digest(self.id.tag, self.id.seq, digest);
@@ -167,6 +172,7 @@ impl<P: Plan> OpState<P> {
             self.add_parts(&mut outcome);
         }
         self.end(Ok(outcome), shared);
+        failpoint::reach(Point::Committed, &self.id, 0);
         true
     }
 

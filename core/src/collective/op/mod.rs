@@ -16,6 +16,7 @@ use super::window::Running;
 use super::{Descriptor, Links};
 use crate::call::Call;
 use crate::error::Outcome;
+use crate::failpoint::{self, Point};
 use crate::frame::{FrameKind, Header};
 use crate::memory::Segment;
 use crate::plan::{Action, Place, Plan, Span, StepId};
@@ -222,6 +223,7 @@ impl<P: Plan> OpState<P> {
         }
         self.next_window += 1;
         self.open.push(running);
+        failpoint::reach(Point::WindowOpened, &self.id, index);
     }
 
     /// Number of windows.
@@ -349,6 +351,7 @@ impl<P: Plan> OpState<P> {
             Action::Reduce { srcs, dst, finish } => {
                 self.open[i].ensure_slots(&mut shared.pool);
                 self.reduce(i, srcs, dst, finish, shared, kernels);
+                failpoint::reach(Point::Reduced, &self.id, self.open[i].index);
             }
             Action::Recv { .. } => return true,
         }
@@ -454,6 +457,9 @@ impl<P: Plan> OpState<P> {
         }
         if answer == Submit::Pending {
             self.open[i].sending(step);
+        }
+        if answer != Submit::Full {
+            failpoint::reach(Point::Sent, &self.id, header.window);
         }
         answer
     }
@@ -580,6 +586,7 @@ impl<P: Plan> OpState<P> {
             shared.held_views[link] -= len;
             shared.releases.push((link, token));
         });
+        failpoint::reach(Point::WindowFinished, &self.id, window.index);
         self.spare.push(window);
         self.finished_windows += 1;
         self.open_windows(&mut shared.pool);

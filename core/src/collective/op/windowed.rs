@@ -10,6 +10,7 @@ use crate::collective::executor::Shared;
 use crate::collective::group::GroupState;
 use crate::collective::window::Running;
 use crate::error::{Outcome, Part};
+use crate::failpoint::{self, Point};
 use crate::frame::FrameKind;
 use crate::plan::{Place, Plan};
 use crate::planted::{self, Bug};
@@ -106,6 +107,7 @@ impl<P: Plan> OpState<P> {
                 }
                 self.windowed.told[rank] = held;
                 moved = true;
+                failpoint::reach(Point::DoneSent, &self.id, held - 1);
             }
             self.windowed.told_all = held;
         }
