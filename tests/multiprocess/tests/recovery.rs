@@ -127,23 +127,37 @@ impl Half {
     }
 }
 
-/// Works through all rounds, and says after each who contributed.
+/// Rounds after the last loss.
+const ROUNDS_WITHOUT: usize = 6;
+/// Until the last loss.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Works until so many are lost and a few rounds longer, and says after each round who contributed.
 #[test]
 fn survivor_rank() {
     if !is_child() {
         return;
     }
     let number = |name| std::env::var(name).expect("set by the parent").parse::<usize>().expect("a number");
-    let (length, rounds) = (number("RONDE_TEST_LENGTH"), number("RONDE_TEST_ROUNDS"));
+    let (length, losses) = (number("RONDE_TEST_LENGTH"), number("RONDE_TEST_LOSSES"));
     let group = ronde::Config::from_env().and_then(|config| config.join()).expect("join");
     let mut half = Half::of(&group);
-    for at in 0..rounds as u64 {
+    let (mut without, until) = (0, Instant::now() + PATIENCE);
+    for at in 0.. {
         half.round(group.rank(), at, length);
         match round(&group, at, length) {
-            Ok(said) => println!("\nROUND {at} {said:?}"),
+            Ok(said) => {
+                println!("\nROUND {at} {said:?}");
+                let here = said.last().map_or(0, Vec::len);
+                without += usize::from(here + losses == group.size() as usize);
+            }
             Err(Error::Expelled { .. }) => return println!("\nEXPELLED"),
             Err(error) => panic!("round {at}: {error}"),
         }
+        if without == ROUNDS_WITHOUT {
+            break;
+        }
+        assert!(Instant::now() < until, "round {at}: nobody is lost");
     }
     group.close().expect("close");
     println!("\nDONE");
@@ -175,13 +189,12 @@ enum Fate {
 
 /// Ends some ranks of a job, each after a random number of rounds and a random time, while it runs.
 fn lose(victims: &[usize], ranks: usize, transport: &str, length: usize, fate: Fate, rng: &mut SmallRng) {
-    let rounds = (1_500_000 / length).clamp(12, 3000);
     let what = format!("{victims:?} of {ranks} {transport} {length}");
-    let (length_text, rounds_text) = (length.to_string(), rounds.to_string());
+    let (length_text, losses) = (length.to_string(), victims.len().to_string());
     let variables = [
         ("RONDE_TRANSPORTS", transport),
         ("RONDE_TEST_LENGTH", &length_text),
-        ("RONDE_TEST_ROUNDS", &rounds_text),
+        ("RONDE_TEST_LOSSES", &losses),
         ("RONDE_TIMEOUT", "30s"),
     ];
     let mut processes = launch("survivor_rank", ranks, &variables);
@@ -255,18 +268,20 @@ fn killed_in_the_middle() {
     }
 }
 
-/// Random kills for as long as `tests/soak kill` says.
+/// Random kills, so many or for as long as `tests/soak kill` says.
 #[test]
 #[ignore = "as long as one likes: tests/soak kill"]
-fn kill_soak() {
+fn soak() {
     if is_child() {
         return;
     }
     let (seconds, seed) = ronde_multiprocess::soak();
     let until = Instant::now() + Duration::from_secs_f64(seconds);
+    let wanted = std::env::var("RONDE_TEST_KILLS").ok().map(|text| text.parse().expect("a number"));
+    println!("seed {seed}");
     let mut rng = SmallRng::seed_from_u64(seed);
     let (mut jobs, mut kills) = (0, 0);
-    while Instant::now() < until {
+    while wanted.map_or(Instant::now() < until, |wanted: usize| kills < wanted) {
         let ranks = rng.random_range(2..7);
         let mut victims: Vec<usize> = (0..ranks).collect();
         victims.swap_remove(rng.random_range(0..ranks));
