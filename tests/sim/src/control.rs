@@ -1,7 +1,7 @@
 //! The production coordinator, and what goes between it and the members.
 
-use crate::Cluster;
 use crate::peer::{peer_id, process_of};
+use crate::{Cluster, InFlight};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use ronde_core::call::Call;
@@ -96,15 +96,15 @@ impl Control {
         }
     }
 
-    /// The coordinator goes with its process. Of what it had sent some may be lost.
-    fn crash(&mut self, processes: usize, rng: &mut SmallRng) {
+    /// The coordinator goes with its process.
+    fn crash(&mut self, processes: usize, in_flight: InFlight, rng: &mut SmallRng) {
         self.host = None;
         self.to_coordinator.clear();
         self.linking.clear();
         self.probes.clear();
         for process in 0..processes {
             let queue = self.to_members.entry(process).or_default();
-            queue.truncate(rng.random_range(0..=queue.len()));
+            queue.truncate(in_flight.kept(queue.len(), rng));
             queue.retain(Option::is_some);
             queue.push_back(None);
         }
@@ -147,11 +147,24 @@ impl Cluster {
         self.control.host
     }
 
-    /// A process has died; the coordinator, if it was the host, with it.
-    pub(crate) fn crash_coordinator_of(&mut self, process: usize) {
+    /// A process has died; the coordinator, if it was the host, with it. Of what it had sent some may be lost.
+    pub(crate) fn silence(&mut self, process: usize, in_flight: InFlight) {
+        let said = self.control.to_coordinator.iter().filter(|(from, _)| *from == process).count();
+        let mut left = in_flight.kept(said, &mut self.rng);
+        self.control.to_coordinator.retain(|(from, _)| {
+            let kept = *from != process || left > 0;
+            left -= usize::from(*from == process && left > 0);
+            kept
+        });
         if self.control.host == Some(process) {
-            self.control.crash(self.peers.len(), &mut self.rng);
+            self.control.crash(self.peers.len(), in_flight, &mut self.rng);
         }
+    }
+
+    /// Counts an event of the control plane; some may die of it.
+    fn count_event(&mut self) {
+        self.network.count_event();
+        self.bury_the_struck();
     }
 
     /// The coordinator notices that a process has ended, or has left.
@@ -176,7 +189,7 @@ impl Cluster {
 
     /// A process that has no part in the job any more ends.
     fn end(&mut self, process: usize) {
-        self.kill(process);
+        self.kill(process, InFlight::Delivered);
         self.tell_that_links_ended(process);
     }
 
@@ -196,7 +209,7 @@ impl Cluster {
     /// A process leaves in order: nobody needs anything of it. It makes no further step.
     pub fn leave(&mut self, process: usize) {
         self.control.send(process, FromMember::Leave);
-        self.kill(process);
+        self.kill(process, InFlight::Delivered);
         self.notice_death(process);
     }
 
@@ -204,26 +217,35 @@ impl Cluster {
     /// time pass for the coordinator. Messages of one connection stay in order.
     pub fn step_control(&mut self) {
         match self.rng.random_range(0..4) {
-            0 => {
-                if let Some((from, message)) = self.control.to_coordinator.pop_front() {
-                    self.control.coordinator.handle_message(from as u64, message, Instant(self.now));
-                    self.route_control();
-                }
-            }
+            0 => self.coordinator_hears(),
             1 => self.finish_linking(),
             2 if self.rng.random_ratio(1, 4) => self.wait_for_coordinator(),
             _ => {
                 let process = self.rng.random_range(0..self.peers.len());
-                let queue = self.control.to_members.get_mut(&process);
-                if self.dead[process] {
+                if self.dead[process] || self.control.to_members.get(&process).is_none_or(VecDeque::is_empty)
+                {
                     return;
                 }
+                self.count_event();
+                let queue = self.control.to_members.get_mut(&process).filter(|_| !self.dead[process]);
                 match queue.and_then(VecDeque::pop_front) {
                     Some(Some(message)) => self.member_hears(process, message),
                     Some(None) => self.is_orphaned(process),
                     None => {}
                 }
+                self.bury_the_struck();
             }
+        }
+    }
+
+    fn coordinator_hears(&mut self) {
+        if self.control.to_coordinator.is_empty() {
+            return;
+        }
+        self.count_event();
+        if let Some((from, message)) = self.control.to_coordinator.pop_front() {
+            self.control.coordinator.handle_message(from as u64, message, Instant(self.now));
+            self.route_control();
         }
     }
 
@@ -285,6 +307,10 @@ impl Cluster {
         let all_came = self.control.to_coordinator.is_empty() && !self.control.to_members.iter().any(orphans);
         if self.control.coordinator.is_succeeding() && self.control.host.is_some() && all_came {
             // Who has not come is dead.
+            self.count_event();
+            if self.control.host.is_none() {
+                return;
+            }
             let due = self.control.coordinator.next_deadline().unwrap_or_default();
             self.now = self.now.max(due.0);
             self.control.coordinator.handle_tick(Instant(self.now));
@@ -399,6 +425,10 @@ impl Cluster {
             }
         }
         let report = peer.executor.freeze(epoch, &lost, Instant(self.now), &mut peer.links);
+        self.bury_the_struck();
+        if self.dead[process] {
+            return;
+        }
         self.control.send(process, FromMember::Report(report));
     }
 

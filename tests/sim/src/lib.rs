@@ -12,7 +12,7 @@ mod network;
 pub mod partition;
 mod peer;
 
-pub use network::{Network, Rates};
+pub use network::{InFlight, Network, Rates};
 pub use peer::Peer;
 
 use control::Control;
@@ -36,10 +36,14 @@ pub struct Cluster {
     tuning: Tuning,
     limits: Limits,
     dead: Vec<bool>,
+    /// Processes that live, in order.
+    living: Vec<usize>,
     control: Control,
     kernels: &'static CpuKernels,
     network: Network,
     now: u64,
+    /// Processes whose links are polled.
+    due: Vec<usize>,
 }
 
 /// As the engine does it.
@@ -67,10 +71,12 @@ impl Cluster {
             tuning,
             limits: Limits { digests: Digests::Always, ..limits.clone() },
             dead: Vec::new(),
+            living: Vec::new(),
             control,
             kernels: CpuKernels::detect(),
             network,
             now: 0,
+            due: Vec::new(),
         };
         for &node in nodes {
             let process = cluster.spawn(node);
@@ -80,6 +86,7 @@ impl Cluster {
     }
 
     fn spawn(&mut self, node: u32) -> usize {
+        self.living.push(self.dead.len());
         self.dead.push(false);
         self.peers.push(Peer::new(node, &self.limits));
         self.peers.len() - 1
@@ -104,7 +111,9 @@ impl Cluster {
         let (now, deadline) = (Instant(self.now), Instant(u64::MAX));
         let new = NewOp { group, call, plan, source, now, deadline };
         let peer = &mut self.peers[process];
-        peer.executor.start(new, &mut peer.links, self.kernels)
+        let handle = peer.executor.start(new, &mut peer.links, self.kernels);
+        self.bury_the_struck();
+        handle
     }
 
     /// A process makes another group of all members of the job, as by splitting.
@@ -124,9 +133,12 @@ impl Cluster {
             return false;
         }
         self.now += 1;
+        // All others have nothing to say, and there may be hundreds of them.
+        self.network.due(process, &mut self.due);
         let peer = &mut self.peers[process];
         let mut moved = false;
-        for at in 0..peer.links.len() {
+        for &other in &self.due {
+            let Some(at) = peer.numbers.get(other).copied().flatten() else { continue };
             let Some(link) = peer.links[at].as_mut() else { continue };
             match link.poll(&mut peer.executor) {
                 Ok(some) => moved |= some,
@@ -137,6 +149,10 @@ impl Cluster {
         while let Some((at, failure)) = peer.executor.take_failure() {
             assert_eq!(failure, LinkFailure::Revoked, "a correct peer is accused");
             end_link(peer, at, failure);
+        }
+        self.bury_the_struck();
+        if self.dead[process] {
+            return moved;
         }
         self.miss_those_who_left(process);
         moved
@@ -175,15 +191,41 @@ impl Cluster {
     }
 
     /// A process dies: it makes no further step.
-    pub fn kill(&mut self, process: usize) {
+    pub fn kill(&mut self, process: usize, in_flight: InFlight) {
+        self.network.kill(process, in_flight);
+        self.bury(process, in_flight);
+    }
+
+    /// A process will die right before the event with this number, even in the middle of a step.
+    pub fn doom(&mut self, process: usize, event: u64, in_flight: InFlight) {
+        self.network.doom(process, event, in_flight);
+    }
+
+    /// Events until now: frames that a link has accepted or delivered, control messages that were delivered.
+    pub fn events(&self) -> u64 {
+        self.network.events()
+    }
+
+    fn bury_the_struck(&mut self) {
+        while let Some((process, in_flight)) = self.network.take_struck() {
+            self.bury(process, in_flight);
+        }
+    }
+
+    fn bury(&mut self, process: usize, in_flight: InFlight) {
         self.dead[process] = true;
-        self.network.kill(process);
-        self.crash_coordinator_of(process);
+        self.living.retain(|&other| other != process);
+        self.silence(process, in_flight);
     }
 
     /// Processes that live.
     pub fn alive(&self) -> Vec<usize> {
-        (0..self.peers.len()).filter(|&process| !self.dead[process]).collect()
+        self.living.clone()
+    }
+
+    /// The same, to look at.
+    pub fn living(&self) -> &[usize] {
+        &self.living
     }
 
     /// Asks for what keeps a process that wants to leave; true if nobody needs anything of it.

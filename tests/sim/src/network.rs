@@ -8,6 +8,7 @@ use ronde_core::memory::Arena;
 use ronde_core::transport::{
     Capabilities, Link, LinkFailure, Payload, Placement, Receiver, Submit, ViewToken, WakeSource,
 };
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -39,6 +40,37 @@ impl Rates {
             ring: 1 << rng.random_range(12..17),
         }
     }
+}
+
+/// What becomes of what a process has sent and that has not arrived when it dies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum InFlight {
+    /// All of it arrives.
+    Delivered,
+    /// Nothing of it arrives.
+    Lost,
+    /// Of each connection what was sent first arrives, up to some point.
+    Cut,
+}
+
+impl InFlight {
+    /// How many of so many, sent one after the other on one connection, arrive.
+    pub(crate) fn kept(self, sent: usize, rng: &mut SmallRng) -> usize {
+        match self {
+            InFlight::Delivered => sent,
+            InFlight::Lost => 0,
+            InFlight::Cut => rng.random_range(0..=sent),
+        }
+    }
+}
+
+/// A process dies right before something happens.
+#[derive(Clone, Copy, Debug)]
+struct Doom {
+    /// Number of what does not happen any more, or not to this process.
+    event: u64,
+    process: usize,
+    in_flight: InFlight,
 }
 
 /// Idle polls after which views that hold up the ring are asked back.
@@ -75,7 +107,52 @@ struct Wire {
     revoked: Vec<bool>,
     /// By process: it has died.
     dead: Vec<bool>,
+    /// By process, a bit for each other: polling its link would do something.
+    due: Vec<Vec<u64>>,
+    /// Frames accepted or delivered and control messages delivered so far.
+    events: u64,
+    dooms: Vec<Doom>,
+    /// Whose doom has come and was not asked for yet.
+    struck: Vec<(usize, InFlight)>,
     rng: SmallRng,
+}
+
+impl Wire {
+    fn make_due(&mut self, process: usize, other: usize) {
+        self.due[process][other / 64] |= 1 << (other % 64);
+    }
+
+    fn kill(&mut self, process: usize, in_flight: InFlight) {
+        let processes = self.dead.len();
+        self.dead[process] = true;
+        for other in (0..processes).filter(|&other| other != process) {
+            let frames = &mut self.frames[process * processes + other];
+            let kept = in_flight.kept(frames.len(), &mut self.rng);
+            frames.truncate(kept);
+            self.make_due(other, process);
+        }
+    }
+
+    /// Something is about to happen, unless somebody's death prevents it.
+    fn count_event(&mut self) {
+        let event = self.events;
+        self.events += 1;
+        while let Some(at) = self.dooms.iter().position(|doom| doom.event == event) {
+            let Doom { process, in_flight, .. } = self.dooms.swap_remove(at);
+            if !self.dead[process] {
+                self.kill(process, in_flight);
+                self.struck.push((process, in_flight));
+            }
+        }
+    }
+
+    /// Counts an event of a process, unless that is dead; false if it does not happen.
+    fn happens_to(&mut self, process: usize) -> bool {
+        if !self.dead[process] {
+            self.count_event();
+        }
+        !self.dead[process]
+    }
 }
 
 /// The links between all processes that a job may have in its life.
@@ -95,6 +172,10 @@ impl Network {
             used: vec![0; pairs],
             revoked: vec![false; pairs],
             dead: vec![false; processes],
+            due: vec![vec![0; processes.div_ceil(64)]; processes],
+            events: 0,
+            dooms: Vec::new(),
+            struck: Vec::new(),
             rng: SmallRng::seed_from_u64(seed),
         };
         Network { processes, rates, wire: Arc::new(Mutex::new(wire)) }
@@ -105,9 +186,45 @@ impl Network {
         !self.rates.views
     }
 
-    /// A process dies: its links end once what it had sent is delivered.
-    pub fn kill(&self, process: usize) {
-        self.wire.lock().unwrap_or_else(PoisonError::into_inner).dead[process] = true;
+    fn wire(&self) -> MutexGuard<'_, Wire> {
+        self.wire.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A process dies: its links end once what arrives of what it had sent is delivered.
+    pub fn kill(&self, process: usize, in_flight: InFlight) {
+        self.wire().kill(process, in_flight);
+    }
+
+    /// A process will die right before the event with this number.
+    pub(crate) fn doom(&self, process: usize, event: u64, in_flight: InFlight) {
+        self.wire().dooms.push(Doom { event, process, in_flight });
+    }
+
+    /// Counts an event that is about to happen elsewhere than on a link.
+    pub(crate) fn count_event(&self) {
+        self.wire().count_event();
+    }
+
+    /// Events until now.
+    pub(crate) fn events(&self) -> u64 {
+        self.wire().events
+    }
+
+    /// A process whose doom has come.
+    pub(crate) fn take_struck(&self) -> Option<(usize, InFlight)> {
+        self.wire().struck.pop()
+    }
+
+    /// The processes to which the links of one have something to do.
+    pub(crate) fn due(&self, process: usize, others: &mut Vec<usize>) {
+        others.clear();
+        for (word, &bits) in self.wire().due[process].iter().enumerate() {
+            let mut left = bits;
+            while left != 0 {
+                others.push(word * 64 + left.trailing_zeros() as usize);
+                left &= left - 1;
+            }
+        }
     }
 
     /// The link from a process to another, which it knows by this number.
@@ -185,9 +302,51 @@ impl SimLink {
             }
         }
         if let Bytes::Lent(_, cookie) = bytes {
-            let back = self.back;
-            self.wire().sent[back].push(cookie);
+            self.has_left(cookie);
         }
+    }
+
+    /// The memory of a send is the sender's again.
+    fn has_left(&self, cookie: u64) {
+        let mut wire = self.wire();
+        wire.sent[self.back].push(cookie);
+        wire.make_due(self.other, self.me);
+    }
+
+    /// Views hold up the ring, so that they may have to be asked back.
+    fn is_held_up(&self) -> bool {
+        let used = self.records.iter().map(|record| record.1).sum::<usize>();
+        self.records.iter().any(|record| record.2) || used > self.rates.ring / 2
+    }
+
+    /// The next frame to deliver, if one has come.
+    fn next_message(&self) -> Result<Option<Message>, LinkFailure> {
+        let back = self.back;
+        let mut wire = self.wire();
+        if wire.revoked[back] {
+            return Err(LinkFailure::Revoked);
+        }
+        let is_over = |wire: &Wire| wire.frames[back].is_empty() && wire.dead[self.other];
+        if is_over(&wire) {
+            return Err(LinkFailure::PeerDied);
+        }
+        if wire.frames[back].is_empty() {
+            return Ok(None);
+        }
+        if wire.rng.random_range(0..256) < self.rates.hold {
+            wire.make_due(self.me, self.other);
+            return Ok(None);
+        }
+        let reorder = wire.rng.random_range(0..256) < self.rates.reorder;
+        if !wire.happens_to(self.me) {
+            return Ok(None);
+        }
+        if is_over(&wire) {
+            return Err(LinkFailure::PeerDied);
+        }
+        let waiting = wire.frames[back].len();
+        let at = if reorder { wire.rng.random_range(0..waiting) } else { 0 };
+        Ok(Some(wire.frames[back].remove(at)))
     }
 }
 
@@ -214,6 +373,9 @@ impl Link for SimLink {
         }
         let pending = chance(rates.pending);
         let duplicated = chance(rates.duplicate) && header.kind != FrameKind::Mismatch;
+        if !wire.happens_to(self.me) {
+            return Submit::Sent;
+        }
         let copy = || {
             let arena = Arena::new(payload.len().max(1));
             payload.copy_to(&arena.segment(0, payload.len()));
@@ -225,46 +387,34 @@ impl Link for SimLink {
         }
         let bytes = if pending { Bytes::Lent(payload.clone(), cookie) } else { copy() };
         wire.frames[out].push(Message { header: *header, bytes });
+        wire.make_due(self.other, self.me);
         drop(wire);
         self.lent += usize::from(pending);
         if pending { Submit::Pending } else { Submit::Sent }
     }
 
     fn poll(&mut self, receiver: &mut dyn Receiver) -> Result<bool, LinkFailure> {
-        let (out, back) = (self.out, self.back);
-        let done = std::mem::take(&mut self.wire().sent[out]);
+        let (done, idle) = {
+            let mut wire = self.wire();
+            wire.due[self.me][self.other / 64] &= !(1 << (self.other % 64));
+            (std::mem::take(&mut wire.sent[self.out]), wire.frames[self.back].is_empty())
+        };
         let mut moved = !done.is_empty();
         self.lent -= done.len();
         done.into_iter().for_each(|cookie| receiver.sent(self.peer, cookie));
-        let used = self.records.iter().map(|record| record.1).sum::<usize>();
-        let held_up = self.records.iter().any(|record| record.2) || used > self.rates.ring / 2;
-        let idle = self.wire().frames[back].is_empty();
-        self.stuck = if held_up && idle { self.stuck + 1 } else { 0 };
+        self.stuck = if idle && self.is_held_up() { self.stuck + 1 } else { 0 };
         if self.stuck > STUCK_POLLS {
             self.stuck = 0;
             receiver.give_up_views(self.peer);
         }
-        loop {
-            let rates = self.rates.clone();
-            let message = {
-                let mut wire = self.wire();
-                let waiting = wire.frames[back].len();
-                if wire.revoked[back] {
-                    return Err(LinkFailure::Revoked);
-                }
-                if waiting == 0 && wire.dead[self.other] {
-                    return Err(LinkFailure::PeerDied);
-                }
-                if waiting == 0 || wire.rng.random_range(0..256) < rates.hold {
-                    return Ok(moved);
-                }
-                let reorder = wire.rng.random_range(0..256) < rates.reorder;
-                let at = if reorder { wire.rng.random_range(0..waiting) } else { 0 };
-                wire.frames[back].remove(at)
-            };
+        while let Some(message) = self.next_message()? {
             self.deliver(message, receiver);
             moved = true;
         }
+        if self.is_held_up() {
+            self.wire().make_due(self.me, self.other);
+        }
+        Ok(moved)
     }
 
     fn release(&mut self, token: ViewToken) {
@@ -280,10 +430,10 @@ impl Link for SimLink {
         match self.views.swap_remove(at).1 {
             Bytes::Copied(arena, _) => arena.segment(0, arena.len()).bytes_mut().fill(0xaa),
             // Memory read in place is the sender's again only now.
-            Bytes::Lent(_, cookie) => {
-                let back = self.back;
-                self.wire().sent[back].push(cookie);
-            }
+            Bytes::Lent(_, cookie) => self.has_left(cookie),
+        }
+        if self.is_held_up() {
+            self.wire().make_due(self.me, self.other);
         }
     }
 
@@ -298,8 +448,12 @@ impl Link for SimLink {
     fn close(&mut self) {
         self.ended = true;
         if self.lent > 0 {
-            let out = self.out;
-            self.wire().revoked[out] = true;
+            let mut wire = self.wire();
+            // Who dies takes nothing back.
+            if !wire.dead[self.me] {
+                wire.revoked[self.out] = true;
+                wire.make_due(self.other, self.me);
+            }
         }
     }
 }

@@ -19,6 +19,8 @@ pub struct Peer {
     /// It has heard that its first view is in effect.
     pub active: bool,
     pub(crate) links: Links,
+    /// By process: the number by which its link is known.
+    pub(crate) numbers: Vec<Option<usize>>,
     pub(crate) group: GroupIndex,
     pub(crate) node: u32,
     /// A newcomer's first view, while it is linked.
@@ -76,12 +78,14 @@ impl Planner {
 
 /// The identity of a process.
 pub(crate) fn peer_id(process: usize) -> PeerId {
-    PeerId([process as u8; 16])
+    let mut bytes = [0; 16];
+    bytes[..2].copy_from_slice(&(process as u16).to_be_bytes());
+    PeerId(bytes)
 }
 
 /// The process with this identity.
 pub(crate) fn process_of(peer: PeerId) -> usize {
-    usize::from(peer.0[0])
+    usize::from(u16::from_be_bytes([peer.0[0], peer.0[1]]))
 }
 
 impl Peer {
@@ -91,6 +95,7 @@ impl Peer {
             follower: None,
             active: false,
             links: Vec::new(),
+            numbers: Vec::new(),
             group: GroupIndex::default(),
             node,
             first_view: None,
@@ -171,6 +176,10 @@ impl Cluster {
             peer.lost.retain(|&lost| lost != member.id);
             if other != process {
                 peer.links[at] = Some(network.link(process, other, at));
+                if peer.numbers.len() <= other {
+                    peer.numbers.resize(other + 1, None);
+                }
+                peer.numbers[other] = Some(at);
             }
         }
     }

@@ -9,17 +9,10 @@ use ronde_core::memory::Arena;
 use ronde_core::reduce::Reduction;
 use ronde_core::{Collective, DType, ReduceOp, Segment, Tolerance};
 use ronde_sim::Cluster;
+use serde::{Deserialize, Serialize};
 
 pub(crate) const BUDGET: usize = 200_000;
 pub(crate) const POISON: u64 = 0xdead_beef_dead_beef;
-
-/// The first seed and how many: as the environment says, or so many from 0.
-#[cfg(not(feature = "planted-bugs"))]
-pub(crate) fn seeds(usually: u64) -> (u64, u64) {
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let (from, count) = (number("RONDE_SEED"), number("RONDE_SEEDS"));
-    (from.unwrap_or(0), count.unwrap_or(if from.is_some() { 1 } else { usually }))
-}
 
 /// Memory of one rank for one call.
 pub(crate) struct Memory {
@@ -43,9 +36,12 @@ impl Memory {
     }
 
     pub(crate) fn values(&self) -> Vec<u64> {
-        let bytes = self.segment();
-        bytes.bytes().chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().unwrap())).collect()
+        values_of(&self.segment())
     }
+}
+
+pub(crate) fn values_of(memory: &Segment) -> Vec<u64> {
+    memory.bytes().chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
 /// One call on all ranks, its memory, and what must be in it afterwards.
@@ -262,11 +258,24 @@ pub(crate) fn random_cases(
 }
 
 /// Limits that are soon reached.
-pub(crate) fn narrow_limits(rng: &mut SmallRng) -> Limits {
-    Limits {
-        eager_bytes: 1 << rng.random_range(9..14),
-        log_entries: rng.random_range(1..8),
-        log_op_bytes_memory: 1 << rng.random_range(3..12),
-        ..Limits::default()
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct NarrowLimits {
+    pub(crate) eager_bytes: usize,
+    pub(crate) log_entries: usize,
+    pub(crate) log_op_bytes_memory: usize,
+}
+
+impl NarrowLimits {
+    pub(crate) fn draw(rng: &mut SmallRng) -> NarrowLimits {
+        NarrowLimits {
+            eager_bytes: 1 << rng.random_range(9..14),
+            log_entries: rng.random_range(1..8),
+            log_op_bytes_memory: 1 << rng.random_range(3..12),
+        }
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        let NarrowLimits { eager_bytes, log_entries, log_op_bytes_memory } = *self;
+        Limits { eager_bytes, log_entries, log_op_bytes_memory, ..Limits::default() }
     }
 }

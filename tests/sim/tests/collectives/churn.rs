@@ -4,8 +4,9 @@
 //! safe point must come into the same view as the others; ops are checked against an oracle; in the end, when
 //! nobody comes or goes any more, all that live must be in one view without holes and get on with their work.
 
-use crate::case::{BUDGET, Memory, SMALL, narrow_limits};
-use crate::random_op::{Op, Told};
+use crate::case::{BUDGET, Memory, NarrowLimits, SMALL};
+use crate::random_op::{Op, OpSpec, Told};
+use crate::scenario::{Scenario, with_less};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use ronde_core::call::{Call, CallOptions};
@@ -13,11 +14,104 @@ use ronde_core::collective::OpHandle;
 use ronde_core::error::Outcome;
 use ronde_core::reduce::Reduction;
 use ronde_core::{Collective, DType, ReduceOp, Result, Tag};
-use ronde_sim::Cluster;
+use ronde_sim::{Cluster, InFlight};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Tag of the safe point's op: not one of those that programs use.
 const INTERNAL: Tag = Tag(u32::MAX);
+
+/// What happens to a job.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Event {
+    /// A process starts on a node and asks to join.
+    Newcomer { node: u32 },
+    /// One of those that live dies, which is noticed within so many turns. In some cases the coordinator goes too so many
+    /// turns later, before the others have gone on.
+    Death { victim: usize, noticed: usize, then_host: Option<usize> },
+}
+
+/// A schedule of comings and goings.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Comings {
+    /// Elements, what links do, and the order of events follow from it.
+    seed: u64,
+    /// The node of each process that is there from the start.
+    nodes: Vec<u32>,
+    limits: NarrowLimits,
+    /// Ops between safe points.
+    every: usize,
+    /// Processes leave in order now and then.
+    leaves: bool,
+    /// The ops of each generation, over and over.
+    ops: Vec<OpSpec>,
+    /// Each so many turns after the one before.
+    events: Vec<(usize, Event)>,
+}
+
+impl Scenario for Comings {
+    fn simpler(&self) -> Vec<Comings> {
+        let with_events = |events| Comings { events, ..self.clone() };
+        let mut all: Vec<Comings> = with_less(&self.events).into_iter().map(with_events).collect();
+        let fewer_ops = with_less(&self.ops).into_iter().filter(|ops| !ops.is_empty());
+        all.extend(fewer_ops.map(|ops| Comings { ops, ..self.clone() }));
+        if self.nodes.len() > 1 {
+            all.push(Comings { nodes: self.nodes[1..].to_vec(), ..self.clone() });
+        }
+        if self.leaves {
+            all.push(Comings { leaves: false, ..self.clone() });
+        }
+        for (at, &(turns, event)) in self.events.iter().enumerate().filter(|(_, (turns, _))| *turns > 0) {
+            all.extend([0, turns / 2].map(|turns| {
+                let mut events = self.events.clone();
+                events[at] = (turns, event);
+                with_events(events)
+            }));
+        }
+        for (at, op) in self.ops.iter().enumerate() {
+            all.extend(op.simpler().into_iter().map(|op| {
+                let mut less = self.clone();
+                less.ops[at] = op;
+                less
+            }));
+        }
+        all
+    }
+
+    fn reseeded(&self, seed: u64) -> Comings {
+        Comings { seed, ..self.clone() }
+    }
+
+    fn size(&self) -> String {
+        let [peers, ops, events] = [self.nodes.len(), self.ops.len(), self.events.len()];
+        format!("{peers} peers, {ops} kinds of ops, {events} comings and deaths")
+    }
+}
+
+/// What is drawn from a seed.
+pub(crate) fn draw(seed: u64) -> Comings {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let mut newcomers = rng.random_range(1..6);
+    let mut event = |rng: &mut SmallRng| {
+        if newcomers > 0 && rng.random() {
+            newcomers -= 1;
+            return Event::Newcomer { node: rng.random_range(0..2) };
+        }
+        let victim = rng.random_range(0..720_720);
+        let then_host = rng.random_ratio(1, 3).then(|| rng.random_range(0..60));
+        Event::Death { victim, noticed: rng.random_range(0..100), then_host }
+    };
+    Comings {
+        seed,
+        nodes: (0..rng.random_range(1..5)).map(|_| rng.random_range(0..2)).collect(),
+        limits: NarrowLimits::draw(&mut rng),
+        every: rng.random_range(1..5),
+        leaves: true,
+        // Roots are taken modulo the number of ranks.
+        ops: (0..rng.random_range(4..20)).map(|_| OpSpec::draw(&mut rng, 60)).collect(),
+        events: (0..rng.random_range(2..10)).map(|_| (rng.random_range(0..600), event(&mut rng))).collect(),
+    }
+}
 
 /// An op by its generation and its number there.
 type Key = (u32, usize);
@@ -41,15 +135,12 @@ struct Worker {
 struct Churn {
     cluster: Cluster,
     rng: SmallRng,
-    seed: u64,
+    comings: Comings,
     workers: Vec<Worker>,
-    /// Ops between safe points.
-    every: usize,
     ops: BTreeMap<Key, Op>,
     /// Processes of each generation, by rank.
     views: BTreeMap<u32, Vec<usize>>,
     results: BTreeMap<Key, BTreeMap<usize, Result<Outcome>>>,
-    newcomers_left: usize,
 }
 
 /// Two numbers as the safe point's op takes them.
@@ -63,23 +154,18 @@ fn unpack(memory: &Memory) -> [u32; 2] {
 }
 
 impl Churn {
-    fn new(seed: u64) -> Churn {
-        let mut rng = SmallRng::seed_from_u64(seed);
-        let world = rng.random_range(1..5);
-        let newcomers = rng.random_range(1..6);
-        let nodes: Vec<u32> = (0..world).map(|_| rng.random_range(0..2)).collect();
-        let limits = narrow_limits(&mut rng);
-        let cluster = Cluster::with_room(&nodes, newcomers, seed, &limits, SMALL);
+    fn new(comings: &Comings) -> Churn {
+        let world = comings.nodes.len();
+        let newcomers = comings.events.iter().filter(|(_, event)| matches!(event, Event::Newcomer { .. }));
+        let (room, limits) = (newcomers.count(), comings.limits.limits());
         Churn {
-            cluster,
+            cluster: Cluster::with_room(&comings.nodes, room, comings.seed, &limits, SMALL),
+            rng: SmallRng::seed_from_u64(comings.seed),
+            comings: comings.clone(),
             workers: (0..world).map(|_| Worker::default()).collect(),
-            every: rng.random_range(1..5),
-            rng,
-            seed,
             ops: BTreeMap::new(),
             views: BTreeMap::from([(0, (0..world).collect())]),
             results: BTreeMap::new(),
-            newcomers_left: newcomers,
         }
     }
 
@@ -114,7 +200,7 @@ impl Churn {
             self.finish_safe_point(process, calm);
         } else if self.rng.random_ratio(1, 3) {
             let worker = &self.workers[process];
-            match worker.next.is_multiple_of(self.every) && !worker.passed {
+            match worker.next.is_multiple_of(self.comings.every) && !worker.passed {
                 true if worker.open.is_empty() => self.start_safe_point(process),
                 true => {}
                 false if worker.open.len() < 4 => self.start_op(process),
@@ -130,7 +216,7 @@ impl Churn {
         self.workers[process].passed = true;
         let members = self.cluster.members(process);
         let known = self.views.entry(generation).or_insert_with(|| members.clone());
-        assert_eq!(*known, members, "seed {}: two views in generation {generation}", self.seed);
+        assert_eq!(*known, members, "two views in generation {generation}");
     }
 
     fn start_op(&mut self, process: usize) {
@@ -139,20 +225,23 @@ impl Churn {
         worker.next += 1;
         worker.passed = false;
         let world = self.views[&key.0].len();
-        let seed = self.seed ^ u64::from(key.0) << 32 ^ (key.1 as u64) << 48;
-        let op = self.ops.entry(key).or_insert_with(|| Op::draw(&mut SmallRng::seed_from_u64(seed), world));
-        let rank = self.cluster.rank(process);
-        let handle = self.cluster.start(process, op.call(rank), op.in_place).expect("a good call");
+        let seed = self.comings.seed ^ u64::from(key.0) << 32 ^ (key.1 as u64) << 48;
+        let specs = &self.comings.ops;
+        let spec = &specs[(key.0 as usize + key.1) % specs.len()];
+        let new = || Op::new(spec, world, &mut SmallRng::seed_from_u64(seed));
+        let call = self.ops.entry(key).or_insert_with(new).call(self.cluster.rank(process));
+        let in_place = call.input.overlaps(&call.output);
+        let handle = self.cluster.start(process, call, in_place).expect("a good call");
         self.workers[process].open.push((key, handle));
     }
 
     fn take(&mut self, process: usize, calm: bool) {
-        let Churn { cluster, workers, ops, views, results, seed, .. } = self;
+        let Churn { cluster, workers, ops, views, results, .. } = self;
         let worker = &mut workers[process];
         worker.open.retain(|(key, handle)| {
             let Some(result) = cluster.peers[process].executor.take(*handle) else { return true };
             let op = &ops[key];
-            let what = format!("seed {seed}: op {key:?} {} process {process}", op.collective);
+            let what = format!("op {key:?} {} process {process}", op.collective);
             let rank = views[&key.0].iter().position(|&p| p == process).expect("a member");
             if let Ok(outcome) = &result {
                 op.check(rank, outcome, &what);
@@ -195,42 +284,38 @@ impl Churn {
         }
         // Who hosts the coordinator leaves last.
         let hosts = self.cluster.host() == Some(process);
-        if !calm && !hosts && self.rng.random_ratio(1, 15) && self.staying().len() > 1 {
+        let leaves = self.comings.leaves && !calm && !hosts;
+        if leaves && self.rng.random_ratio(1, 15) && self.staying().len() > 1 {
             self.workers[process].leaving = true;
         }
     }
 
-    /// Somebody comes or dies.
-    fn event(&mut self) {
-        if self.newcomers_left > 0 && self.rng.random() {
-            self.newcomers_left -= 1;
-            let node = self.rng.random_range(0..2);
-            let process = self.cluster.newcomer(node);
-            self.workers.push(Worker::default());
-            assert_eq!(self.workers.len(), process + 1);
-            return;
-        }
-        let alive = self.cluster.alive();
-        let victim = alive[self.rng.random_range(0..alive.len())];
-        self.kill(victim, 100);
-        // The coordinator may be gone too before the others have gone on.
-        if self.rng.random_ratio(1, 3) {
-            for _ in 0..self.rng.random_range(0..60) {
-                self.turn(false);
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Newcomer { node } => {
+                let process = self.cluster.newcomer(node);
+                self.workers.push(Worker::default());
+                assert_eq!(self.workers.len(), process + 1);
             }
-            self.cluster.host().into_iter().for_each(|host| self.kill(host, 10));
+            Event::Death { victim, noticed, then_host } => {
+                let alive = self.cluster.living();
+                let victim = alive[victim % alive.len()];
+                self.kill(victim, noticed);
+                if let Some(turns) = then_host {
+                    (0..turns).for_each(|_| self.turn(false));
+                    self.cluster.host().into_iter().for_each(|host| self.kill(host, turns / 6));
+                }
+            }
         }
     }
 
-    /// A process dies, and that is noticed within so many turns; not the last one that works.
-    fn kill(&mut self, victim: usize, within: usize) {
+    /// A process dies, and that is noticed after so many turns; not the last one that works.
+    fn kill(&mut self, victim: usize, noticed: usize) {
         if self.staying().iter().all(|&p| p == victim) {
             return;
         }
-        self.cluster.kill(victim);
-        for _ in 0..self.rng.random_range(0..within) {
-            self.turn(false);
-        }
+        self.cluster.kill(victim, InFlight::Cut);
+        (0..noticed).for_each(|_| self.turn(false));
         self.cluster.notice_death(victim);
     }
 
@@ -247,12 +332,32 @@ impl Churn {
         })
     }
 
+    /// Where everybody is, in words.
+    fn describe(&self) -> Vec<String> {
+        let word = |&process: &usize| {
+            let (peer, worker) = (&self.cluster.peers[process], &self.workers[process]);
+            format!(
+                "process {process}: active {}, generation {}, next op {}, at a safe point {}, leaving {}, frozen {}, \
+                 members {:?}: {}",
+                peer.active,
+                worker.generation,
+                worker.next,
+                worker.safe_point.is_some(),
+                worker.leaving,
+                peer.executor.is_frozen(),
+                peer.follower.as_ref().map(|_| self.cluster.members(process)),
+                peer.executor.describe()
+            )
+        };
+        self.cluster.living().iter().map(word).collect()
+    }
+
     fn check_agreement(&self, tally: &mut Tally) {
         let alive = self.cluster.alive();
         for (key, results) in &self.results {
             let op = &self.ops[key];
             let members = &self.views[&key.0];
-            let what = format!("seed {} op {key:?} {}", self.seed, op.collective);
+            let what = format!("op {key:?} {}", op.collective);
             let told: Vec<&Result<Outcome>> = results
                 .iter()
                 .filter(|(process, _)| alive.contains(process))
@@ -286,7 +391,7 @@ fn same(a: &[usize], b: &[usize]) -> bool {
     sorted(a) == sorted(b)
 }
 
-#[derive(Default, Debug)]
+#[derive(Clone, Copy, Default, Debug)]
 struct Tally {
     whole: usize,
     reduced: usize,
@@ -295,60 +400,40 @@ struct Tally {
     largest: usize,
 }
 
-/// One schedule; panics where something is wrong, or never happens.
-fn schedule(seed: u64, tally: &mut Tally) {
-    let mut churn = Churn::new(seed);
-    for _ in 0..churn.rng.random_range(2..10) {
-        for _ in 0..churn.rng.random_range(0..600) {
-            churn.turn(false);
-        }
-        churn.event();
+/// Plays a schedule; panics where something is wrong, or never happens.
+fn play_into(comings: &Comings, tally: &mut Tally) {
+    let mut churn = Churn::new(comings);
+    for &(turns, event) in &comings.events {
+        (0..turns).for_each(|_| churn.turn(false));
+        churn.event(event);
     }
     let mut turns = 0;
     while !churn.is_well() {
         churn.turn(true);
         turns += 1;
-        if turns > BUDGET {
-            let describe = |p: usize| {
-                let peer = &churn.cluster.peers[p];
-                let worker = &churn.workers[p];
-                format!(
-                    "process {p}: active {}, generation {}, next op {}, at a safe point {}, leaving {}, frozen {}, \
-                     members {:?}: {}",
-                    peer.active,
-                    worker.generation,
-                    worker.next,
-                    worker.safe_point.is_some(),
-                    worker.leaving,
-                    peer.executor.is_frozen(),
-                    peer.follower.as_ref().map(|_| churn.cluster.members(p)),
-                    peer.executor.describe()
-                )
-            };
-            let all: Vec<String> = churn.cluster.alive().into_iter().map(describe).collect();
-            panic!("seed {seed}: not well within {BUDGET} turns: {all:#?}");
-        }
+        assert!(turns <= BUDGET, "not well within {BUDGET} turns: {:#?}", churn.describe());
     }
     churn.check_agreement(tally);
 }
 
-/// One schedule, for those who look for mistakes.
+/// The same, for those who look for mistakes.
 #[cfg(feature = "planted-bugs")]
-pub(crate) fn churn(seed: u64) {
-    schedule(seed, &mut Tally::default());
+pub(crate) fn play(comings: &Comings) {
+    play_into(comings, &mut Tally::default());
 }
 
-/// `RONDE_SEED=N` replays one schedule, `RONDE_SEEDS=N` runs so many (from that one on).
 #[cfg(not(feature = "planted-bugs"))]
 #[test]
 fn members_come_and_go() {
-    let (first, count) = crate::case::seeds(2000);
-    let mut tally = Tally::default();
-    for seed in first..first + count {
-        schedule(seed, &mut tally);
-    }
-    let Tally { whole, reduced, failed, generations, largest } = &tally;
+    let sum = std::cell::Cell::new(Tally::default());
+    let count = crate::replay::play_seeds("members_come_and_go", 2000, draw, &|comings| {
+        let mut tally = sum.get();
+        play_into(comings, &mut tally);
+        sum.set(tally);
+    });
+    let tally = sum.get();
+    let Tally { whole, reduced, failed, generations, largest } = tally;
     println!("{tally:?}");
-    let enough = *whole > 1000 && *reduced > 500 && *failed > 50 && *generations > 1000 && *largest > 5;
+    let enough = whole > 1000 && reduced > 500 && failed > 50 && generations > 1000 && largest > 5;
     assert!(count < 1000 || enough, "{tally:?}");
 }

@@ -8,7 +8,7 @@ use ronde_core::Tolerance;
 use ronde_core::call::CallOptions;
 use ronde_core::collective::Limits;
 use ronde_core::error::Error;
-use ronde_sim::Cluster;
+use ronde_sim::{Cluster, InFlight};
 
 /// A peer that left in order needs nothing more: what the log keeps for it goes, so that closing does not
 /// wait for an acknowledgement that nobody is left to give.
@@ -52,7 +52,7 @@ fn views_outlive_the_peer_that_lent_them() {
         let verdict = death + rng.random_range(0..30);
         for round in 0..verdict {
             if round == death {
-                job.cluster.kill(victim);
+                job.cluster.kill(victim, InFlight::Delivered);
             }
             for rank in (0..world).filter(|&rank| round < death || rank != victim) {
                 job.cluster.step(rank);

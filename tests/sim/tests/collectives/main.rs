@@ -6,10 +6,14 @@
 mod case;
 mod churn;
 mod in_flight;
+mod job;
 mod losses;
 mod partitions;
 mod plans;
 mod random_op;
 mod recovery;
+#[cfg(not(feature = "planted-bugs"))]
+mod replay;
 mod scale;
+mod scenario;
 mod sub_groups;

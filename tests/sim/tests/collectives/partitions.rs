@@ -5,23 +5,25 @@
 //! it is over everybody must be at work in one view or have been told why not; and a part that was a quorum all
 //! the time and had nothing happen to it must be the one that went on, with all of its members.
 
+use crate::scenario::{Scenario, with_less};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use ronde_sim::partition::{MS, Tally, World};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// After the last fault everybody knows how it ends within so long.
 const CALM: u64 = 150_000 * MS;
 
 /// Whom something happens to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 enum Victim {
     Process(usize),
     /// The one whose coordinator most follow.
     Host,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 enum Act {
     /// These machines are cut off from the rest; both directions, or what they send, or what they are sent.
     Cut(u32, bool, bool),
@@ -37,14 +39,140 @@ enum Act {
     Newcomer(usize),
 }
 
-/// What happens in one schedule, and to whom.
+/// Something that happens, in simulated time.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Fault {
+    at: u64,
+    act: Act,
+    /// How long, for what has an end.
+    lasts: u64,
+}
+
+impl Fault {
+    fn end(&self) -> Option<Act> {
+        match self.act {
+            Act::Cut(side, out, back) => Some(Act::Mend(side, out, back)),
+            Act::Stop(_) => Some(Act::WakeAll),
+            _ => None,
+        }
+    }
+
+    fn concerns(&self, process: usize) -> bool {
+        match self.act {
+            Act::Stop(Victim::Process(p))
+            | Act::Kill(Victim::Process(p))
+            | Act::PowerOff(Victim::Process(p))
+            | Act::LoseConnection(Victim::Process(p))
+            | Act::ForgeEnd(Victim::Process(p), ..) => p == process,
+            _ => false,
+        }
+    }
+}
+
+/// A schedule of partitions.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Partitions {
+    /// Times and the order of events follow from it.
+    seed: u64,
+    /// The machine of each member.
+    places: Vec<usize>,
+    /// Machines that there are.
+    machines: usize,
+    /// The machine of a coordinator that runs alone.
+    alone: Option<usize>,
+    /// Faults last clearly shorter or longer than anybody is patient, and hit both directions of whole machines.
+    is_clear: bool,
+    faults: Vec<Fault>,
+}
+
+impl Scenario for Partitions {
+    fn simpler(&self) -> Vec<Partitions> {
+        let fewer = with_less(&self.faults).into_iter();
+        let mut all: Vec<Partitions> = fewer.map(|faults| Partitions { faults, ..self.clone() }).collect();
+        let last = self.places.len() - 1;
+        if last > 1 && !self.faults.iter().any(|fault| fault.concerns(last)) {
+            all.push(Partitions { places: self.places[..last].to_vec(), ..self.clone() });
+        }
+        all
+    }
+
+    fn reseeded(&self, seed: u64) -> Partitions {
+        Partitions { seed, ..self.clone() }
+    }
+
+    fn size(&self) -> String {
+        format!("{} members, {} faults", self.places.len(), self.faults.len())
+    }
+}
+
+/// How long a fault lasts.
+fn draw_duration(rng: &mut SmallRng, is_clear: bool) -> u64 {
+    let ms = match rng.random_range(0..3) {
+        0 => rng.random_range(0..700),
+        1 if !is_clear => rng.random_range(500..4000),
+        _ => rng.random_range(5000..18_000),
+    };
+    ms * MS
+}
+
+fn draw_victim(rng: &mut SmallRng, members: usize) -> Victim {
+    match rng.random_ratio(1, 3) {
+        true => Victim::Host,
+        false => Victim::Process(rng.random_range(0..members)),
+    }
+}
+
+fn draw_act(rng: &mut SmallRng, members: usize, machines: usize, is_clear: bool) -> Act {
+    let side = rng.random_range(1..1 << machines);
+    match rng.random_range(0..if is_clear { 5 } else { 9 }) {
+        0 | 1 => Act::Cut(side, true, true),
+        2 => Act::Stop(draw_victim(rng, members)),
+        3 => Act::Kill(draw_victim(rng, members)),
+        4 => Act::Newcomer(rng.random_range(0..machines)),
+        5 => Act::Cut(side, rng.random(), rng.random()),
+        6 => Act::LoseConnection(draw_victim(rng, members)),
+        7 => Act::ForgeEnd(draw_victim(rng, members), rng.random(), rng.random()),
+        _ => Act::PowerOff(draw_victim(rng, members)),
+    }
+}
+
+fn draw_faults(rng: &mut SmallRng, members: usize, machines: usize, is_clear: bool) -> Vec<Fault> {
+    let mut at = rng.random_range(0..2000) * MS;
+    let mut faults = Vec::new();
+    for _ in 0..rng.random_range(1..6) {
+        let lasts = draw_duration(rng, is_clear);
+        let fault = Fault { at, act: draw_act(rng, members, machines, is_clear), lasts };
+        faults.push(fault);
+        at += match is_clear {
+            true => fault.end().map_or(0, |_| lasts) + rng.random_range(3000..5000) * MS,
+            false => rng.random_range(0..4000) * MS,
+        };
+    }
+    faults
+}
+
+/// What is drawn from a seed.
+pub(crate) fn draw(seed: u64) -> Partitions {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let members = rng.random_range(2..8);
+    let machines = if rng.random() { members } else { rng.random_range(1..=members) };
+    let mut places: Vec<usize> =
+        (0..members).map(|p| if machines == members { p } else { rng.random_range(0..machines) }).collect();
+    places[0] = 0;
+    let alone = rng.random_ratio(1, 5).then_some(machines);
+    // One for the coordinator that runs alone, one for newcomers.
+    let machines = machines + 2;
+    let is_clear = rng.random();
+    let faults = draw_faults(&mut rng, members, machines, is_clear);
+    Partitions { seed: rng.random(), places, machines, alone, is_clear, faults }
+}
+
+/// A schedule while it is played.
 struct Schedule {
     world: World,
-    rng: SmallRng,
     machines: usize,
     members: usize,
     acts: Vec<(u64, Act)>,
-    /// Faults last clearly shorter or longer than anybody is patient, and hit both directions of whole machines.
     is_clear: bool,
     cuts: Vec<(u32, bool, bool)>,
     all_cuts: BTreeSet<u32>,
@@ -56,7 +184,7 @@ struct Schedule {
 }
 
 /// What many schedules had.
-#[derive(Default, Debug)]
+#[derive(Clone, Copy, Default, Debug)]
 struct Sum {
     successions_beside_the_living: usize,
     restarts: usize,
@@ -73,85 +201,26 @@ fn is_in(side: u32, machine: usize) -> bool {
 }
 
 impl Schedule {
-    fn new(seed: u64) -> Schedule {
-        let mut rng = SmallRng::seed_from_u64(seed);
-        let members = rng.random_range(2..8);
-        let machines = if rng.random() { members } else { rng.random_range(1..=members) };
-        let mut places: Vec<usize> = (0..members)
-            .map(|p| if machines == members { p } else { rng.random_range(0..machines) })
-            .collect();
-        places[0] = 0;
-        let alone = rng.random_ratio(1, 5).then_some(machines);
-        let world = World::new(&places, alone, rng.random());
-        let is_clear = rng.random();
-        let mut schedule = Schedule {
-            world,
-            rng,
-            // One for the coordinator that runs alone, one for newcomers.
-            machines: machines + 2,
-            members,
-            acts: Vec::new(),
-            is_clear,
+    fn new(partitions: &Partitions) -> Schedule {
+        let Partitions { seed, places, machines, alone, is_clear, faults } = partitions;
+        let begin = faults.iter().map(|fault| (fault.at, fault.act));
+        let end = faults.iter().filter_map(|fault| Some((fault.at + fault.lasts, fault.end()?)));
+        let mut acts: Vec<(u64, Act)> = begin.chain(end).collect();
+        acts.sort_by_key(|(at, _)| *at);
+        Schedule {
+            world: World::new(places, *alone, *seed),
+            machines: *machines,
+            members: places.len(),
+            acts,
+            is_clear: *is_clear,
             cuts: Vec::new(),
             all_cuts: BTreeSet::new(),
             touched: BTreeSet::new(),
             newcomers: 0,
             stopped: BTreeSet::new(),
             stopped_hosts: BTreeSet::new(),
-            alone,
-        };
-        schedule.draw();
-        schedule
-    }
-
-    /// How long a fault lasts.
-    fn duration(&mut self) -> u64 {
-        let ms = match self.rng.random_range(0..3) {
-            0 => self.rng.random_range(0..700),
-            1 if !self.is_clear => self.rng.random_range(500..4000),
-            _ => self.rng.random_range(5000..18_000),
-        };
-        ms * MS
-    }
-
-    fn victim(&mut self) -> Victim {
-        match self.rng.random_ratio(1, 3) {
-            true => Victim::Host,
-            false => Victim::Process(self.rng.random_range(0..self.members)),
+            alone: *alone,
         }
-    }
-
-    /// What is to happen, and when.
-    fn draw(&mut self) {
-        let mut at = self.rng.random_range(0..2000) * MS;
-        let kinds = if self.is_clear { 5 } else { 9 };
-        for _ in 0..self.rng.random_range(1..6) {
-            let duration = self.duration();
-            let side = self.rng.random_range(1..1 << self.machines);
-            let act = match self.rng.random_range(0..kinds) {
-                0 | 1 => Act::Cut(side, true, true),
-                2 => Act::Stop(self.victim()),
-                3 => Act::Kill(self.victim()),
-                4 => Act::Newcomer(self.rng.random_range(0..self.machines)),
-                5 => Act::Cut(side, self.rng.random(), self.rng.random()),
-                6 => Act::LoseConnection(self.victim()),
-                7 => Act::ForgeEnd(self.victim(), self.rng.random(), self.rng.random()),
-                _ => Act::PowerOff(self.victim()),
-            };
-            self.acts.push((at, act));
-            let lasts = match act {
-                Act::Cut(side, out, back) => Some(Act::Mend(side, out, back)),
-                Act::Stop(_) => Some(Act::WakeAll),
-                _ => None,
-            };
-            self.acts.extend(lasts.map(|end| (at + duration, end)));
-            let pause = match self.is_clear {
-                true => lasts.map_or(0, |_| duration) + self.rng.random_range(3000..5000) * MS,
-                false => self.rng.random_range(0..4000) * MS,
-            };
-            at += pause;
-        }
-        self.acts.sort_by_key(|(at, _)| *at);
     }
 
     fn host(&self) -> Option<usize> {
@@ -267,30 +336,15 @@ impl Schedule {
     }
 }
 
-/// Says which schedule it was if one fails.
-#[cfg(not(feature = "planted-bugs"))]
-struct Named(u64);
-
-#[cfg(not(feature = "planted-bugs"))]
-impl Drop for Named {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("seed {}", self.0);
-        }
-    }
-}
-
-/// One schedule; panics where a promise is broken.
+/// The same, for those who look for mistakes.
 #[cfg(feature = "planted-bugs")]
-pub(crate) fn partition(seed: u64) {
-    schedule(seed, &mut Sum::default());
+pub(crate) fn play(partitions: &Partitions) {
+    play_into(partitions, &mut Sum::default());
 }
 
-/// One schedule; panics where a promise is broken. Gives what happened in one number.
-fn schedule(seed: u64, sum: &mut Sum) -> u64 {
-    #[cfg(not(feature = "planted-bugs"))]
-    let _named = Named(seed);
-    let mut schedule = Schedule::new(seed);
+/// Plays a schedule; panics where a promise is broken. Gives what happened in one number.
+fn play_into(partitions: &Partitions, sum: &mut Sum) -> u64 {
+    let mut schedule = Schedule::new(partitions);
     schedule.run();
     let at_work = schedule.world.at_work();
     let quorum = schedule.quorum();
@@ -314,18 +368,19 @@ fn schedule(seed: u64, sum: &mut Sum) -> u64 {
     schedule.world.hash()
 }
 
-/// `RONDE_SEED=N` replays one schedule, `RONDE_SEEDS=N` runs so many (from that one on).
 #[cfg(not(feature = "planted-bugs"))]
 #[test]
 fn one_part_goes_on() {
-    let (first, count) = crate::case::seeds(2500);
-    let mut sum = Sum::default();
-    for seed in first..first + count {
-        let hash = schedule(seed, &mut sum);
-        if seed % 16 == 0 {
-            assert_eq!(hash, schedule(seed, &mut Sum::default()), "seed {seed} is not always the same");
+    let sum = std::cell::Cell::new(Sum::default());
+    let count = crate::replay::play_seeds("one_part_goes_on", 2500, draw, &|partitions| {
+        let mut all = sum.get();
+        let hash = play_into(partitions, &mut all);
+        sum.set(all);
+        if partitions.seed.is_multiple_of(16) {
+            assert_eq!(hash, play_into(partitions, &mut Sum::default()), "it is not always the same");
         }
-    }
+    });
+    let sum = sum.get();
     println!("{sum:?}");
     let had = [
         sum.successions_beside_the_living,

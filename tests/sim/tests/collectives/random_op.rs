@@ -1,19 +1,93 @@
 //! Random collectives with their memory and an oracle that knows who contributed.
 
-use crate::case::{Memory, POISON};
+use crate::case::{Memory, POISON, values_of};
 use rand::Rng;
 use rand::rngs::SmallRng;
+use ronde_algorithms::{Algorithm, algorithms_for};
 use ronde_core::call::{Call, CallOptions};
 use ronde_core::error::{Error, Outcome};
 use ronde_core::reduce::Reduction;
 use ronde_core::{Collective, DType, ReduceOp, Result, Segment, Tag, Tolerance};
+use serde::{Deserialize, Serialize};
+
+/// What a call that reduces makes of its inputs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Reduces {
+    Sum,
+    Avg,
+    WeightedAvg,
+}
+
+/// What a call is, without its elements.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct OpSpec {
+    pub(crate) collective: Collective,
+    pub(crate) algorithm: Option<String>,
+    pub(crate) tolerance: Tolerance,
+    pub(crate) count: usize,
+    /// Taken modulo the number of ranks.
+    pub(crate) root: usize,
+    pub(crate) in_place: bool,
+    pub(crate) tag: u32,
+    pub(crate) reduces: Reduces,
+}
+
+impl OpSpec {
+    pub(crate) fn draw(rng: &mut SmallRng, world: usize) -> OpSpec {
+        let collective = match rng.random() {
+            true => Collective::AllReduce,
+            false => KINDS[rng.random_range(0..KINDS.len())],
+        };
+        let known = algorithms_for(collective);
+        let named = rng.random_ratio(1, 4).then(|| known[rng.random_range(0..known.len())]);
+        let count = match rng.random_range(0..3) {
+            0 => rng.random_range(0..3),
+            1 => rng.random_range(0..200),
+            _ => rng.random_range(0..2000),
+        };
+        let tolerance = match rng.random_range(0..10) {
+            0 => Tolerance::None,
+            1..4 => Tolerance::PerWindow,
+            _ => Tolerance::Recover,
+        };
+        OpSpec {
+            collective,
+            algorithm: named.map(|algorithm| algorithm.name().to_string()),
+            tolerance,
+            count,
+            root: rng.random_range(0..world),
+            in_place: rng.random(),
+            tag: rng.random_range(0..2),
+            reduces: match rng.random_range(0..5) {
+                0 => Reduces::Avg,
+                1 => Reduces::WeightedAvg,
+                _ => Reduces::Sum,
+            },
+        }
+    }
+
+    /// Less of it, the simplest first.
+    pub(crate) fn simpler(&self) -> Vec<OpSpec> {
+        let mut all: Vec<OpSpec> =
+            [0, 1, self.count / 2].map(|count| OpSpec { count, ..self.clone() }).to_vec();
+        all.push(OpSpec { in_place: false, ..self.clone() });
+        all.push(OpSpec { tag: 0, ..self.clone() });
+        all.push(OpSpec { algorithm: None, ..self.clone() });
+        all.push(OpSpec { tolerance: Tolerance::Recover, ..self.clone() });
+        all.push(OpSpec { root: 0, ..self.clone() });
+        all.push(OpSpec { reduces: Reduces::Sum, ..self.clone() });
+        all.retain(|spec| spec != self && spec.count <= self.count);
+        all
+    }
+}
 
 /// One call on all ranks.
 pub(crate) struct Op {
     pub(crate) collective: Collective,
+    algorithm: Option<&'static str>,
     count: usize,
     pub(crate) root: usize,
-    pub(crate) in_place: bool,
+    in_place: bool,
     tolerance: Tolerance,
     pub(crate) tag: u32,
     reduction: ReduceOp,
@@ -48,16 +122,10 @@ const KINDS: [Collective; 9] = [
 ];
 
 impl Op {
-    pub(crate) fn draw(rng: &mut SmallRng, world: usize) -> Op {
+    /// With random elements.
+    pub(crate) fn new(spec: &OpSpec, world: usize, rng: &mut SmallRng) -> Op {
         use Collective::*;
-        let collective = if rng.random() { AllReduce } else { KINDS[rng.random_range(0..KINDS.len())] };
-        let count = match rng.random_range(0..3) {
-            0 => rng.random_range(0..3),
-            1 => rng.random_range(0..200),
-            _ => rng.random_range(0..2000),
-        };
-        let root = rng.random_range(0..world);
-        let in_place = rng.random() && matches!(collective, AllReduce | AllToAll);
+        let OpSpec { collective, count, in_place, tolerance, tag, .. } = *spec;
         let (input, output) = match collective {
             AllReduce | Reduce | Broadcast => (count, count),
             ReduceScatter | Scatter => (world * count, count),
@@ -68,27 +136,67 @@ impl Op {
         let inputs: Vec<Vec<u64>> = (0..world).map(|_| (0..input).map(|_| rng.random()).collect()).collect();
         let sources: Vec<Memory> = inputs.iter().map(|values| Memory::new(values)).collect();
         let outputs: Vec<Memory> = (0..world).map(|_| Memory::new(&vec![POISON; output])).collect();
-        let tolerance = match rng.random_range(0..10) {
-            0 => Tolerance::None,
-            1..4 => Tolerance::PerWindow,
-            _ => Tolerance::Recover,
+        let algorithm = spec.algorithm.as_deref().and_then(Algorithm::from_name).map(Algorithm::name);
+        let root = spec.root % world;
+        let reduction = if spec.reduces == Reduces::Sum { ReduceOp::Sum } else { ReduceOp::Avg };
+        let weigh = || (0..world).map(|_| rng.random_range(1..1000)).collect();
+        let weights = (spec.reduces == Reduces::WeightedAvg).then(weigh);
+        let op = Op {
+            collective,
+            algorithm,
+            count,
+            root,
+            in_place,
+            tolerance,
+            tag,
+            reduction,
+            weights,
+            inputs,
+            sources,
+            outputs,
         };
-        let tag = rng.random_range(0..2);
-        let (average, weighed) = (rng.random_ratio(2, 5), rng.random_ratio(1, 5));
-        let reduction = if average || weighed { ReduceOp::Avg } else { ReduceOp::Sum };
-        let weights = weighed.then(|| (0..world).map(|_| rng.random_range(1..1000)).collect());
-        Op { collective, count, root, in_place, tolerance, tag, reduction, weights, inputs, sources, outputs }
+        if in_place && matches!(collective, AllGather | Gather) {
+            for rank in 0..world {
+                op.sources[rank].segment().copy_to(&op.own_block(&op.outputs[rank], rank));
+            }
+        }
+        op
+    }
+
+    fn own_block(&self, memory: &Memory, rank: usize) -> Segment {
+        memory.segment().slice(rank * self.count * 8, self.count * 8)
+    }
+
+    fn is_root(&self, rank: usize) -> bool {
+        self.collective.has_root() && rank == self.root
+    }
+
+    /// Input and output of a rank, whether or not its call has both.
+    fn memory(&self, rank: usize) -> (Segment, Segment) {
+        use Collective::*;
+        let (source, output) = (&self.sources[rank], &self.outputs[rank]);
+        match self.collective {
+            AllReduce | AllToAll | Broadcast | Reduce if self.in_place => {
+                (source.segment(), source.segment())
+            }
+            AllGather if self.in_place => (self.own_block(output, rank), output.segment()),
+            Gather if self.in_place && self.is_root(rank) => (self.own_block(output, rank), output.segment()),
+            ReduceScatter if self.in_place => (source.segment(), self.own_block(source, rank)),
+            Scatter if self.in_place && self.is_root(rank) => {
+                (source.segment(), self.own_block(source, rank))
+            }
+            _ => (source.segment(), output.segment()),
+        }
     }
 
     pub(crate) fn call(&self, rank: usize) -> Call {
-        let input = self.sources[rank].segment();
+        let (input, output) = self.memory(rank);
         let at_root = rank == self.root;
         let rooted = self.collective.has_root();
         let sends = !rooted || at_root || matches!(self.collective, Collective::Reduce | Collective::Gather);
         let receives =
             !rooted || at_root || matches!(self.collective, Collective::Broadcast | Collective::Scatter);
-        let output = if self.in_place { input.clone() } else { self.outputs[rank].segment() };
-        let tolerance = self.tolerance;
+        let (tag, tolerance, algorithm) = (Tag(self.tag), self.tolerance, self.algorithm);
         Call {
             collective: self.collective,
             dtype: DType::U64,
@@ -97,7 +205,7 @@ impl Op {
             reduction: self.collective.reduces().then(|| self.reduction(rank)),
             input: if sends { input } else { Segment::EMPTY },
             output: if receives { output } else { Segment::EMPTY },
-            options: CallOptions { tag: Tag(self.tag), tolerance, ..CallOptions::default() },
+            options: CallOptions { tag, tolerance, algorithm, ..CallOptions::default() },
             ..Call::EMPTY
         }
     }
@@ -170,7 +278,7 @@ impl Op {
             (Collective::AllReduce, Tolerance::PerWindow),
             "{what}"
         );
-        let got = if self.in_place { self.sources[rank].values() } else { self.outputs[rank].values() };
+        let got = values_of(&self.memory(rank).1);
         let mut end = 0;
         for part in &outcome.parts {
             assert_eq!(part.elements.start, end, "{what}: {:?}", outcome.parts);
@@ -204,7 +312,7 @@ impl Op {
         if !outcome.parts.is_empty() {
             return self.check_parts(rank, outcome, what);
         }
-        let got = if self.in_place { self.sources[rank].values() } else { self.outputs[rank].values() };
+        let got = values_of(&self.memory(rank).1);
         let sum = |i: usize| self.reduced(&here, i);
         let at_root = rank == self.root;
         let same = |got: &[u64], expected: &[u64], which: &dyn std::fmt::Display| {

@@ -6,7 +6,7 @@ use ronde_core::collective::{GroupIndex, Limits};
 use ronde_core::error::Outcome;
 use ronde_core::reduce::Reduction;
 use ronde_core::{Collective, DType, ReduceOp, Result, Segment, Tolerance};
-use ronde_sim::Cluster;
+use ronde_sim::{Cluster, InFlight};
 
 const WORLD: usize = 4;
 const COUNT: usize = 8;
@@ -74,7 +74,7 @@ fn told(op: &Op, victim: usize, seed: u64) -> Vec<Option<Result<Outcome>>> {
         handles[rank] = Some(start(&mut cluster, rank));
     }
     steps(&mut cluster, 400);
-    cluster.kill(victim);
+    cluster.kill(victim, InFlight::Delivered);
     cluster.notice_death(victim);
     steps(&mut cluster, 2000);
     handles[LATE] = Some(start(&mut cluster, LATE));
@@ -123,7 +123,7 @@ fn what_waits_for_a_group_stays_on_the_account() {
         let group = cluster.split(0);
         broadcasts(&mut cluster, group, Tolerance::None);
         steps(&mut cluster, 300);
-        cluster.kill(3);
+        cluster.kill(3, InFlight::Delivered);
         cluster.notice_death(3);
         steps(&mut cluster, 2000);
         // A correct peer that is accused panics here.

@@ -1,0 +1,425 @@
+//! A job that makes calls and sends messages while some of its peers die, against an oracle that knows who
+//! contributed.
+
+use crate::case::{BUDGET, Memory, NarrowLimits, POISON, SMALL};
+use crate::random_op::{Op, OpSpec, Told};
+use crate::scenario::{Scenario, with_less};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use ronde_core::call::{Call, CallOptions};
+use ronde_core::collective::OpHandle;
+use ronde_core::error::Outcome;
+use ronde_core::{Collective, DType, Result, Segment, Tag};
+use ronde_sim::{Cluster, InFlight};
+use serde::{Deserialize, Serialize};
+
+/// A message between two ranks, of which either may die.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct MessageSpec {
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+    pub(crate) tag: u32,
+    pub(crate) count: usize,
+}
+
+/// When somebody dies.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum Moment {
+    /// So many turns after the death before was noticed, or after the start.
+    Turns(usize),
+    /// Right before the event with this number ([`Cluster::events`]).
+    Event(u64),
+}
+
+/// The death of a rank.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Death {
+    pub(crate) victim: usize,
+    pub(crate) moment: Moment,
+    pub(crate) in_flight: InFlight,
+    /// The others notice only by what does not come, and go on for so many turns. The next may die before they have
+    /// gone on without this one, at any point of it.
+    pub(crate) unnoticed: usize,
+    /// The others go on without it before anything else happens.
+    pub(crate) settles: bool,
+}
+
+/// A schedule of deaths.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Losses {
+    /// Elements, what links do, and the order of events follow from it.
+    pub(crate) seed: u64,
+    /// The node of each rank.
+    pub(crate) nodes: Vec<u32>,
+    pub(crate) limits: NarrowLimits,
+    pub(crate) ops: Vec<OpSpec>,
+    pub(crate) messages: Vec<MessageSpec>,
+    pub(crate) deaths: Vec<Death>,
+}
+
+impl Losses {
+    /// Without one of the ranks, and whatever names it.
+    fn without(&self, rank: usize) -> Losses {
+        let mut less = self.clone();
+        less.nodes.remove(rank);
+        let renumber = |other: &mut usize| *other -= usize::from(*other > rank);
+        less.deaths.retain(|death| death.victim != rank);
+        less.deaths.iter_mut().for_each(|death| renumber(&mut death.victim));
+        less.messages.retain(|message| message.from != rank && message.to != rank);
+        less.messages.iter_mut().for_each(|message| {
+            renumber(&mut message.from);
+            renumber(&mut message.to);
+        });
+        less.ops.iter_mut().for_each(|op| renumber(&mut op.root));
+        less
+    }
+
+    fn simpler_deaths(&self) -> Vec<Losses> {
+        let mut all = Vec::new();
+        for (at, death) in self.deaths.iter().enumerate() {
+            let moments = match death.moment {
+                Moment::Turns(turns) => [0, turns / 2].map(Moment::Turns),
+                Moment::Event(event) => [0, event / 2].map(Moment::Event),
+            };
+            let earlier = moments.map(|moment| Death { moment, ..*death });
+            let mut simpler = match death.moment {
+                Moment::Turns(0) | Moment::Event(0) => Vec::new(),
+                _ => earlier.to_vec(),
+            };
+            if death.unnoticed > 0 {
+                simpler.push(Death { unnoticed: 0, ..*death });
+                simpler.push(Death { unnoticed: death.unnoticed / 2, ..*death });
+            }
+            if death.in_flight != InFlight::Delivered {
+                simpler.push(Death { in_flight: InFlight::Delivered, ..*death });
+            }
+            if death.settles {
+                simpler.push(Death { settles: false, ..*death });
+            }
+            all.extend(simpler.into_iter().map(|death| {
+                let mut less = self.clone();
+                less.deaths[at] = death;
+                less
+            }));
+        }
+        all
+    }
+}
+
+impl Scenario for Losses {
+    fn simpler(&self) -> Vec<Losses> {
+        let mut all: Vec<Losses> =
+            with_less(&self.ops).into_iter().map(|ops| Losses { ops, ..self.clone() }).collect();
+        all.extend(with_less(&self.messages).into_iter().map(|messages| Losses { messages, ..self.clone() }));
+        all.extend(with_less(&self.deaths).into_iter().map(|deaths| Losses { deaths, ..self.clone() }));
+        if self.nodes.len() > 2 {
+            let fewer = (0..self.nodes.len()).rev().map(|rank| self.without(rank));
+            all.extend(fewer.filter(|less| less.deaths.len() < less.nodes.len()));
+        }
+        if self.nodes.iter().any(|&node| node > 0) {
+            all.push(Losses { nodes: vec![0; self.nodes.len()], ..self.clone() });
+        }
+        all.extend(self.simpler_deaths());
+        for (at, op) in self.ops.iter().enumerate() {
+            all.extend(op.simpler().into_iter().map(|op| {
+                let mut less = self.clone();
+                less.ops[at] = op;
+                less
+            }));
+        }
+        all
+    }
+
+    fn reseeded(&self, seed: u64) -> Losses {
+        Losses { seed, ..self.clone() }
+    }
+
+    fn size(&self) -> String {
+        let Losses { nodes, ops, messages, deaths, .. } = self;
+        let [ops, messages, deaths] = [ops.len(), messages.len(), deaths.len()];
+        format!("{} peers, {ops} ops, {messages} messages, {deaths} deaths", nodes.len())
+    }
+}
+
+struct Message {
+    spec: MessageSpec,
+    values: Vec<u64>,
+    source: Memory,
+    target: Memory,
+}
+
+impl Message {
+    fn new(spec: &MessageSpec, rng: &mut SmallRng) -> Message {
+        let values: Vec<u64> = (0..spec.count).map(|_| rng.random()).collect();
+        let (source, target) = (Memory::new(&values), Memory::new(&vec![POISON; values.len()]));
+        Message { spec: *spec, values, source, target }
+    }
+
+    fn call(&self, rank: usize) -> Call {
+        let sends = rank == self.spec.from;
+        Call {
+            collective: if sends { Collective::Send } else { Collective::Recv },
+            dtype: DType::U64,
+            count: self.values.len(),
+            peer: if sends { self.spec.to } else { self.spec.from } as u32,
+            input: if sends { self.source.segment() } else { Segment::EMPTY },
+            output: if sends { Segment::EMPTY } else { self.target.segment() },
+            options: CallOptions { tag: Tag(self.spec.tag), ..CallOptions::default() },
+            ..Call::EMPTY
+        }
+    }
+
+    fn concerns(&self, rank: usize) -> bool {
+        rank == self.spec.from || rank == self.spec.to
+    }
+}
+
+/// What became of ops: done without somebody, some of them in parts, or by another than the root of a broadcast;
+/// failed; done with everybody.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Tally {
+    pub(crate) reduced: usize,
+    pub(crate) in_parts: usize,
+    pub(crate) handed_on: usize,
+    /// Of those that died, results that were stable.
+    pub(crate) stable: usize,
+    pub(crate) failed: usize,
+    pub(crate) whole: usize,
+    /// Deaths that happened.
+    pub(crate) deaths: usize,
+}
+
+/// A schedule while it is played.
+struct Job {
+    cluster: Cluster,
+    rng: SmallRng,
+    ops: Vec<Op>,
+    /// By rank: the next op to start.
+    next: Vec<usize>,
+    /// By rank: ops in flight.
+    open: Vec<Vec<(usize, OpHandle)>>,
+    results: Vec<Vec<Option<Result<Outcome>>>>,
+    messages: Vec<Message>,
+    /// By rank: the next message to look at, and those in flight.
+    next_message: Vec<usize>,
+    in_flight: Vec<Vec<(usize, OpHandle)>>,
+    turns: usize,
+}
+
+/// Plays a schedule; panics where a survivor is told something wrong, or nothing. Gives the number of events.
+pub(crate) fn play(losses: &Losses, tally: &mut Tally) -> u64 {
+    let mut job = Job::new(losses);
+    for death in &losses.deaths {
+        if !job.die(death) {
+            break;
+        }
+        tally.deaths += 1;
+    }
+    while !job.is_done() {
+        job.round();
+    }
+    job.check_agreement(tally);
+    for rank in (0..losses.nodes.len()).filter(|rank| !job.lives(*rank)) {
+        job.check_stable(rank, tally);
+    }
+    job.cluster.events()
+}
+
+impl Job {
+    fn new(losses: &Losses) -> Job {
+        let mut rng = SmallRng::seed_from_u64(losses.seed);
+        let world = losses.nodes.len();
+        let mut cluster = Cluster::new(&losses.nodes, losses.seed, &losses.limits.limits(), SMALL);
+        for death in &losses.deaths {
+            if let Moment::Event(event) = death.moment {
+                cluster.doom(death.victim, event, death.in_flight);
+            }
+        }
+        Job {
+            cluster,
+            ops: losses.ops.iter().map(|spec| Op::new(spec, world, &mut rng)).collect(),
+            next: vec![0; world],
+            open: vec![Vec::new(); world],
+            results: (0..world).map(|_| (0..losses.ops.len()).map(|_| None).collect()).collect(),
+            messages: losses.messages.iter().map(|spec| Message::new(spec, &mut rng)).collect(),
+            next_message: vec![0; world],
+            in_flight: vec![Vec::new(); world],
+            rng,
+            turns: 0,
+        }
+    }
+
+    fn lives(&self, rank: usize) -> bool {
+        self.cluster.living().binary_search(&rank).is_ok()
+    }
+
+    /// False if everything is over before.
+    fn die(&mut self, death: &Death) -> bool {
+        match death.moment {
+            Moment::Turns(turns) => {
+                (0..turns).for_each(|_| self.turn());
+                self.cluster.kill(death.victim, death.in_flight);
+            }
+            Moment::Event(_) => {
+                while self.lives(death.victim) {
+                    if self.is_done() {
+                        return false;
+                    }
+                    self.turn();
+                }
+            }
+        }
+        (0..death.unnoticed).for_each(|_| self.turn());
+        self.cluster.notice_death(death.victim);
+        while death.settles && !self.cluster.is_quiet() {
+            self.turn();
+        }
+        true
+    }
+
+    /// As many turns as there are ranks.
+    fn round(&mut self) {
+        (0..self.next.len()).for_each(|_| self.turn());
+    }
+
+    /// A random rank that lives starts its next op, takes results, or makes a step.
+    fn turn(&mut self) {
+        self.see_that_it_ends();
+        let living = self.cluster.living();
+        let rank = living[self.rng.random_range(0..living.len())];
+        if self.rng.random_ratio(1, 4) && self.next[rank] < self.ops.len() {
+            self.start_op(rank);
+        }
+        if self.rng.random_ratio(1, 4) && self.next_message[rank] < self.messages.len() {
+            self.start_message(rank);
+        }
+        self.cluster.step(rank);
+        if self.rng.random_ratio(1, 3) {
+            self.cluster.step_control();
+        }
+        // It may have died of any of these.
+        if self.lives(rank) {
+            self.take(rank);
+            self.take_messages(rank);
+        }
+    }
+
+    fn see_that_it_ends(&mut self) {
+        self.turns += 1;
+        if self.turns > BUDGET * self.next.len().div_ceil(8) {
+            let describe = |&rank: &usize| self.cluster.peers[rank].executor.describe();
+            let open: Vec<String> = self.cluster.living().iter().map(describe).collect();
+            panic!("no end within {} turns: {open:#?}", self.turns);
+        }
+    }
+
+    fn start_op(&mut self, rank: usize) {
+        let at = self.next[rank];
+        self.next[rank] += 1;
+        let call = self.ops[at].call(rank);
+        let in_place = call.input.overlaps(&call.output);
+        match self.cluster.start(rank, call, in_place) {
+            Ok(handle) => self.open[rank].push((at, handle)),
+            Err(error) => self.results[rank][at] = Some(Err(error)),
+        }
+    }
+
+    fn start_message(&mut self, rank: usize) {
+        let at = self.next_message[rank];
+        self.next_message[rank] += 1;
+        let message = &self.messages[at];
+        if message.concerns(rank) && self.lives(rank) {
+            let handle = self.cluster.start(rank, message.call(rank), false).expect("it has its number");
+            self.in_flight[rank].push((at, handle));
+        }
+    }
+
+    fn take(&mut self, rank: usize) {
+        let Job { open, cluster, ops, results, .. } = self;
+        open[rank].retain(|&(at, handle)| {
+            let Some(result) = cluster.peers[rank].executor.take(handle) else { return true };
+            if let Ok(outcome) = &result {
+                ops[at].check(rank, outcome, &format!("op {at} {} rank {rank}", ops[at].collective));
+            }
+            results[rank][at] = Some(result);
+            false
+        });
+    }
+
+    /// A message arrives as it was sent, or ends with an error that names its other side, which is dead.
+    fn take_messages(&mut self, rank: usize) {
+        let Job { in_flight, messages, cluster, .. } = self;
+        in_flight[rank].retain(|(at, handle)| {
+            let Some(result) = cluster.peers[rank].executor.take(*handle) else { return true };
+            let message = &messages[*at];
+            let other = if rank == message.spec.from { message.spec.to } else { message.spec.from };
+            match result {
+                Ok(_) if rank == message.spec.to => {
+                    assert_eq!(message.target.values(), message.values, "message {at}");
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    assert!(error.to_string().contains(&format!("peer {other} ")), "message {at}: {error}");
+                    assert!(!cluster.living().contains(&other), "message {at}: {error}");
+                }
+            }
+            false
+        });
+    }
+
+    fn is_done(&self) -> bool {
+        let is_idle = |&rank: &usize| {
+            self.next[rank] == self.ops.len()
+                && self.open[rank].is_empty()
+                && self.next_message[rank] == self.messages.len()
+                && self.in_flight[rank].is_empty()
+        };
+        self.cluster.living().iter().all(is_idle)
+    }
+
+    /// What a rank heard to be stable before it died is what the survivors have.
+    fn check_stable(&self, rank: usize, tally: &mut Tally) {
+        for tag in 0..2 {
+            let of_tag: Vec<usize> = (0..self.ops.len()).filter(|&at| self.ops[at].tag == tag).collect();
+            let heard = of_tag.iter().filter_map(|&at| self.results[rank][at].as_ref()?.as_ref().ok());
+            let stable = heard.map(|outcome| outcome.stable_through.0).max().unwrap_or(0);
+            for &at in &of_tag[..stable as usize] {
+                let Some(Ok(mine)) = &self.results[rank][at] else { continue };
+                let same = |&other: &usize| match &self.results[other][at] {
+                    Some(Ok(theirs)) => (&mine.absent, &mine.parts) == (&theirs.absent, &theirs.parts),
+                    _ => self.ops[at].is_strict(),
+                };
+                assert!(self.cluster.living().iter().all(same), "op {at} was stable for rank {rank}");
+                tally.stable += 1;
+            }
+        }
+    }
+
+    /// Survivors agree on every op: contributors, absent ranks, and whether it worked.
+    fn check_agreement(&self, tally: &mut Tally) {
+        let (mut reduced, mut failed) = (0, 0);
+        let living = self.cluster.living();
+        for (at, op) in self.ops.iter().enumerate() {
+            let told: Vec<&Result<Outcome>> =
+                living.iter().map(|&rank| self.results[rank][at].as_ref().expect("done")).collect();
+            let what = format!("op {at} {}", op.collective);
+            match op.check_agreement(&told, &what) {
+                Told::Lost(error) => {
+                    let members: Vec<usize> = (0..self.next.len()).collect();
+                    op.check_loss(&error, &members, &|rank| !self.lives(rank), &what);
+                    failed += 1;
+                }
+                Told::Done { absent, in_parts } => {
+                    reduced += usize::from(!absent.is_empty());
+                    tally.in_parts += usize::from(in_parts);
+                    let root_is_gone = op.collective.has_root() && absent.contains(&(op.root as u32));
+                    tally.handed_on += usize::from(root_is_gone && op.collective == Collective::Broadcast);
+                }
+                Told::Nothing => {}
+            }
+        }
+        tally.reduced += reduced;
+        tally.failed += failed;
+        tally.whole += self.ops.len() - reduced - failed;
+    }
+}
