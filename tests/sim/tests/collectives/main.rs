@@ -5,6 +5,8 @@
 
 mod case;
 mod churn;
+#[cfg(not(feature = "planted-bugs"))]
+mod crash_points;
 mod in_flight;
 mod job;
 mod losses;

@@ -1,0 +1,178 @@
+//! Every point at which a peer may die in small jobs: each is run without a death, to count its events, and then
+//! again with each victim dying right before each of these events.
+
+use crate::case::NarrowLimits;
+use crate::job::{Death, Losses, Moment, Tally, play};
+use crate::random_op::OpSpec;
+use crate::replay::{check, named};
+use ronde_core::{Collective, Tolerance};
+use ronde_sim::InFlight;
+use std::cell::Cell;
+
+/// A call of two windows or more where it has any, on so many ranks.
+struct Kind {
+    collective: Collective,
+    algorithm: &'static str,
+    tolerance: Tolerance,
+    count: usize,
+}
+
+const KINDS: [Kind; 12] = {
+    use Collective::*;
+    use Tolerance::*;
+    const fn kind(
+        collective: Collective,
+        algorithm: &'static str,
+        tolerance: Tolerance,
+        count: usize,
+    ) -> Kind {
+        Kind { collective, algorithm, tolerance, count }
+    }
+    [
+        kind(AllReduce, "one-shot", Recover, 5),
+        kind(AllReduce, "two-shot", Recover, 100),
+        kind(AllReduce, "ring", Recover, 100),
+        kind(AllReduce, "two-shot", PerWindow, 200),
+        kind(AllGather, "direct", Recover, 40),
+        kind(AllGather, "ring", Recover, 40),
+        kind(ReduceScatter, "direct", Recover, 40),
+        kind(ReduceScatter, "ring", Recover, 40),
+        kind(AllToAll, "direct", Recover, 40),
+        kind(Broadcast, "direct", Recover, 100),
+        kind(Broadcast, "tree", Recover, 100),
+        kind(Broadcast, "chain", Recover, 100),
+    ]
+};
+
+/// Two calls of each kind, in place and out of place.
+fn jobs(world: usize) -> Vec<Losses> {
+    let mut jobs = Vec::new();
+    for (kind, in_place) in KINDS.iter().flat_map(|kind| [(kind, false), (kind, true)]) {
+        let seed = (world * 100 + jobs.len()) as u64;
+        let op = |root| OpSpec {
+            collective: kind.collective,
+            algorithm: Some(kind.algorithm.to_string()),
+            tolerance: kind.tolerance,
+            count: kind.count,
+            root,
+            in_place,
+            tag: 0,
+        };
+        jobs.push(Losses {
+            seed,
+            nodes: vec![0; world],
+            limits: NarrowLimits {
+                eager_bytes: 1 << (9 + seed % 5),
+                log_entries: 1 + seed as usize % 3,
+                log_op_bytes_memory: if seed.is_multiple_of(2) { 8 } else { 2048 },
+            },
+            ops: vec![op(world - 1), op(0)],
+            messages: Vec::new(),
+            deaths: Vec::new(),
+        });
+    }
+    jobs
+}
+
+/// Plays one job after the other.
+struct Runs {
+    test: &'static str,
+    runs: Cell<usize>,
+    tally: Cell<Tally>,
+}
+
+impl Runs {
+    fn new(test: &'static str) -> Runs {
+        Runs { test, runs: Cell::default(), tally: Cell::default() }
+    }
+
+    /// The number of events.
+    fn play(&self, job: &Losses) -> u64 {
+        let events = Cell::new(0);
+        check(self.test, None, job, &|job| {
+            let mut tally = self.tally.get();
+            events.set(play(job, &mut tally));
+            self.tally.set(tally);
+        });
+        self.runs.set(self.runs.get() + 1);
+        events.get()
+    }
+
+    fn finish(&self, start: std::time::Instant) {
+        let seconds = start.elapsed().as_secs_f64();
+        println!("{} runs in {seconds:.1} s: {:?}", self.runs.get(), self.tally.get());
+    }
+}
+
+/// The job with one more death. That is noticed at once or a while later, as the event says.
+fn and_death(job: &Losses, victim: usize, event: u64, in_flight: InFlight) -> Losses {
+    let unnoticed = if event.is_multiple_of(2) { 0 } else { 10 * job.nodes.len() };
+    let death = Death { victim, moment: Moment::Event(event), in_flight, unnoticed, settles: false };
+    let mut job = job.clone();
+    job.deaths.push(death);
+    job
+}
+
+const FATES: [InFlight; 2] = [InFlight::Delivered, InFlight::Lost];
+
+/// Each victim at each event, and what it had sent delivered or lost. Without optimisation a sample of the events.
+#[test]
+fn every_crash_point() {
+    let runs = Runs::new("every_crash_point");
+    if let Some(job) = named(runs.test) {
+        runs.play(&job);
+        return;
+    }
+    let start = std::time::Instant::now();
+    let step = if cfg!(debug_assertions) { 17 } else { 1 };
+    for world in 2..=4 {
+        for job in jobs(world) {
+            for event in (0..runs.play(&job)).step_by(step) {
+                for victim in 0..world {
+                    for in_flight in FATES {
+                        runs.play(&and_death(&job, victim, event, in_flight));
+                    }
+                }
+            }
+        }
+    }
+    runs.finish(start);
+}
+
+/// Of all pairs of victims, events and fates among three peers one in so many is run.
+const PAIR_STEP: usize = if cfg!(debug_assertions) { 4001 } else { 11 };
+
+#[test]
+fn pairs_of_crash_points() {
+    let runs = Runs::new("pairs_of_crash_points");
+    if let Some(job) = named(runs.test) {
+        runs.play(&job);
+        return;
+    }
+    let start = std::time::Instant::now();
+    let step = if cfg!(debug_assertions) { 17 } else { 1 };
+    let mut pairs = 0;
+    for job in jobs(3) {
+        for first in (0..runs.play(&job)).step_by(step) {
+            for (victim, in_flight) in (0..3).flat_map(|victim| FATES.map(|fate| (victim, fate))) {
+                let one = and_death(&job, victim, first, in_flight);
+                // Among the events are those of recovery; how many there are only a run can tell.
+                let seconds = (first + 1)..runs.play(&one);
+                for (second, other, in_flight) in seconds.flat_map(|second| second_deaths(second, victim)) {
+                    pairs += 1;
+                    if pairs % PAIR_STEP == 0 {
+                        runs.play(&and_death(&one, other, second, in_flight));
+                    }
+                }
+            }
+        }
+    }
+    println!("of {pairs} pairs one in {PAIR_STEP}");
+    runs.finish(start);
+}
+
+/// Who else of three may die at an event, and how.
+fn second_deaths(event: u64, first: usize) -> [(u64, usize, InFlight); 4] {
+    let others = [(first + 1) % 3, (first + 2) % 3];
+    std::array::from_fn(|at| (event, others[at / 2], FATES[at % 2]))
+}
