@@ -44,6 +44,8 @@ pub struct Cluster {
     now: u64,
     /// Processes whose links are polled.
     due: Vec<usize>,
+    /// Some process may die of any event.
+    has_doomed: bool,
 }
 
 /// As the engine does it.
@@ -77,6 +79,7 @@ impl Cluster {
             network,
             now: 0,
             due: Vec::new(),
+            has_doomed: false,
         };
         for &node in nodes {
             let process = cluster.spawn(node);
@@ -198,6 +201,7 @@ impl Cluster {
 
     /// A process will die right before the event with this number, even in the middle of a step.
     pub fn doom(&mut self, process: usize, event: u64, in_flight: InFlight) {
+        self.has_doomed = true;
         self.network.doom(process, event, in_flight);
     }
 
@@ -207,7 +211,9 @@ impl Cluster {
     }
 
     fn bury_the_struck(&mut self) {
-        while let Some((process, in_flight)) = self.network.take_struck() {
+        while self.has_doomed
+            && let Some((process, in_flight)) = self.network.take_struck()
+        {
             self.bury(process, in_flight);
         }
     }

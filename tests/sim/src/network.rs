@@ -79,7 +79,35 @@ const STUCK_POLLS: u32 = 8;
 enum Bytes {
     /// The sender's memory, not to be touched by it before delivery.
     Lent(Segment, u64),
+    /// The first so many bytes.
     Copied(Arena, usize),
+}
+
+/// Memory for copies, used over and over; by the logarithm of its length.
+#[derive(Default)]
+struct Pool([Vec<Arena>; 24]);
+
+impl Pool {
+    fn class(len: usize) -> usize {
+        len.next_power_of_two().ilog2() as usize
+    }
+
+    fn copy(&mut self, payload: &Segment) -> Bytes {
+        let len = payload.len();
+        if len == 0 {
+            return Bytes::Copied(Arena::new(0), 0);
+        }
+        let class = Pool::class(len);
+        let arena = self.0[class].pop().unwrap_or_else(|| Arena::new(1 << class));
+        payload.copy_to(&arena.segment(0, len));
+        Bytes::Copied(arena, len)
+    }
+
+    fn take_back(&mut self, arena: Arena) {
+        if !arena.is_empty() {
+            self.0[Pool::class(arena.len())].push(arena);
+        }
+    }
 }
 
 impl Bytes {
@@ -96,15 +124,22 @@ struct Message {
     bytes: Bytes,
 }
 
+/// From one process to another.
+#[derive(Default)]
+struct Direction {
+    /// Frames on the way.
+    frames: Vec<Message>,
+    /// Cookies of sends that have left.
+    sent: Vec<u64>,
+    /// Bytes on the way and not given back.
+    used: usize,
+    /// Memory that was lent has been taken back.
+    revoked: bool,
+}
+
 struct Wire {
-    /// Frames on the way, by (from, to).
-    frames: Vec<Vec<Message>>,
-    /// Cookies of sends that have left, by (from, to).
-    sent: Vec<Vec<u64>>,
-    /// Bytes on the way and not given back, by (from, to).
-    used: Vec<usize>,
-    /// By (from, to): memory that was lent has been taken back.
-    revoked: Vec<bool>,
+    /// By (from, to).
+    directions: Vec<Direction>,
     /// By process: it has died.
     dead: Vec<bool>,
     /// By process, a bit for each other: polling its link would do something.
@@ -114,6 +149,7 @@ struct Wire {
     dooms: Vec<Doom>,
     /// Whose doom has come and was not asked for yet.
     struck: Vec<(usize, InFlight)>,
+    pool: Pool,
     rng: SmallRng,
 }
 
@@ -126,7 +162,7 @@ impl Wire {
         let processes = self.dead.len();
         self.dead[process] = true;
         for other in (0..processes).filter(|&other| other != process) {
-            let frames = &mut self.frames[process * processes + other];
+            let frames = &mut self.directions[process * processes + other].frames;
             let kept = in_flight.kept(frames.len(), &mut self.rng);
             frames.truncate(kept);
             self.make_due(other, process);
@@ -165,17 +201,14 @@ pub struct Network {
 impl Network {
     /// A full mesh of so many.
     pub fn new(processes: usize, rates: Rates, seed: u64) -> Network {
-        let pairs = processes * processes;
         let wire = Wire {
-            frames: (0..pairs).map(|_| Vec::new()).collect(),
-            sent: vec![Vec::new(); pairs],
-            used: vec![0; pairs],
-            revoked: vec![false; pairs],
+            directions: (0..processes * processes).map(|_| Direction::default()).collect(),
             dead: vec![false; processes],
             due: vec![vec![0; processes.div_ceil(64)]; processes],
             events: 0,
             dooms: Vec::new(),
             struck: Vec::new(),
+            pool: Pool::default(),
             rng: SmallRng::seed_from_u64(seed),
         };
         Network { processes, rates, wire: Arc::new(Mutex::new(wire)) }
@@ -241,6 +274,7 @@ impl Network {
             records: VecDeque::new(),
             stuck: 0,
             lent: 0,
+            sent: Vec::new(),
             next_view: 0,
             ended: false,
         })
@@ -265,6 +299,8 @@ struct SimLink {
     stuck: u32,
     /// Sends that have not left this rank's memory.
     lent: usize,
+    /// Room for cookies.
+    sent: Vec<u64>,
     ended: bool,
 }
 
@@ -301,15 +337,16 @@ impl SimLink {
                 Placement::Refuse(why) => panic!("a correct peer was refused: {why}"),
             }
         }
-        if let Bytes::Lent(_, cookie) = bytes {
-            self.has_left(cookie);
+        match bytes {
+            Bytes::Lent(_, cookie) => self.has_left(cookie),
+            Bytes::Copied(arena, _) => self.wire().pool.take_back(arena),
         }
     }
 
     /// The memory of a send is the sender's again.
     fn has_left(&self, cookie: u64) {
         let mut wire = self.wire();
-        wire.sent[self.back].push(cookie);
+        wire.directions[self.back].sent.push(cookie);
         wire.make_due(self.other, self.me);
     }
 
@@ -323,14 +360,14 @@ impl SimLink {
     fn next_message(&self) -> Result<Option<Message>, LinkFailure> {
         let back = self.back;
         let mut wire = self.wire();
-        if wire.revoked[back] {
+        if wire.directions[back].revoked {
             return Err(LinkFailure::Revoked);
         }
-        let is_over = |wire: &Wire| wire.frames[back].is_empty() && wire.dead[self.other];
+        let is_over = |wire: &Wire| wire.directions[back].frames.is_empty() && wire.dead[self.other];
         if is_over(&wire) {
             return Err(LinkFailure::PeerDied);
         }
-        if wire.frames[back].is_empty() {
+        if wire.directions[back].frames.is_empty() {
             return Ok(None);
         }
         if wire.rng.random_range(0..256) < self.rates.hold {
@@ -344,9 +381,9 @@ impl SimLink {
         if is_over(&wire) {
             return Err(LinkFailure::PeerDied);
         }
-        let waiting = wire.frames[back].len();
+        let waiting = wire.directions[back].frames.len();
         let at = if reorder { wire.rng.random_range(0..waiting) } else { 0 };
-        Ok(Some(wire.frames[back].remove(at)))
+        Ok(Some(wire.directions[back].frames.remove(at)))
     }
 }
 
@@ -366,7 +403,8 @@ impl Link for SimLink {
         let out = self.out;
         let mut wire = self.wire();
         let bytes = ring_bytes(payload.len());
-        let no_room = rates.views && wire.used[out] > 0 && wire.used[out] + bytes > rates.ring;
+        let no_room =
+            rates.views && wire.directions[out].used > 0 && wire.directions[out].used + bytes > rates.ring;
         let mut chance = |rate: u32| wire.rng.random_range(0..256) < rate;
         if chance(rates.full) || no_room {
             return Submit::Full;
@@ -376,17 +414,16 @@ impl Link for SimLink {
         if !wire.happens_to(self.me) {
             return Submit::Sent;
         }
-        let copy = || {
-            let arena = Arena::new(payload.len().max(1));
-            payload.copy_to(&arena.segment(0, payload.len()));
-            Bytes::Copied(arena, payload.len())
-        };
-        wire.used[out] += bytes * (1 + usize::from(duplicated));
+        wire.directions[out].used += bytes * (1 + usize::from(duplicated));
         if duplicated {
-            wire.frames[out].push(Message { header: *header, bytes: copy() });
+            let bytes = wire.pool.copy(payload);
+            wire.directions[out].frames.push(Message { header: *header, bytes });
         }
-        let bytes = if pending { Bytes::Lent(payload.clone(), cookie) } else { copy() };
-        wire.frames[out].push(Message { header: *header, bytes });
+        let bytes = match pending {
+            true => Bytes::Lent(payload.clone(), cookie),
+            false => wire.pool.copy(payload),
+        };
+        wire.directions[out].frames.push(Message { header: *header, bytes });
         wire.make_due(self.other, self.me);
         drop(wire);
         self.lent += usize::from(pending);
@@ -394,14 +431,17 @@ impl Link for SimLink {
     }
 
     fn poll(&mut self, receiver: &mut dyn Receiver) -> Result<bool, LinkFailure> {
-        let (done, idle) = {
+        let mut sent = std::mem::take(&mut self.sent);
+        let idle = {
             let mut wire = self.wire();
             wire.due[self.me][self.other / 64] &= !(1 << (self.other % 64));
-            (std::mem::take(&mut wire.sent[self.out]), wire.frames[self.back].is_empty())
+            std::mem::swap(&mut wire.directions[self.out].sent, &mut sent);
+            wire.directions[self.back].frames.is_empty()
         };
-        let mut moved = !done.is_empty();
-        self.lent -= done.len();
-        done.into_iter().for_each(|cookie| receiver.sent(self.peer, cookie));
+        let mut moved = !sent.is_empty();
+        self.lent -= sent.len();
+        sent.drain(..).for_each(|cookie| receiver.sent(self.peer, cookie));
+        self.sent = sent;
         self.stuck = if idle && self.is_held_up() { self.stuck + 1 } else { 0 };
         if self.stuck > STUCK_POLLS {
             self.stuck = 0;
@@ -424,11 +464,14 @@ impl Link for SimLink {
         while let Some((_, bytes, true)) = self.records.front().copied() {
             self.records.pop_front();
             let back = self.back;
-            self.wire().used[back] -= bytes;
+            self.wire().directions[back].used -= bytes;
         }
         let at = self.views.iter().position(|(t, _)| *t == token.0).expect("a view is released once");
         match self.views.swap_remove(at).1 {
-            Bytes::Copied(arena, _) => arena.segment(0, arena.len()).bytes_mut().fill(0xaa),
+            Bytes::Copied(arena, len) => {
+                arena.segment(0, len).bytes_mut().fill(0xaa);
+                self.wire().pool.take_back(arena);
+            }
             // Memory read in place is the sender's again only now.
             Bytes::Lent(_, cookie) => self.has_left(cookie),
         }
@@ -442,7 +485,7 @@ impl Link for SimLink {
     }
 
     fn is_sound(&self) -> bool {
-        !self.wire().revoked[self.back]
+        !self.wire().directions[self.back].revoked
     }
 
     fn close(&mut self) {
@@ -451,7 +494,7 @@ impl Link for SimLink {
             let mut wire = self.wire();
             // Who dies takes nothing back.
             if !wire.dead[self.me] {
-                wire.revoked[self.out] = true;
+                wire.directions[self.out].revoked = true;
                 wire.make_due(self.other, self.me);
             }
         }

@@ -108,7 +108,7 @@ pub(crate) fn draw(seed: u64) -> Comings {
         every: rng.random_range(1..5),
         leaves: true,
         // Roots are taken modulo the number of ranks.
-        ops: (0..rng.random_range(4..20)).map(|_| OpSpec::draw(&mut rng, 60)).collect(),
+        ops: (0..rng.random_range(4..20)).map(|_| OpSpec::draw(&mut rng, 60, 2000)).collect(),
         events: (0..rng.random_range(2..10)).map(|_| (rng.random_range(0..600), event(&mut rng))).collect(),
     }
 }

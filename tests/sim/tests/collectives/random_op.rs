@@ -33,7 +33,8 @@ pub(crate) struct OpSpec {
 }
 
 impl OpSpec {
-    pub(crate) fn draw(rng: &mut SmallRng, world: usize) -> OpSpec {
+    /// Of few elements, some more, or up to `most`.
+    pub(crate) fn draw(rng: &mut SmallRng, world: usize, most: usize) -> OpSpec {
         let collective = match rng.random() {
             true => Collective::AllReduce,
             false => KINDS[rng.random_range(0..KINDS.len())],
@@ -42,8 +43,8 @@ impl OpSpec {
         let named = rng.random_ratio(1, 4).then(|| known[rng.random_range(0..known.len())]);
         let count = match rng.random_range(0..3) {
             0 => rng.random_range(0..3),
-            1 => rng.random_range(0..200),
-            _ => rng.random_range(0..2000),
+            1 => rng.random_range(0..most.div_ceil(10)),
+            _ => rng.random_range(0..most),
         };
         let tolerance = match rng.random_range(0..10) {
             0 => Tolerance::None,

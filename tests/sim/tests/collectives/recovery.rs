@@ -38,7 +38,7 @@ pub(crate) fn draw(seed: u64) -> Losses {
         seed,
         nodes: (0..world).map(|_| rng.random_range(0..2)).collect(),
         limits: NarrowLimits::draw(&mut rng),
-        ops: (0..rng.random_range(4..20)).map(|_| OpSpec::draw(&mut rng, world)).collect(),
+        ops: (0..rng.random_range(4..20)).map(|_| OpSpec::draw(&mut rng, world, 2000)).collect(),
         messages: (0..rng.random_range(0..12)).map(|_| draw_message(&mut rng, world)).collect(),
         deaths: draw_deaths(&mut rng, world, deaths, 400),
     }
@@ -78,7 +78,7 @@ mod tests {
         assert!(count < 5000 || enough, "{tally:?}");
     }
 
-    /// 3 to 8 peers, 20 to 40 ops, 2 deaths or more.
+    /// 3 to 8 peers, 20 to 30 ops, 2 deaths or more.
     fn draw_long(seed: u64) -> Losses {
         let mut rng = SmallRng::seed_from_u64(seed);
         let world = rng.random_range(3..9);
@@ -87,7 +87,7 @@ mod tests {
             seed,
             nodes: (0..world).map(|_| rng.random_range(0..3)).collect(),
             limits: NarrowLimits::draw(&mut rng),
-            ops: (0..rng.random_range(20..41)).map(|_| OpSpec::draw(&mut rng, world)).collect(),
+            ops: (0..rng.random_range(20..31)).map(|_| OpSpec::draw(&mut rng, world, 300)).collect(),
             messages: (0..rng.random_range(0..12)).map(|_| draw_message(&mut rng, world)).collect(),
             deaths: draw_deaths(&mut rng, world, deaths, 800),
         }
@@ -106,7 +106,7 @@ mod tests {
         let world = (33.0 * (300.0f64 / 33.0).powf(rng.random())).round() as usize;
         let per_node = [1, 8, world][rng.random_range(0..3)];
         let mut op = || {
-            let mut spec = OpSpec::draw(&mut rng, world);
+            let mut spec = OpSpec::draw(&mut rng, world, 600);
             let has_blocks =
                 algorithms_for(spec.collective).len() < 3 && spec.collective != Collective::Barrier;
             spec.count %= if has_blocks { 4 } else { 600 };
