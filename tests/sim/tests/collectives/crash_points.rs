@@ -3,7 +3,7 @@
 
 use crate::case::NarrowLimits;
 use crate::job::{Death, Losses, Moment, Tally, play};
-use crate::random_op::OpSpec;
+use crate::random_op::{OpSpec, Reduces};
 use crate::replay::{check, named};
 use ronde_core::{Collective, Tolerance};
 use ronde_sim::InFlight;
@@ -57,6 +57,7 @@ fn jobs(world: usize) -> Vec<Losses> {
             root,
             in_place,
             tag: 0,
+            reduces: if root == 0 { Reduces::WeightedAvg } else { Reduces::Sum },
         };
         jobs.push(Losses {
             seed,
