@@ -1,5 +1,6 @@
 //! The `ronde` program.
 #![forbid(unsafe_code)]
+#![warn(clippy::print_stdout)]
 
 mod args;
 mod bench;
@@ -11,6 +12,7 @@ mod exit;
 mod launch;
 mod output_file;
 mod quantity;
+mod say;
 mod session;
 mod status;
 

@@ -1,41 +1,46 @@
 //! Result files: never overwritten, and a full disk is an error that says so.
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat};
+use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 /// How many suffixes are tried before giving up.
 const MAX_SUFFIX: u32 = 10_000;
 
-/// A file that did not exist before.
+/// A file that did not exist before. It has no name until it is complete, where the file system can do that, so that nothing is
+/// left of a process that ends before.
 #[derive(Debug)]
 pub(crate) struct OutputFile {
+    /// Its name or, while it has none, the one that was asked for.
     path: PathBuf,
     file: File,
+    is_named: bool,
 }
 
 impl OutputFile {
-    /// Creates `path`, or `path.0`, `path.1`, … if that is taken.
+    /// Creates a file that becomes `path`, or `path.0`, `path.1`, … if that is taken.
     ///
     /// Called before the work whose result goes there, so that a path that cannot be written costs
     /// nobody an hour of measurements.
     pub(crate) fn create(path: &Path) -> Result<OutputFile> {
-        if let Some(opened) = try_create(path)? {
-            return Ok(opened);
-        }
-        for suffix in 0..MAX_SUFFIX {
-            let mut name = path.as_os_str().to_owned();
-            name.push(format!(".{suffix}"));
-            if let Some(opened) = try_create(Path::new(&name))? {
-                return Ok(opened);
+        match unnamed(path) {
+            Ok(file) => Ok(OutputFile { path: path.to_owned(), file, is_named: false }),
+            // Such as a network's.
+            Err(Errno::OPNOTSUPP | Errno::ISDIR) => {
+                let open = |path: &Path| OpenOptions::new().write(true).create_new(true).open(path);
+                let (path, file) = first_free(path, open)?;
+                Ok(OutputFile { path, file, is_named: true })
             }
+            Err(error) => Err(error).with_context(|| format!("cannot create {}", path.display())),
         }
-        bail!("{} and {MAX_SUFFIX} numbered variants of it exist already", path.display())
     }
 
-    /// Writes the whole content and sees it through to the disk. What could not be written in full is
-    /// removed, so that nobody reads half a result.
+    /// Writes the whole content, sees it through to the disk, and gives the file its name. What could not be written in full
+    /// is removed, so that nobody reads half a result.
     pub(crate) fn finish(mut self, content: &[u8]) -> Result<PathBuf> {
         let written = self.file.write_all(content).and_then(|()| match self.file.sync_all() {
             // Pipes and character devices have nothing to sync.
@@ -43,7 +48,9 @@ impl OutputFile {
             other => other,
         });
         if let Err(error) = written {
-            let _ = std::fs::remove_file(&self.path);
+            if self.is_named {
+                let _ = std::fs::remove_file(&self.path);
+            }
             let hint = match error.kind() {
                 ErrorKind::StorageFull => "the disk is full",
                 ErrorKind::QuotaExceeded => "the disk quota is used up",
@@ -53,16 +60,41 @@ impl OutputFile {
             return Err(error)
                 .with_context(|| format!("cannot write {} bytes to {path}: {hint}", content.len()));
         }
-        Ok(self.path)
+        if self.is_named {
+            return Ok(self.path);
+        }
+        let descriptor = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let link = |path: &Path| {
+            linkat(CWD, &descriptor, CWD, path, AtFlags::SYMLINK_FOLLOW).map_err(io::Error::from)
+        };
+        first_free(&self.path, link).map(|(path, ())| path)
     }
 }
 
-fn try_create(path: &Path) -> Result<Option<OutputFile>> {
-    match OpenOptions::new().write(true).create_new(true).open(path) {
-        Ok(file) => Ok(Some(OutputFile { path: path.to_owned(), file })),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("cannot create {}", path.display())),
+/// A new file without a name in the folder of `path`.
+fn unnamed(path: &Path) -> rustix::io::Result<File> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mode = Mode::from_raw_mode(0o666);
+    openat(CWD, folder, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, mode).map(File::from)
+}
+
+/// Makes something at `path` or, where that is taken, at the first of its numbered variants that is free.
+fn first_free<T>(path: &Path, make: impl Fn(&Path) -> io::Result<T>) -> Result<(PathBuf, T)> {
+    let variant = |suffix: u32| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{suffix}"));
+        PathBuf::from(name)
+    };
+    for candidate in std::iter::once(path.to_owned()).chain((0..MAX_SUFFIX).map(variant)) {
+        match make(&candidate) {
+            Ok(made) => return Ok((candidate, made)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot create {}", candidate.display()));
+            }
+        }
     }
+    bail!("{} and {MAX_SUFFIX} numbered variants of it exist already", path.display())
 }
 
 #[cfg(test)]
@@ -86,9 +118,17 @@ mod tests {
         let path = folder.path().join("out.json");
         std::fs::write(&path, "").unwrap();
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let error = OutputFile { path: path.clone(), file: full }.finish(b"content").unwrap_err();
+        let error =
+            OutputFile { path: path.clone(), file: full, is_named: true }.finish(b"content").unwrap_err();
         assert!(format!("{error:#}").contains("the disk is full"), "{error:#}");
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_was_not_finished() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(OutputFile::create(&folder.path().join("out.json")).unwrap());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]

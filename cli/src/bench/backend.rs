@@ -1,8 +1,13 @@
 //! What the measuring loop needs of a group, so that it can be tested without one.
 
+use crate::output_file::OutputFile;
 use ronde::memory::{Pod, lend};
 use ronde::{Call, Collective, DType, Element, Group, Outcome, ReduceOp, Reduction, Result, SharedBuffer};
+use std::path::Path;
 use std::time::{Duration, Instant};
+
+/// Bytes of the reason why a file cannot be made.
+const MOST_WORDS: usize = 1024;
 
 /// Memory for vectors.
 pub(crate) trait Memory {
@@ -29,6 +34,28 @@ pub(crate) trait Backend {
 /// Waits for all ranks.
 pub(crate) fn meet(backend: &dyn Backend) -> Result<()> {
     backend.run(Call::EMPTY).map(drop)
+}
+
+/// Rank 0 makes an output file. If it cannot, all ranks end alike and say why, none as the victim of another's end.
+pub(crate) fn create_output(
+    path: Option<&Path>,
+    backend: &dyn Backend,
+) -> anyhow::Result<Option<OutputFile>> {
+    let Some(path) = path else { return Ok(None) };
+    let file = if backend.rank() == 0 { OutputFile::create(path).map(Some) } else { Ok(None) };
+    // Whoever ends first is heard: all have the words.
+    let mut why = [0u8; MOST_WORDS];
+    if let Err(error) = &file {
+        let words = format!("{error:#}");
+        let len = words.len().min(MOST_WORDS);
+        why[..len].copy_from_slice(&words.as_bytes()[..len]);
+    }
+    combine(backend, &mut why, ReduceOp::Max)?;
+    let why = String::from_utf8_lossy(&why);
+    match why.trim_end_matches('\0') {
+        "" => file,
+        why => anyhow::bail!("{why}"),
+    }
 }
 
 /// Reduces numbers over all ranks, in place.

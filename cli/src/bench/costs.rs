@@ -1,18 +1,40 @@
 //! `ronde bench costs`: the parameters by which the library chooses algorithms, as measured here.
 
+use super::backend::{Backend, create_output};
+use super::json::to_json;
+use crate::args::BenchArgs;
 use crate::exit::{Code, Failure};
+use crate::say::say;
 use anyhow::Result;
 use ronde::{Costs, Group};
+use serde::Serialize;
 use std::fmt::Write;
 
+/// Seconds for a message, its processor time, a byte sent and a byte reduced.
+#[derive(Serialize)]
+struct Report {
+    version: &'static str,
+    transport: &'static str,
+    latency: f64,
+    message: f64,
+    byte: f64,
+    reduce: f64,
+}
+
 /// Measures the link between ranks 0 and 1.
-pub(super) fn run(group: &Group) -> Result<Code> {
+pub(super) fn run(args: &BenchArgs, group: &Group, backend: &dyn Backend) -> Result<Code> {
     if group.size() < 2 {
         return Err(Failure::usage("costs are measured between two ranks: give --ranks 2").into());
     }
+    let file = create_output(args.output_file.as_deref(), backend)?;
     let (transport, costs) = group.measure_costs()?;
     if group.rank() == 0 {
-        print!("{}", show(transport, &costs));
+        say!("{}", show(transport, &costs));
+    }
+    if let Some(file) = file {
+        let Costs { latency, message, byte, reduce } = costs;
+        let version = env!("CARGO_PKG_VERSION");
+        file.finish(&to_json(&Report { version, transport, latency, message, byte, reduce }))?;
     }
     Ok(Code::Ok)
 }

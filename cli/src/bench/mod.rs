@@ -26,13 +26,13 @@ pub(crate) use json::to_json;
 use crate::args::{BenchArgs, Target, ToleranceArg};
 use crate::exit::Code;
 use crate::output_file::OutputFile;
+use crate::say::say;
 use crate::session;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use json::{Device, Report};
 use measure::{Bench, Case, Method, Vectors};
-use ronde::{CallOptions, ReduceOp, Tolerance};
-use std::io::Write;
+use ronde::{CallOptions, Tolerance};
 use std::process::ExitCode;
 use std::time::Duration;
 use table::{Columns, Row};
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
     let group = session::join(&args.join)?;
     let backend = GroupBackend::new(&group);
     let code = match args.target {
-        Target::Costs => costs::run(&group),
+        Target::Costs => costs::run(args, &group, &backend),
         Target::Pairs => pairs::run(args, &backend, (min, max)),
         _ => measure_all(args, &backend, &sizes, (min, max)),
     };
@@ -88,7 +88,7 @@ fn measure_all(
     (min, max): (u64, u64),
 ) -> Result<Code> {
     let prints = backend.rank() == 0;
-    let file = create_output(args, backend, prints)?;
+    let file = backend::create_output(args.output_file.as_deref(), backend)?;
     let cases = sweep::cases(args, backend.ranks())?;
     let devices = devices(backend)?;
     let mut sink = Sink {
@@ -105,18 +105,6 @@ fn measure_all(
         sink.report.add_error(format!("{error:#}"));
     }
     conclude(args, sink, totals, measured, file)
-}
-
-/// Rank 0 makes the output file. If it cannot, all ranks end alike, none as the victim of another's end.
-fn create_output(args: &BenchArgs, backend: &dyn Backend, prints: bool) -> Result<Option<OutputFile>> {
-    let Some(path) = &args.output_file else { return Ok(None) };
-    let file = if prints { OutputFile::create(path).map(Some) } else { Ok(None) };
-    let mut failed = [u32::from(file.is_err())];
-    backend::combine(backend, &mut failed, ReduceOp::Max)?;
-    match (file, failed) {
-        (Ok(_), [1]) => anyhow::bail!("rank 0 could not make {}", path.display()),
-        (file, _) => file,
-    }
 }
 
 fn measure_rows(
@@ -182,10 +170,7 @@ impl Sink {
         if !self.prints {
             return Ok(());
         }
-        self.bar.suspend(|| {
-            let mut out = std::io::stdout().lock();
-            writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush())
-        })?;
+        self.bar.suspend(|| say!("{}\n", text.trim_end_matches('\n')));
         Ok(())
     }
 

@@ -3,13 +3,13 @@
 //! Latency is half the time of a message of the smallest size there and back. Bandwidth is that of
 //! messages of the largest size in one direction, a few in flight, until the receiver has answered.
 
-use super::backend::{Backend, combine, meet};
+use super::backend::{Backend, combine, create_output, meet};
 use super::json::to_json;
 use super::layout::{Piece, Source};
 use super::oracle::Contents;
 use crate::args::BenchArgs;
 use crate::exit::{Code, Failure};
-use crate::output_file::OutputFile;
+use crate::say::say;
 use anyhow::Result;
 use ronde::memory::lend;
 use ronde::{Call, CallOptions, Collective, DType, ReduceOp};
@@ -101,19 +101,16 @@ pub(super) fn run(args: &BenchArgs, backend: &dyn Backend, (small, large): (u64,
         return Err(Failure::usage("pairs need 2 ranks or more").into());
     }
     let prints = backend.rank() == 0;
-    let create = |path: &Option<std::path::PathBuf>| match path {
-        Some(path) if prints => OutputFile::create(path).map(Some),
-        _ => Ok(None),
-    };
-    let (json, heatmap) = (create(&args.output_file)?, create(&args.heatmap)?);
+    let json = create_output(args.output_file.as_deref(), backend)?;
+    let heatmap = create_output(args.heatmap.as_deref(), backend)?;
     let matrix = measure(args, backend, small as usize, large as usize)?;
     if prints {
-        print!("{}", show(&matrix, small, large));
+        say!("{}", show(&matrix, small, large));
     }
     if let Some(file) = heatmap {
         let title = format!("GB/s from row to column, messages of {}", crate::quantity::show_bytes(large));
         let path = file.finish(super::heatmap::svg(&matrix, &title)?.as_bytes())?;
-        println!("# Heat map: {}", path.display());
+        say!("# Heat map: {}\n", path.display());
     }
     if let Some(file) = json {
         file.finish(&to_json(&report(&matrix, small, large)))?;

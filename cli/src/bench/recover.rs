@@ -16,6 +16,7 @@ use crate::exit::{Code, Failure};
 use crate::launch::{self, Job};
 use crate::output_file::OutputFile;
 use crate::quantity::show_bytes;
+use crate::say::say;
 use anyhow::{Context, Result, ensure};
 use notes::Notes;
 use serde::{Deserialize, Serialize};
@@ -105,7 +106,7 @@ fn sizes(args: &BenchArgs, swept: &[u64], ranks: u32) -> Vec<u64> {
     let (fit, others): (Vec<u64>, Vec<u64>) =
         DEFAULT_SIZES.iter().partition(|&&size| size * VECTORS * u64::from(ranks) <= available);
     for size in others {
-        println!("# Left out: {} with {ranks} ranks, which memory is too small for", show_bytes(size));
+        say!("# Left out: {} with {ranks} ranks, which memory is too small for\n", show_bytes(size));
     }
     fit
 }
@@ -189,21 +190,21 @@ impl Row {
         let Row { ranks, size, moment, kills, detect_ms, detect_max_ms, recover_ms, .. } = self;
         let Row { total_ms, fault_free_ms, extra_bytes, join_ms, .. } = self;
         let ratio = total_ms / fault_free_ms;
-        println!(
+        say!(
             "{ranks:>6}{size:>12}{moment:>8.2}{kills:>7}{detect_ms:>10.3}{detect_max_ms:>10.3}{recover_ms:>10.3}\
-             {total_ms:>11.3}{fault_free_ms:>12.3}{ratio:>8.2}{extra_bytes:>14}{join_ms:>10.3}"
+             {total_ms:>11.3}{fault_free_ms:>12.3}{ratio:>8.2}{extra_bytes:>14}{join_ms:>10.3}\n"
         );
     }
 }
 
 fn print_head(args: &BenchArgs) {
     let victim = if args.recover.host { "the host of the coordinator" } else { "a rank" };
-    println!(
-        "# All-reduces in which {victim} is killed, at a part (moment) of the time that they take without"
+    say!(
+        "# All-reduces in which {victim} is killed, at a part (moment) of the time that they take without\n"
     );
-    println!("# Medians in ms; times are those of the survivor that had the longest");
-    println!(
-        "{:>6}{:>12}{:>8}{:>7}{:>10}{:>10}{:>10}{:>11}{:>12}{:>8}{:>14}{:>10}",
+    say!("# Medians in ms; times are those of the survivor that had the longest\n");
+    say!(
+        "{:>6}{:>12}{:>8}{:>7}{:>10}{:>10}{:>10}{:>11}{:>12}{:>8}{:>14}{:>10}\n",
         "ranks",
         "bytes",
         "moment",
@@ -225,7 +226,7 @@ fn print_foot(kills: &[Kill]) {
     {
         let [median, p99, max] = [50, 99, 100].map(|percent| percentile(kills.iter().map(figure), percent));
         let kills = kills.len();
-        println!("# {name} after: median {median:.3} ms, p99 {p99:.3} ms, max {max:.3} ms of {kills} kills");
+        say!("# {name} after: median {median:.3} ms, p99 {p99:.3} ms, max {max:.3} ms of {kills} kills\n");
     }
 }
 

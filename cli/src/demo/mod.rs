@@ -12,6 +12,7 @@ use crate::bench::{GroupBackend, gather, to_json};
 use crate::exit::Code;
 use crate::launch::{self, Job};
 use crate::output_file::OutputFile;
+use crate::say::say;
 use crate::session;
 use anyhow::{Context, Result};
 use digits::Digit;
@@ -132,8 +133,8 @@ impl Part<'_> {
             _ => None,
         };
         if self.is_first() {
-            println!(
-                "{} processes train a softmax classifier on {} images of handwritten digits (8x8, UCI)",
+            say!(
+                "{} processes train a softmax classifier on {} images of handwritten digits (8x8, UCI)\n",
                 self.group.size(),
                 self.training.len()
             );
@@ -157,11 +158,11 @@ impl Part<'_> {
         let (is_first, test) = (self.is_first(), self.test.len());
         let report = self.report()?;
         if is_first {
-            println!("{} all-reduces in {:.2} s", report.steps, elapsed.as_secs_f64());
-            print!("{}", report.show(test));
+            say!("{} all-reduces in {:.2} s\n", report.steps, elapsed.as_secs_f64());
+            say!("{}", report.show(test));
         }
         if let Some(file) = file {
-            println!("written to {}", file.finish(&to_json(&report))?.display());
+            say!("written to {}\n", file.finish(&to_json(&report))?.display());
         }
         Ok(if report.models_are_identical() { Code::Ok } else { Code::Wrong })
     }

@@ -1,6 +1,7 @@
 //! Live progress of rank 0: a bar on a terminal, else a line now and then.
 
 use super::training::Epoch;
+use crate::say::say;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::Instant;
@@ -40,7 +41,7 @@ impl Screen {
     pub(super) fn say(&self, line: &str) {
         match &self.bar {
             Some(bar) => bar.println(line),
-            None if self.prints => println!("{line}"),
+            None if self.prints => say!("{line}\n"),
             None => {}
         }
     }
@@ -56,8 +57,8 @@ impl Screen {
                 bar.inc(1);
             }
             None if self.prints && (number % LINES_EVERY == 0 || number == self.epochs) => {
-                println!(
-                    "epoch {number:>3} of {}: loss {loss:.4}, {}, {rate:.0} steps/s",
+                say!(
+                    "epoch {number:>3} of {}: loss {loss:.4}, {}, {rate:.0} steps/s\n",
                     self.epochs.max(number),
                     self.ring
                 );

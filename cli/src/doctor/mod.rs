@@ -8,6 +8,7 @@ use crate::args::DoctorArgs;
 use crate::bench::to_json;
 use crate::exit::Code;
 use crate::output_file::OutputFile;
+use crate::say::say;
 use anyhow::Result;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -92,12 +93,12 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
     // A reader that has seen enough, such as `head`, ends this program as it would any other.
     signal_hook::flag::register_conditional_default(signal_hook::consts::SIGPIPE, Arc::new(true.into()))?;
     let findings = examine(&Files { root: Path::new("/").to_owned() });
-    print!("{}", show(&findings));
+    say!("{}", show(&findings));
     let okay = findings.iter().all(|finding| finding.verdict != Verdict::Problem);
     if let Some(path) = &args.output_file {
         let report = Report { version: env!("CARGO_PKG_VERSION"), findings, okay };
         let written = OutputFile::create(path)?.finish(&to_json(&report))?;
-        println!("written to {}", written.display());
+        say!("written to {}\n", written.display());
     }
     Ok(if okay { Code::Ok } else { Code::Library }.into())
 }
