@@ -84,7 +84,7 @@ const char *ronde_version_string(void);
 
 typedef enum ronde_status {
     RONDE_OK = 0,
-    RONDE_IN_PROGRESS = 1,      /* ronde_op_test only: not ended yet */
+    RONDE_IN_PROGRESS = 1,      /* ronde_op_test: not ended yet; ronde_op_cancel: it goes on */
     RONDE_INVALID_ARGUMENT = 2, /* this call can never succeed: change it */
     RONDE_PEER_LOST = 3,        /* a peer died, was cut off or has left; the text names it */
     RONDE_TIMEOUT = 4,          /* the op's deadline passed; the text names who did not come */
@@ -95,7 +95,8 @@ typedef enum ronde_status {
     RONDE_JOIN_FAILED = 9,      /* address, token, version, ranks, or time */
     RONDE_CLOSED = 10,          /* the group was closed here */
     RONDE_INTERNAL = 11,        /* a bug in Ronde: please report it */
-    RONDE_DIVERGED = 12         /* members hold different results of one call (RONDE_DIGESTS); the text says who */
+    RONDE_DIVERGED = 12,        /* members hold different results of one call (RONDE_DIGESTS); the text says who */
+    RONDE_CANCELLED = 13        /* ronde_op_cancel took this receive back */
 } ronde_status;
 
 /* Full text of the last failure on this thread, "" if there was none. Valid until the next call of any
@@ -551,6 +552,11 @@ ronde_status ronde_op_test(ronde_op *op, ronde_outcome *outcome);
 
 /* Waits for the end, at most until the call's deadline. outcome may be NULL. */
 ronde_status ronde_op_wait(ronde_op *op, ronde_outcome *outcome);
+
+/* Takes a receive back of which nothing has come yet: RONDE_OK, it ends with RONDE_CANCELLED, its buffer is the caller's again at
+ * once, and the message, if it still comes, is dropped. RONDE_IN_PROGRESS, and nothing changes, for a receive that has begun or
+ * ended, and for any other call: a collective is everybody's, and ends for all by its deadline or by ronde_abort. */
+ronde_status ronde_op_cancel(ronde_op *op);
 
 /* Waits for all; the first error in their order is returned. NULL entries are skipped. */
 ronde_status ronde_op_wait_all(ronde_op *const *ops, size_t count);

@@ -195,6 +195,7 @@ struct outcome {
     std::vector<part> parts; // where they differ along the vector (RONDE_PER_WINDOW)
     std::uint64_t stable_through = 0; // calls of the tag below this one have returned everywhere
     std::uint32_t generation = 0;
+    double weight = 0;                // of a weighted average: the sum of the weights in the result; else NaN
 };
 
 namespace detail {
@@ -219,7 +220,8 @@ inline outcome from_c(const ronde_outcome &of) {
             copied(of.absent, of.absent_count),
             std::move(parts),
             of.stable_through,
-            of.generation};
+            of.generation,
+            of.weight};
 }
 } // namespace detail
 
@@ -236,6 +238,9 @@ struct change {
 class op {
 public:
     explicit op(ronde_op *handle) noexcept : handle_(handle) {}
+
+    // Takes a receive back of which nothing has come yet; false if it goes on.
+    bool cancel() noexcept { return ronde_op_cancel(handle_.get()) == RONDE_OK; }
 
     // True once the op has ended; throws its error.
     bool test() {

@@ -132,6 +132,23 @@ fn signals_reach_every_rank() {
     }
 }
 
+/// They are the program's, and the job goes on.
+#[test]
+fn signals_of_users_reach_every_rank() {
+    for name in ["USR1", "USR2"] {
+        let script = format!("trap 'echo got' {name}; echo ready; while :; do sleep 600 & wait $!; done");
+        let mut child = ronde(&["run", "-n", "2", "--", "/bin/sh", "-c", &script]).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut expect =
+            |word: &str| (0..2).for_each(|_| assert!(lines.next().unwrap().unwrap().ends_with(word)));
+        expect("ready");
+        signal(child.id(), name);
+        expect("got");
+        signal(child.id(), "TERM");
+        assert_eq!(wait(&mut child), 143, "{name}");
+    }
+}
+
 #[test]
 fn ranks_and_what_they_started_die_with_the_launcher() {
     let script = "echo $$; exec sleep 600";

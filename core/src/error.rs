@@ -157,6 +157,8 @@ pub enum Aborted {
         /// Who holds what.
         holders: String,
     },
+    /// A receive was taken back here before anything of it came.
+    Cancelled,
     /// Somebody called `abort()`.
     Requested {
         /// Who.
@@ -197,6 +199,7 @@ impl std::fmt::Display for Aborted {
                  one that stands alone may be faulty, or a user-defined operator gives different results for the same operands",
                 op.seq, op.tag
             ),
+            Aborted::Cancelled => f.write_str("the receive was cancelled on this rank"),
             Aborted::Requested { rank, reason } => write!(f, "rank {rank} aborted the group: {reason}"),
             Aborted::NoQuorum { here, of } => write!(
                 f,

@@ -97,6 +97,20 @@ pub unsafe extern "C" fn ronde_op_test(op: *const ronde_op, outcome: *mut ronde_
 ///
 /// # Safety
 ///
+/// `op` is null or a live handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_op_cancel(op: *const ronde_op) -> i32 {
+    guard(|| {
+        // SAFETY: by the contract of this function.
+        let op = unsafe { handle(op, "op") }?;
+        Ok(if op.op.cancel() { Status::Ok } else { Status::InProgress })
+    })
+}
+
+/// See the header.
+///
+/// # Safety
+///
 /// `op` is null or a live handle; `outcome` is null or a `ronde_outcome`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ronde_op_wait(op: *const ronde_op, outcome: *mut ronde_outcome) -> i32 {

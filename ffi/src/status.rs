@@ -22,10 +22,11 @@ pub(crate) enum Status {
     Closed = 10,
     Internal = 11,
     Diverged = 12,
+    Cancelled = 13,
 }
 
 impl Status {
-    pub(crate) const ALL: [(Status, &CStr); 13] = [
+    pub(crate) const ALL: [(Status, &CStr); 14] = [
         (Status::Ok, c"ok"),
         (Status::InProgress, c"in progress"),
         (Status::InvalidArgument, c"invalid argument"),
@@ -39,6 +40,7 @@ impl Status {
         (Status::Closed, c"closed"),
         (Status::Internal, c"internal error"),
         (Status::Diverged, c"results differ"),
+        (Status::Cancelled, c"cancelled"),
     ];
 
     pub(crate) fn of(error: &Error) -> Status {
@@ -50,6 +52,7 @@ impl Status {
                 Aborted::Mismatch { .. } => Status::Mismatch,
                 Aborted::Timeout { .. } => Status::Timeout,
                 Aborted::Diverged { .. } => Status::Diverged,
+                Aborted::Cancelled => Status::Cancelled,
                 _ => Status::Aborted,
             },
             Error::Expelled { .. } => Status::Expelled,

@@ -81,6 +81,15 @@ impl Op {
         self.engine.wait_until(|| self.event.get().and_then(|event| lock(&event.result).clone()))
     }
 
+    /// Takes a receive back of which nothing has come yet: it ends with [`ronde_core::error::Aborted::Cancelled`], its buffer is the
+    /// caller's again at once, and the message, if it still comes, is dropped. False, and nothing changes, for a receive that has
+    /// begun or ended, and for any other call: a collective is everybody's, and ends for all by its deadline or by
+    /// [`crate::Group::abort`].
+    pub fn cancel(&self) -> bool {
+        // Who waits for it holds the lock of the result, and is woken by its end.
+        self.engine.cancel(self.handle)
+    }
+
     /// A descriptor that poll(2) and its like find readable once the op has ended. It belongs to this
     /// handle; nothing needs to be read from it. [`Op::test`] then gives the result.
     pub fn descriptor(&self) -> Result<BorrowedFd<'_>> {

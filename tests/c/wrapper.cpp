@@ -174,6 +174,10 @@ int main(int argc, char **argv) {
     std::vector<double> one(1, 1.0);
     group.all_reduce(one, ronde::reduction::premulsum(me + 0.5));
     CHECK(one[0] == triangle + 0.5 * n);
+    one[0] = me;
+    auto weighed = group.all_reduce(one, ronde::reduction::weighted_avg(2.0));
+    CHECK(one[0] == double(triangle) / n && weighed.weight == 2.0 * n);
+    CHECK(group.recent_calls().find("(tag 0), ") != std::string::npos);
 
     // Messages, parts, memory.
     if (n > 1) {

@@ -17,7 +17,7 @@ pub(crate) use port::reserve_loopback_port;
 use crate::exit::{Code, Failure};
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use std::ffi::OsString;
 use std::process::{Child, ExitStatus, Stdio};
@@ -84,12 +84,16 @@ struct Launcher<'a> {
     kill_at: Option<Instant>,
 }
 
+/// Signals that mean the end of the job; others are passed on and mean what the program makes of them.
+const ENDING: [i32; 4] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT];
+
 /// Runs the job to its end and returns the code to exit with: 0, or that of the first process that
 /// failed (128 + signal for one that was killed).
 pub(crate) fn run(job: &Job) -> Result<u8> {
     let (sender, events) = channel();
     // Before the first child: a signal from now on ends the job in order.
-    let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot take over signals")?;
+    let passed_on = ENDING.into_iter().chain([SIGUSR1, SIGUSR2]);
+    let signals = Signals::new(passed_on).context("cannot take over signals")?;
     let signals_handle = signals.handle();
     watch_signals(signals, sender.clone());
     let mut launcher = Launcher {
@@ -180,7 +184,7 @@ impl Launcher<'_> {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Signal(number) => {
-                self.interrupted = true;
+                self.interrupted |= ENDING.contains(&number);
                 if let Some(signal) = Signal::from_named_raw(number) {
                     self.signal_all(signal);
                 }

@@ -9,7 +9,7 @@ use super::recent::RecentCalls;
 use super::slots::SlotPool;
 use super::{Descriptor, Links};
 use crate::call::Call;
-use crate::error::{Error, Outcome, PeerLost};
+use crate::error::{Aborted, Error, Outcome, PeerLost};
 use crate::failpoint::{self, Point};
 use crate::frame::{FrameKind, Header};
 use crate::memory::{Arena, Segment};
@@ -452,6 +452,18 @@ impl<P: Plan> Executor<P> {
             self.shared.flush(links);
         }
         moved
+    }
+
+    /// Takes a receive back of which nothing has come yet: it ends with [`Aborted::Cancelled`], and what is sent for it is dropped.
+    /// False for any other call: what others take part in ends for all of them, by its deadline or with the job.
+    pub fn cancel(&mut self, handle: OpHandle) -> bool {
+        let op = &mut self.ops[handle.at as usize];
+        if op.life != handle.life || !op.has_received_nothing() {
+            return false;
+        }
+        op.end(Err(Error::Aborted(Arc::new(Aborted::Cancelled))), &mut self.shared);
+        self.active.retain(|&at| at != handle.at as usize);
+        true
     }
 
     /// The result of an op, once it has ended; the handle is spent then.

@@ -137,6 +137,13 @@ impl Running {
         self.starts[0] = 0;
     }
 
+    pub(crate) fn has_received_nothing(&self) -> bool {
+        let steps = self.plan.steps.iter().zip(&self.state);
+        steps
+            .into_iter()
+            .all(|(step, state)| !matches!(step.action, Action::Recv { .. }) || *state == State::Waiting)
+    }
+
     pub(crate) fn is_finished(&self) -> bool {
         self.unfinished == 0
     }

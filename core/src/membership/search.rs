@@ -22,6 +22,8 @@ const LONG_PAUSE: Duration = Duration::from_millis(100);
 /// What to do next.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
+    /// See whether the process of the lost coordinator's host has ended ([`Search::host_is_seen`]).
+    Probe(MemberInfo),
     /// Ask where the coordinator ran alone.
     AskAgain(Box<Rejoin>),
     /// Ask this member. If it is this process itself it has to host the coordinator from now on.
@@ -45,8 +47,11 @@ pub enum Absence {
 #[derive(Clone, Debug)]
 pub struct Search {
     me: PeerId,
-    /// The coordinator before may live: it only said nothing any more.
-    silent: bool,
+    /// The coordinator before may live: it only said nothing any more, or ended nothing but the connection. Then it may have given
+    /// this member up.
+    may_live: bool,
+    /// It is not known whether its process has ended with the connection.
+    unseen: bool,
     suspect_after: Duration,
     since: Instant,
     asked: Option<MemberId>,
@@ -62,7 +67,8 @@ impl Search {
     pub fn new(me: PeerId, silent: bool, suspect_after: Duration, now: Instant) -> Search {
         Search {
             me,
-            silent,
+            may_live: silent,
+            unseen: !silent,
             suspect_after,
             since: now,
             asked: None,
@@ -74,7 +80,11 @@ impl Search {
 
     /// Whom to ask, as the member stands now ([`super::Follower::rejoin`], [`super::Follower::heirs`]).
     pub fn next(&mut self, mut rejoin: Rejoin, heirs: Vec<MemberInfo>, now: Instant) -> Step {
-        if !self.silent {
+        let host = rejoin.view.host.and_then(|host| rejoin.view.member(host)).filter(|_| self.unseen);
+        if let Some(host) = host {
+            return Step::Probe(host.clone());
+        }
+        if !self.may_live {
             rejoin.dead.extend(rejoin.view.host);
         }
         rejoin.dead.extend(&self.dead);
@@ -88,6 +98,14 @@ impl Search {
         self.asked = Some(heir.id);
         rejoin.hosts_coordinator = heir.peer == self.me;
         Step::Ask(heir, Box::new(rejoin))
+    }
+
+    /// Whether the process of the coordinator's host still takes connections. If so it is as good as silent: the end of the
+    /// connection may be its word that it goes on without this member, which is then cut off
+    /// ([`super::Follower::hears_nothing`]).
+    pub fn host_is_seen(&mut self, lives: bool) {
+        self.unseen = false;
+        self.may_live = lives;
     }
 
     /// Who was asked last is not the coordinator. Gives the pause before the next step.
@@ -142,8 +160,16 @@ mod tests {
         Follower::new(View { members, host: host.map(MemberId), ..View::default() })
     }
 
+    /// For a coordinator that is silent, or whose process has ended.
     fn search(silent: bool) -> Search {
         Search::new(peer(2), silent, SECOND, at(0))
+    }
+
+    /// The process of the host is seen first where only the connection has ended.
+    fn see_host(search: &mut Search, member: &Follower, lives: bool) {
+        let step = search.next(member.rejoin(peer(2), Vec::new()), member.heirs(), at(0));
+        assert!(matches!(step, Step::Probe(host) if host.id == MemberId(0)));
+        search.host_is_seen(lives);
     }
 
     /// Who is asked, who is said to be dead, and whether this member is to host.
@@ -153,7 +179,7 @@ mod tests {
                 let dead = rejoin.dead.iter().map(|id| id.0).collect();
                 Some((heir.id.0, dead, rejoin.hosts_coordinator))
             }
-            Step::AskAgain(_) => panic!("a member hosted it"),
+            Step::Probe(_) | Step::AskAgain(_) => panic!("a member hosted it, and was seen"),
             Step::GiveUp => None,
         }
     }
@@ -161,11 +187,22 @@ mod tests {
     #[test]
     fn who_has_ended_is_dead_and_the_next_is_asked() {
         let (mut search, member) = (search(false), follower(Some(0)));
+        see_host(&mut search, &member, false);
         assert_eq!(next(&mut search, &member, at(0)), Some((1, vec![0], false)));
         search.not_found(Absence::NotYet, at(0));
         assert_eq!(next(&mut search, &member, at(0)), Some((1, vec![0], false)), "it may not have noticed");
         search.not_found(Absence::Ended, at(0));
         assert_eq!(next(&mut search, &member, at(0)), Some((2, vec![0, 1], true)));
+    }
+
+    /// It has given this member up, or something between them has ended the connection.
+    #[test]
+    fn a_host_that_lives_is_not_dead() {
+        let (mut search, member) = (search(false), follower(Some(0)));
+        see_host(&mut search, &member, true);
+        assert_eq!(next(&mut search, &member, at(0)), Some((1, vec![], false)));
+        search.not_found(Absence::Ended, at(0));
+        assert_eq!(next(&mut search, &member, at(0)), Some((2, vec![1], true)));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::handshake::{self, Identity, Purpose};
 use super::{ControlEvents, Listener};
 use crate::config::Config;
 use crate::control::{read_message, write_message};
+use crate::coordinator::{Addresses, has_ended};
 use crate::engine::lock;
 use ronde_core::PeerId;
 use ronde_core::membership::{Absence, FromMember, MemberInfo, Rejoin, Search, Step, ToMember, Verdict};
@@ -66,6 +67,15 @@ impl Succession {
         while !is_over() {
             let Some((rejoin, heirs)) = events.rejoin() else { return Found::Nothing };
             let (answer, host) = match search.next(rejoin, heirs, now()) {
+                Step::Probe(host) => {
+                    let lives = !has_ended(&host.addresses, &Addresses::default());
+                    if lives {
+                        tracing::warn!("the connection to the coordinator ended, but its process lives");
+                        events.hears_nothing();
+                    }
+                    search.host_is_seen(lives);
+                    continue;
+                }
                 Step::AskAgain(rejoin) => (self.ask(&self.addresses, &rejoin), None),
                 Step::Ask(heir, rejoin) => {
                     tracing::debug!("the coordinator was lost: asking member {}", heir.id);

@@ -320,6 +320,18 @@ impl Engine {
         }
     }
 
+    /// Takes a receive back.
+    pub(crate) fn cancel(&self, handle: OpHandle) -> bool {
+        let mut inner = lock(&self.inner);
+        let cancelled = inner.executor.cancel(handle);
+        drop(self.run_callbacks(inner));
+        if cancelled {
+            self.ended.notify_all();
+            self.waker.wake();
+        }
+        cancelled
+    }
+
     /// Calls `f` when the op ends.
     pub(crate) fn on_complete(&self, handle: OpHandle, f: Callback) {
         let mut inner = lock(&self.inner);

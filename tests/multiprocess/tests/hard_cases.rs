@@ -121,6 +121,55 @@ fn start_forever(group: &Group, tag: Tag, timeout: Option<Duration>) -> ronde::O
     group.start(call).unwrap()
 }
 
+/// Starts a receive of one number into memory that lives for ever.
+fn receive_forever(group: &Group, from: u32, memory: &'static SharedBuffer) -> ronde::Op {
+    // SAFETY: it is never freed, and only this op uses it.
+    let output = unsafe { memory.segment() }.slice(0, 8);
+    let (collective, dtype, count) = (Collective::Recv, DType::U64, 1);
+    group.start(Call { collective, dtype, count, peer: from, output, ..Call::EMPTY }).unwrap()
+}
+
+/// A receive that was taken back has its number all the same: the message for it is dropped, the next one arrives.
+#[test]
+fn a_receive_is_cancelled_until_something_of_it_has_come() {
+    for transports in [["shm"; 2], ["tcp"; 2]] {
+        ranks(&transports, PATIENCE, |group| {
+            let options = CallOptions::default();
+            if group.rank() == 0 {
+                let memory: &'static SharedBuffer = Box::leak(Box::new(group.mem_alloc(4096).unwrap()));
+                let receive = Arc::new(receive_forever(&group, 1, memory));
+                assert!(receive.test().is_none());
+                let waiting = receive.clone();
+                let waiter = std::thread::spawn(move || error(waiting.wait()));
+                let collective = start_forever(&group, Tag(7), None);
+                assert!(!collective.cancel(), "others take part in it");
+                assert!(receive.cancel() && !receive.cancel());
+                assert_eq!(waiter.join().unwrap(), "the receive was cancelled on this rank");
+                assert_eq!(error(receive.wait()), "the receive was cancelled on this rank");
+                let _ = group.barrier().unwrap();
+                let mut second = [0u64];
+                let _ = group.recv(&mut second, 1, &options).unwrap();
+                assert_eq!(second, [22]);
+                let third = receive_forever(&group, 1, memory);
+                let _ = group.barrier().unwrap();
+                while third.test().is_none() {
+                    std::thread::yield_now();
+                }
+                assert!(!third.cancel(), "it has come");
+                let _ = collective.wait().unwrap();
+            } else {
+                let _ = group.barrier().unwrap();
+                let _ = group.send(&[11u64], 0, &options).unwrap();
+                let _ = group.send(&[22u64], 0, &options).unwrap();
+                let _ = group.send(&[33u64], 0, &options).unwrap();
+                let _ = group.barrier().unwrap();
+                let _ = start_forever(&group, Tag(7), None).wait().unwrap();
+            }
+            group.close().unwrap();
+        });
+    }
+}
+
 #[test]
 fn an_op_that_nobody_waits_for_has_a_deadline_too() {
     let done = Barrier::new(2);

@@ -635,6 +635,13 @@ impl<P: Plan> OpState<P> {
             .map(|(rank, (bytes, _))| (rank, *bytes))
     }
 
+    /// A receive that runs, and to which nothing has come.
+    pub(crate) fn has_received_nothing(&self) -> bool {
+        let untouched =
+            self.finished_windows == 0 && self.open.iter().all(|window| window.has_received_nothing());
+        self.receives && matches!(self.phase, Phase::Running) && untouched
+    }
+
     /// It was started and has not ended.
     pub(crate) fn is_open(&self) -> bool {
         !matches!(self.phase, Phase::Free | Phase::Ended(_))
