@@ -136,16 +136,17 @@ fn churn(seconds: f64, pauses: Range<u64>, seed: u64, transports: &str) {
     // In the order in which they came, which is that of their ranks: the first hosts the coordinator.
     let mut living = vec![Worker::start(0, &coordinator, &first)];
     let until = Instant::now() + Duration::from_secs_f64(seconds - 1.0);
-    let (mut spawned, mut killed, mut hosts, mut joined) = (1, 0, 0, 0);
+    let (mut spawned, mut killed, mut hosts, mut joined, mut peak) = (1, 0, 0, 0, 1);
     loop {
         let pause = Duration::from_millis(rng.random_range(pauses.clone()));
         std::thread::park_timeout(pause);
         if Instant::now() > until {
             break;
         }
-        if living.len() < 2 || living.len() < MOST && rng.random_ratio(6, 10) {
+        if living.len() < 2 || living.len() < MOST && rng.random_ratio(7, 10) {
             living.push(Worker::start(spawned, &coordinator, &later));
             spawned += 1;
+            peak = peak.max(living.len());
             continue;
         }
         let oldest = rng.random_ratio(1, 4);
@@ -179,7 +180,8 @@ fn churn(seconds: f64, pauses: Range<u64>, seed: u64, transports: &str) {
         }
     }
     println!(
-        "{spawned} came, {killed} were killed, {hosts} of them hosts of the coordinator, {} stayed: {:?}",
+        "{spawned} came, at most {peak} lived, {killed} were killed, {hosts} of them hosts of the coordinator, \
+         {} stayed: {:?}",
         states.len(),
         states.first()
     );
