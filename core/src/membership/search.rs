@@ -52,6 +52,8 @@ pub struct Search {
     may_live: bool,
     /// It is not known whether its process has ended with the connection.
     unseen: bool,
+    /// It lives, and is asked first: it says so if it goes on without this member.
+    asks_host: bool,
     suspect_after: Duration,
     since: Instant,
     asked: Option<MemberId>,
@@ -69,6 +71,7 @@ impl Search {
             me,
             may_live: silent,
             unseen: !silent,
+            asks_host: false,
             suspect_after,
             since: now,
             asked: None,
@@ -92,6 +95,11 @@ impl Search {
             self.asked = None;
             return Step::AskAgain(Box::new(rejoin));
         }
+        let host = rejoin.view.host.and_then(|host| rejoin.view.member(host)).cloned();
+        if let Some(host) = host.filter(|_| std::mem::take(&mut self.asks_host)) {
+            self.asked = Some(host.id);
+            return Step::Ask(host, Box::new(rejoin));
+        }
         let limit = self.suspect_after * (LIMIT + (PATIENCE + 1) * heirs.len() as u32);
         let heir = heirs.into_iter().find(|m| !self.passed_over.contains(&m.id));
         let Some(heir) = heir.filter(|_| now.since(self.since) < limit) else { return Step::GiveUp };
@@ -106,6 +114,7 @@ impl Search {
     pub fn host_is_seen(&mut self, lives: bool) {
         self.unseen = false;
         self.may_live = lives;
+        self.asks_host = lives;
     }
 
     /// Who was asked last is not the coordinator. Gives the pause before the next step.
@@ -200,6 +209,8 @@ mod tests {
     fn a_host_that_lives_is_not_dead() {
         let (mut search, member) = (search(false), follower(Some(0)));
         see_host(&mut search, &member, true);
+        assert_eq!(next(&mut search, &member, at(0)), Some((0, vec![], false)), "it may say why");
+        search.not_found(Absence::NotYet, at(0));
         assert_eq!(next(&mut search, &member, at(0)), Some((1, vec![], false)));
         search.not_found(Absence::Ended, at(0));
         assert_eq!(next(&mut search, &member, at(0)), Some((2, vec![1], true)));
