@@ -5,7 +5,6 @@
 
 mod case;
 mod churn;
-#[cfg(not(feature = "planted-bugs"))]
 mod crash_points;
 mod in_flight;
 mod job;

@@ -136,6 +136,7 @@ mod tests {
 #[cfg(feature = "planted-bugs")]
 mod planted {
     use super::draw;
+    use crate::crash_points::{first_deaths, jobs};
     use crate::job::{Losses, Tally, play};
     use crate::scenario::{Scenario, fails, line, parse, shrink};
     use crate::{churn, partitions, sub_groups};
@@ -194,5 +195,39 @@ mod planted {
         }
         is_shrunk(Bug::SafePointsPassUnlessAllHaveArmed, churn::draw, &churn::play);
         is_shrunk(Bug::QuorumsAreNotNeeded, partitions::draw, &partitions::play);
+    }
+
+    /// Mistakes that one death can show are found by trying all.
+    #[test]
+    fn planted_bugs_show_at_crash_points() {
+        use Bug::*;
+        let shows = |bug: &Bug| {
+            plant(Some(*bug));
+            let mut all = jobs(2).into_iter().chain(jobs(3));
+            let shows = all.any(|job| {
+                let events = 0..play(&job, &mut Tally::default());
+                events
+                    .into_iter()
+                    .any(|event| first_deaths(&job, event).any(|job| fails(|| play_quietly(&job))))
+            });
+            plant(None);
+            shows
+        };
+        let bugs = [
+            CommitBeforeAllAreDone,
+            FramesOfOldAttemptsAreTaken,
+            InputInPlaceIsNotRestored,
+            CommitWhatOnlySomeHold,
+            WhatSomebodyReturnedStartsAgain,
+            FrozenOpsTakeFrames,
+            TheLostStillCount,
+            LateResultsAreNotForwarded,
+            OpsReturnWhileFrozen,
+            WindowsThatOnlySomeHoldAreFinal,
+            FinalWindowsAreRestored,
+            WhoHoldsPartHoldsAll,
+        ];
+        let hidden: Vec<Bug> = bugs.into_iter().filter(|bug| !shows(bug)).collect();
+        assert!(hidden.is_empty(), "{hidden:?}");
     }
 }
