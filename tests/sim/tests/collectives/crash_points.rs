@@ -1,5 +1,6 @@
 //! Every point at which a peer may die in small jobs: each is run without a death, to count its events, and then
-//! again with each victim dying right before each of these events.
+//! again with each victim dying right before each of these events. `RONDE_SEED=N` has other links and another order of
+//! events.
 
 use crate::case::NarrowLimits;
 use crate::job::{Death, Losses, Moment};
@@ -49,11 +50,11 @@ const KINDS: [Kind; 19] = {
     ]
 };
 
-/// Two calls of each kind, in place and out of place.
-pub(crate) fn jobs(world: usize) -> Vec<Losses> {
+/// Two calls of each kind, in place and out of place. Links and the order of events follow from the seed.
+pub(crate) fn jobs(world: usize, seed: u64) -> Vec<Losses> {
     let mut jobs = Vec::new();
     for (kind, in_place) in KINDS.iter().flat_map(|kind| [(kind, false), (kind, true)]) {
-        let seed = (world * 100 + jobs.len()) as u64;
+        let seed = seed * 1000 + (world * 100 + jobs.len()) as u64;
         let op = |root| OpSpec {
             collective: kind.collective,
             algorithm: Some(kind.algorithm.to_string()),
@@ -101,7 +102,7 @@ pub(crate) fn first_deaths(job: &Losses, event: u64) -> impl Iterator<Item = Los
 mod tests {
     use super::*;
     use crate::job::{Tally, play};
-    use crate::replay::{check, named};
+    use crate::replay::{check, named, number};
     use std::cell::Cell;
 
     /// Plays one job after the other.
@@ -145,7 +146,7 @@ mod tests {
         let start = std::time::Instant::now();
         let step = if cfg!(debug_assertions) { 17 } else { 1 };
         for world in 2..=4 {
-            for job in jobs(world) {
+            for job in jobs(world, number("RONDE_SEED").unwrap_or(0)) {
                 let events = runs.play(&job);
                 for event in (0..events).step_by(step) {
                     for job in first_deaths(&job, event) {
@@ -170,7 +171,7 @@ mod tests {
         let start = std::time::Instant::now();
         let step = if cfg!(debug_assertions) { 17 } else { 1 };
         let mut pairs = 0;
-        for job in jobs(3) {
+        for job in jobs(3, number("RONDE_SEED").unwrap_or(0)) {
             for first in (0..runs.play(&job)).step_by(step) {
                 for one in first_deaths(&job, first) {
                     let victim = one.deaths[0].victim;

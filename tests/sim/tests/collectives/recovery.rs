@@ -203,7 +203,7 @@ mod planted {
         use Bug::*;
         let shows = |bug: &Bug| {
             plant(Some(*bug));
-            let mut all = jobs(2).into_iter().chain(jobs(3));
+            let mut all = jobs(2, 0).into_iter().chain(jobs(3, 0));
             let shows = all.any(|job| {
                 let events = 0..play(&job, &mut Tally::default());
                 events

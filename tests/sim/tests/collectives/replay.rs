@@ -18,7 +18,6 @@ pub(crate) fn play_seeds<S: Scenario>(
         play(&scenario);
         return 1;
     }
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let (from, count) = (number("RONDE_SEED"), number("RONDE_SEEDS"));
     let count = count.unwrap_or(if from.is_some() { 1 } else { usually });
     let first = from.unwrap_or(0);
@@ -29,6 +28,11 @@ pub(crate) fn play_seeds<S: Scenario>(
     let seconds = start.elapsed().as_secs_f64();
     println!("{count} schedules in {seconds:.1} s, {:.0} a second", count as f64 / seconds);
     count
+}
+
+/// A number in the environment.
+pub(crate) fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
 /// The scenario that is to be replayed, if there is one.
