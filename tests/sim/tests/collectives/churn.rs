@@ -84,7 +84,7 @@ impl Scenario for Comings {
 
     fn size(&self) -> String {
         let [peers, ops, events] = [self.nodes.len(), self.ops.len(), self.events.len()];
-        format!("{peers} peers, {ops} kinds of ops, {events} comings and deaths")
+        format!("peers: {peers}, kinds of ops: {ops}, comings and deaths: {events}")
     }
 }
 

@@ -137,7 +137,7 @@ impl Scenario for Losses {
     fn size(&self) -> String {
         let Losses { nodes, ops, messages, deaths, .. } = self;
         let [ops, messages, deaths] = [ops.len(), messages.len(), deaths.len()];
-        format!("{} peers, {ops} ops, {messages} messages, {deaths} deaths", nodes.len())
+        format!("peers: {}, ops: {ops}, messages: {messages}, deaths: {deaths}", nodes.len())
     }
 }
 

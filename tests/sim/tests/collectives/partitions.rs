@@ -101,7 +101,7 @@ impl Scenario for Partitions {
     }
 
     fn size(&self) -> String {
-        format!("{} members, {} faults", self.places.len(), self.faults.len())
+        format!("members: {}, faults: {}", self.places.len(), self.faults.len())
     }
 }
 

@@ -180,7 +180,7 @@ mod planted {
         assert!(fails(|| play(&smallest)), "{}", line(&smallest));
         plant(None);
         assert!(!fails(|| play(&smallest)), "it fails without the mistake: {}", line(&smallest));
-        println!("{bug:?}: from {} to {}: {}", found.size(), smallest.size(), line(&smallest));
+        println!("{bug:?}: {}, shrunk to {}: {}", found.size(), smallest.size(), line(&smallest));
         (found, smallest)
     }
 

@@ -54,9 +54,9 @@ pub(crate) fn check<S: Scenario>(test: &str, found: Option<u64>, scenario: &S, p
 /// Says how a scenario that has failed is replayed, makes it smaller, and fails with what is left.
 fn report<S: Scenario>(test: &str, found: &str, scenario: &S, play: &dyn Fn(&S)) -> ! {
     let command = format!("cargo test --release -p ronde-sim --test collectives {test} -- --nocapture");
-    eprintln!("failed, with {}; replay it:\n{found} {command}", scenario.size());
+    eprintln!("failed ({}); replay it:\n{found} {command}", scenario.size());
     let smallest = shrink(scenario, play);
-    eprintln!("shrunk to {}; replay that:\nRONDE_SCENARIO='{}' {command}", smallest.size(), line(&smallest));
+    eprintln!("shrunk ({}); replay that:\nRONDE_SCENARIO='{}' {command}", smallest.size(), line(&smallest));
     play(&smallest);
     panic!("it does not fail again");
 }
