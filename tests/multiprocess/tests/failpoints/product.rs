@@ -128,14 +128,14 @@ fn arm(
     choices: &[(u32, u32, u32)],
     rng: &mut SmallRng,
 ) -> Option<(u32, Armed)> {
-    // The host of the coordinator is rank 0, to whom others have a connection besides the link.
+    // Rank 0 hosts the coordinator: of two that are cut off from each other the one that does not is given up.
     let is_cut = matches!(fate, Fate::Cut(_));
     let may = |(ranks, rank, _): &&(u32, u32, u32)| {
         (fate == Fate::Kill || *ranks >= FEWEST_FOR_A_QUORUM) && (!is_cut || *rank > 0)
     };
     let choices: Vec<_> = choices.iter().filter(may).copied().collect();
     let &(ranks, rank, nth) = choices.choose(rng)?;
-    let others: Vec<u32> = (1..ranks).filter(|&other| other != rank).collect();
+    let others: Vec<u32> = (0..ranks).filter(|&other| other != rank).collect();
     let fate = match fate {
         Fate::Cut(_) => Fate::Cut(*others.choose(rng)?),
         fate => fate,
