@@ -348,7 +348,7 @@ impl Shell {
 }
 
 /// Whether nobody listens at any of these addresses any more. A process that is just ending may do so for a moment.
-pub(crate) fn has_ended(addresses: &[SocketAddr], taken_over: &Addresses) -> bool {
+fn has_ended(addresses: &[SocketAddr], taken_over: &Addresses) -> bool {
     let mut left: Vec<SocketAddr> = addresses.to_vec();
     for _ in 0..PROBES {
         left.retain(|address| !lock(taken_over).contains(address));

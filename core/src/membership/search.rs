@@ -11,6 +11,8 @@ use std::time::Duration;
 
 /// Pause before one who is not the coordinator yet is asked again.
 const PAUSE: Duration = Duration::from_millis(5);
+/// A process that ends closes its connections and what it listens on within so long of each other.
+const ENDING: Duration = Duration::from_millis(100);
 /// A member that cannot be reached at all for so many times as long as one may be silent is passed over.
 const PATIENCE: u32 = 2;
 /// So many times as long as a member may be silent is looked for another host. One that ran alone is waited for
@@ -22,8 +24,6 @@ const LONG_PAUSE: Duration = Duration::from_millis(100);
 /// What to do next.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// See whether the process of the lost coordinator's host has ended ([`Search::host_is_seen`]).
-    Probe(MemberInfo),
     /// Ask where the coordinator ran alone.
     AskAgain(Box<Rejoin>),
     /// Ask this member. If it is this process itself it has to host the coordinator from now on.
@@ -50,10 +50,9 @@ pub struct Search {
     /// The coordinator before may live: it only said nothing any more, or ended nothing but the connection. Then it may have given
     /// this member up.
     may_live: bool,
-    /// It is not known whether its process has ended with the connection.
+    /// It is not known whether its process has ended with the connection: it is asked first, and says so if it goes on without
+    /// this member.
     unseen: bool,
-    /// It lives, and is asked first: it says so if it goes on without this member.
-    asks_host: bool,
     suspect_after: Duration,
     since: Instant,
     asked: Option<MemberId>,
@@ -71,7 +70,6 @@ impl Search {
             me,
             may_live: silent,
             unseen: !silent,
-            asks_host: false,
             suspect_after,
             since: now,
             asked: None,
@@ -84,8 +82,9 @@ impl Search {
     /// Whom to ask, as the member stands now ([`super::Follower::rejoin`], [`super::Follower::heirs`]).
     pub fn next(&mut self, mut rejoin: Rejoin, heirs: Vec<MemberInfo>, now: Instant) -> Step {
         let host = rejoin.view.host.and_then(|host| rejoin.view.member(host)).filter(|_| self.unseen);
-        if let Some(host) = host {
-            return Step::Probe(host.clone());
+        if let Some(host) = host.cloned() {
+            self.asked = Some(host.id);
+            return Step::Ask(host, Box::new(rejoin));
         }
         if !self.may_live {
             rejoin.dead.extend(rejoin.view.host);
@@ -95,11 +94,6 @@ impl Search {
             self.asked = None;
             return Step::AskAgain(Box::new(rejoin));
         }
-        let host = rejoin.view.host.and_then(|host| rejoin.view.member(host)).cloned();
-        if let Some(host) = host.filter(|_| std::mem::take(&mut self.asks_host)) {
-            self.asked = Some(host.id);
-            return Step::Ask(host, Box::new(rejoin));
-        }
         let limit = self.suspect_after * (LIMIT + (PATIENCE + 1) * heirs.len() as u32);
         let heir = heirs.into_iter().find(|m| !self.passed_over.contains(&m.id));
         let Some(heir) = heir.filter(|_| now.since(self.since) < limit) else { return Step::GiveUp };
@@ -108,18 +102,22 @@ impl Search {
         Step::Ask(heir, Box::new(rejoin))
     }
 
-    /// Whether the process of the coordinator's host still takes connections. If so it is as good as silent: the end of the
-    /// connection may be its word that it goes on without this member, which is then cut off
+    /// Whether the coordinator before may live, and have given this member up, which is then cut off
     /// ([`super::Follower::hears_nothing`]).
-    pub fn host_is_seen(&mut self, lives: bool) {
-        self.unseen = false;
-        self.may_live = lives;
-        self.asks_host = lives;
+    pub fn may_live(&self) -> bool {
+        self.may_live
     }
 
     /// Who was asked last is not the coordinator. Gives the pause before the next step.
     pub fn not_found(&mut self, absence: Absence, now: Instant) -> Duration {
         let Some(asked) = self.asked else { return LONG_PAUSE };
+        if self.unseen {
+            // A process that is just ending may take connections for a moment.
+            let is_ending = absence == Absence::NotYet && now.since(self.since) < ENDING;
+            self.unseen = is_ending;
+            self.may_live = !is_ending && absence != Absence::Ended;
+            return PAUSE;
+        }
         match absence {
             Absence::NotYet => self.unanswered = None,
             Absence::Ended => {
@@ -174,11 +172,13 @@ mod tests {
         Search::new(peer(2), silent, SECOND, at(0))
     }
 
-    /// The process of the host is seen first where only the connection has ended.
-    fn see_host(search: &mut Search, member: &Follower, lives: bool) {
-        let step = search.next(member.rejoin(peer(2), Vec::new()), member.heirs(), at(0));
-        assert!(matches!(step, Step::Probe(host) if host.id == MemberId(0)));
-        search.host_is_seen(lives);
+    /// The host is asked first where only the connection has ended.
+    fn ask_host(search: &mut Search, member: &Follower, answers: &[(u64, Absence)]) {
+        for &(ms, absence) in answers {
+            let now = Instant(ms * 1_000_000);
+            assert_eq!(next(search, member, now), Some((0, vec![], false)));
+            search.not_found(absence, now);
+        }
     }
 
     /// Who is asked, who is said to be dead, and whether this member is to host.
@@ -188,7 +188,7 @@ mod tests {
                 let dead = rejoin.dead.iter().map(|id| id.0).collect();
                 Some((heir.id.0, dead, rejoin.hosts_coordinator))
             }
-            Step::Probe(_) | Step::AskAgain(_) => panic!("a member hosted it, and was seen"),
+            Step::AskAgain(_) => panic!("a member hosted it"),
             Step::GiveUp => None,
         }
     }
@@ -196,7 +196,8 @@ mod tests {
     #[test]
     fn who_has_ended_is_dead_and_the_next_is_asked() {
         let (mut search, member) = (search(false), follower(Some(0)));
-        see_host(&mut search, &member, false);
+        ask_host(&mut search, &member, &[(0, Absence::NotYet), (99, Absence::Ended)]);
+        assert!(!search.may_live());
         assert_eq!(next(&mut search, &member, at(0)), Some((1, vec![0], false)));
         search.not_found(Absence::NotYet, at(0));
         assert_eq!(next(&mut search, &member, at(0)), Some((1, vec![0], false)), "it may not have noticed");
@@ -208,9 +209,12 @@ mod tests {
     #[test]
     fn a_host_that_lives_is_not_dead() {
         let (mut search, member) = (search(false), follower(Some(0)));
-        see_host(&mut search, &member, true);
-        assert_eq!(next(&mut search, &member, at(0)), Some((0, vec![], false)), "it may say why");
-        search.not_found(Absence::NotYet, at(0));
+        ask_host(
+            &mut search,
+            &member,
+            &[(0, Absence::NotYet), (99, Absence::NotYet), (101, Absence::NotYet)],
+        );
+        assert!(search.may_live());
         assert_eq!(next(&mut search, &member, at(0)), Some((1, vec![], false)));
         search.not_found(Absence::Ended, at(0));
         assert_eq!(next(&mut search, &member, at(0)), Some((2, vec![1], true)));

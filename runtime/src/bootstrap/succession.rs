@@ -5,7 +5,6 @@ use super::handshake::{self, Identity, Purpose};
 use super::{ControlEvents, Listener};
 use crate::config::Config;
 use crate::control::{read_message, write_message};
-use crate::coordinator::{Addresses, has_ended};
 use crate::engine::lock;
 use ronde_core::PeerId;
 use ronde_core::membership::{Absence, FromMember, MemberInfo, Rejoin, Search, Step, ToMember, Verdict};
@@ -60,22 +59,13 @@ impl Succession {
     ) -> Found {
         let start = Instant::now();
         let now = || ronde_core::Instant(start.elapsed().as_nanos() as u64);
-        if silent {
+        let mut search = Search::new(self.peer(), silent, self.config.suspect_after(), now());
+        if search.may_live() {
             events.hears_nothing();
         }
-        let mut search = Search::new(self.peer(), silent, self.config.suspect_after(), now());
         while !is_over() {
             let Some((rejoin, heirs)) = events.rejoin() else { return Found::Nothing };
             let (answer, host) = match search.next(rejoin, heirs, now()) {
-                Step::Probe(host) => {
-                    let lives = !has_ended(&host.addresses, &Addresses::default());
-                    if lives {
-                        tracing::warn!("the connection to the coordinator ended, but its process lives");
-                        events.hears_nothing();
-                    }
-                    search.host_is_seen(lives);
-                    continue;
-                }
                 Step::AskAgain(rejoin) => (self.ask(&self.addresses, &rejoin), None),
                 Step::Ask(heir, rejoin) => {
                     tracing::debug!("the coordinator was lost: asking member {}", heir.id);
@@ -94,7 +84,13 @@ impl Succession {
                     return Found::Coordinator(stream);
                 }
                 Answer::Verdict(verdict) => return Found::Verdict(verdict),
-                Answer::Nobody(absence) => std::thread::park_timeout(search.not_found(absence, now())),
+                Answer::Nobody(absence) => {
+                    let pause = search.not_found(absence, now());
+                    if search.may_live() {
+                        events.hears_nothing();
+                    }
+                    std::thread::park_timeout(pause);
+                }
             }
         }
         Found::Nothing

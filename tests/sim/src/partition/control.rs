@@ -254,7 +254,6 @@ impl World {
         let (Some(search), Some(follower)) = (&mut this.search, &this.follower) else { return };
         let rejoin = follower.rejoin(peer_id(process), dead);
         let (target, host, rejoin) = match search.next(rejoin, follower.heirs(), now) {
-            Step::Probe(host) => return self.see_host(process, process_of(host.peer)),
             Step::AskAgain(rejoin) => (self.alone.expect("a coordinator ran alone"), None, rejoin),
             Step::Ask(heir, rejoin) => (process_of(heir.peer), Some(heir.id), rejoin),
             Step::GiveUp => return self.fails(process, Ending::CoordinatorLost),
@@ -266,18 +265,6 @@ impl World {
         self.processes[process].asking =
             Some(Asking { connection, host, rejoin, until: self.now + SUSPECT_AFTER });
         self.schedule(SUSPECT_AFTER, Event::Unanswered(process, connection));
-    }
-
-    /// Only refused connections prove that the host of a lost coordinator has ended.
-    fn see_host(&mut self, process: usize, host: usize) {
-        let answers = self.reaches(process, host) && self.reaches(host, process);
-        let lives = self.processes[host].alive || !answers;
-        let this = &mut self.processes[process];
-        if lives {
-            this.follower.iter_mut().for_each(Follower::hears_nothing);
-        }
-        this.search.iter_mut().for_each(|search| search.host_is_seen(lives));
-        self.search(process);
     }
 
     pub(super) fn is_unanswered(&mut self, process: usize, connection: usize) {
@@ -292,6 +279,9 @@ impl World {
         let this = &mut self.processes[process];
         let (Some(asking), Some(search)) = (this.asking.take(), &mut this.search) else { return };
         let pause = search.not_found(absence, now);
+        if search.may_live() {
+            this.follower.iter_mut().for_each(Follower::hears_nothing);
+        }
         self.send_up(asking.connection, Up::End);
         self.schedule(pause.as_nanos() as u64, Event::Search(process));
     }
