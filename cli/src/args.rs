@@ -112,7 +112,7 @@ pub(crate) struct JoinArgs {
     #[arg(long)]
     pub(crate) rank: Option<u32>,
     /// Number of ranks (else RONDE_SIZE, WORLD_SIZE, or the launcher's variable)
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) size: Option<u32>,
     /// Transports to use, best first (else RONDE_TRANSPORTS), for example shm,tcp
     #[arg(long, value_name = "LIST")]
@@ -326,13 +326,13 @@ pub(crate) struct CoordinatorArgs {
     #[arg(long, default_value = "127.0.0.1:29400", value_name = "ADDRESS:PORT")]
     pub(crate) listen: String,
     /// Number of ranks of the job (else RONDE_SIZE, or what the members say)
-    #[arg(long)]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) size: Option<u32>,
     /// Start as soon as so many are there instead; the others join at safe points
-    #[arg(long, value_name = "N", conflicts_with = "size")]
+    #[arg(long, value_name = "N", conflicts_with = "size", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) min_peers: Option<u32>,
     /// Take in no more than so many
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_peers: Option<u32>,
 }
 

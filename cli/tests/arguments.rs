@@ -33,6 +33,10 @@ fn wrong_command_lines_end_with_255() {
         "bench all-reduce --tolerance maybe",
         "run -n 2",
         "run -n 0 -- true",
+        "coordinator --size 0",
+        "coordinator --min-peers 0",
+        "coordinator --max-peers 0",
+        "bench all-reduce --rank 0 --size 0",
     ] {
         assert_eq!(code(line), 255, "ronde {line}");
     }

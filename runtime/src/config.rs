@@ -335,6 +335,14 @@ impl Config {
         self
     }
 
+    /// A job of nobody would be waited for in vain.
+    pub(crate) fn refuse_size_0(&self) -> Result<()> {
+        match self.size {
+            Some(0) => Err(Error::join("a job has at least one rank: the size is 0 (RONDE_SIZE)")),
+            _ => Ok(()),
+        }
+    }
+
     pub(crate) fn allows_transport(&self, name: &str) -> bool {
         self.transports.iter().any(|t| t == name)
     }

@@ -52,6 +52,7 @@ pub(crate) struct EmbeddedCoordinator {
 
 impl EmbeddedCoordinator {
     pub(crate) fn start(config: &Config) -> Result<EmbeddedCoordinator> {
+        config.refuse_size_0()?;
         EmbeddedCoordinator::run(Coordinator::new(EmbeddedCoordinator::options(config)), Addresses::default())
     }
 

@@ -141,6 +141,7 @@ fn meet(config: &Config, deadline: Instant, was_pending: &std::cell::Cell<bool>)
 /// Joins the job.
 pub(crate) fn join(config: &Config, events: Arc<dyn ControlEvents>) -> Result<Joined> {
     let deadline = Instant::now() + config.connect_timeout;
+    config.refuse_size_0()?;
     // Without a place to meet, a size or a rank this process is a job of its own.
     let meets = config.coordinator.is_some() || config.id.is_some() || config.store.is_some();
     let alone = !meets && config.size.is_none() && config.rank.is_none() && config.min_peers.is_none();

@@ -180,6 +180,17 @@ fn impossible_sizes_and_ranks_are_named_on_every_rank() {
 }
 
 #[test]
+fn a_job_of_nobody_is_refused() {
+    let started = Instant::now();
+    for config in [at(free_port()).size(0), at(free_port()).rank(0).size(0), Config::new().size(0)] {
+        let text = config.join().map(drop).unwrap_err().to_string();
+        assert!(text.contains("at least one rank"), "{text}");
+    }
+    assert!(RondeId::create(&Config::new().size(0)).is_err());
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+#[test]
 fn no_coordinator_names_the_address() {
     let port = free_port();
     let error = at(port).rank(1).size(2).connect_timeout(Duration::from_millis(300)).join().map(drop);

@@ -353,6 +353,9 @@ impl Coordinator {
                 hello.version
             ));
         }
+        if hello.size == Some(0) || hello.min_peers == Some(0) {
+            return Err(format!("{host} expects 0 ranks: a job has at least one"));
+        }
         match &self.state {
             State::Gathering => {}
             State::Failed(verdict) => {
@@ -369,7 +372,8 @@ impl Coordinator {
         if let (Some(rank), Some(size)) = (hello.rank, size)
             && rank >= size
         {
-            return Err(format!("{host} claims rank {rank} of {size}: ranks go from 0 to {}", size - 1));
+            let last = size.saturating_sub(1);
+            return Err(format!("{host} claims rank {rank} of {size}: ranks go from 0 to {last}"));
         }
         self.refuse_twin(hello)
     }

@@ -229,6 +229,7 @@ fn impossible_hellos_fail_everybody_at_once() {
         (hello(Some(0), 3), "two processes"),
         (hello(Some(1), 4), "expects 4"),
         (hello(Some(3), 3), "0 to 2"),
+        (hello(Some(1), 0), "at least one"),
     ] {
         let mut coordinator = Coordinator::new(CoordinatorOptions::default());
         coordinator.handle_message(1, hello(Some(0), 3), Instant(0));
@@ -240,6 +241,27 @@ fn impossible_hellos_fail_everybody_at_once() {
         assert!(refused, "{effects:?}");
         assert!(matches!(&verdicts(&effects)[..], [(1, Verdict::Join(text))] if text.contains(word)));
     }
+}
+
+/// Also the number that a job of unknown size waits for comes from a member.
+#[test]
+fn a_job_of_nobody_is_refused() {
+    let FromMember::Hello(asks) = hello(None, 0) else { unreachable!() };
+    for hello in [asks.clone(), Hello { size: None, min_peers: Some(0), ..asks }] {
+        let mut coordinator = Coordinator::new(CoordinatorOptions::default());
+        coordinator.handle_message(1, FromMember::Hello(hello), Instant(0));
+        let effects = coordinator.take_effects();
+        let told =
+            |e: &Effect| matches!(e, Effect::Send(1, ToMember::Refused(text)) if text.contains("0 ranks"));
+        assert!(effects.iter().any(told), "{effects:?}");
+    }
+    // A coordinator that was told so itself refuses ranks in words too.
+    let options = CoordinatorOptions { size: Some(0), ..CoordinatorOptions::default() };
+    let mut coordinator = Coordinator::new(options);
+    let FromMember::Hello(asks) = hello(Some(0), 2) else { unreachable!() };
+    coordinator.handle_message(1, FromMember::Hello(Hello { size: None, ..asks }), Instant(0));
+    let refused = |e: &Effect| matches!(e, Effect::Send(1, ToMember::Refused(_)));
+    assert!(coordinator.take_effects().iter().any(refused));
 }
 
 const MS: u64 = 1_000_000;
