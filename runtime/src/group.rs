@@ -366,8 +366,15 @@ impl Group {
     /// Exchanges equal blocks: block i of `input` goes to rank i. Both slices have the same length, a
     /// multiple of the size.
     pub fn all_to_all<T: Element>(&self, input: &[T], output: &mut [T]) -> Result<Outcome> {
-        let block = input.len() / self.size() as usize;
-        self.moving(Collective::AllToAll, block, input, output, 0, &CallOptions::default())
+        let (got, size) = (input.len(), self.size() as usize);
+        if !got.is_multiple_of(size) || output.len() != got {
+            let text = format!(
+                "all_to_all of {got} elements into {}: both slices have the same length, a multiple of the {size} ranks",
+                output.len()
+            );
+            return Err(Misuse::Other(text.into()).into());
+        }
+        self.moving(Collective::AllToAll, got / size, input, output, 0, &CallOptions::default())
     }
 
     /// Broadcast in place from `root`.

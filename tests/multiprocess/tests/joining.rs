@@ -287,3 +287,20 @@ fn one_job_after_another_at_one_address() {
         .collect();
     ranks.into_iter().for_each(|rank| rank.join().unwrap());
 }
+
+#[test]
+fn blocks_that_are_not_equal_are_named() {
+    let port = free_port();
+    let uneven = |group: Result<Group>| {
+        let group = group?;
+        for (send, recv) in [(3, 3), (4, 2), (2, 4)] {
+            let mut output = vec![0u32; recv];
+            let text = group.all_to_all(&vec![7u32; send], &mut output).unwrap_err().to_string();
+            assert!(text.contains(&format!("{send} elements")) && text.contains("2 ranks"), "{text}");
+            assert!(output.iter().all(|element| *element == 0));
+        }
+        Ok(group)
+    };
+    let groups = join_all((0..2).map(|rank| at(port).rank(rank).size(2)).collect());
+    expect_working(groups.into_iter().map(uneven).collect(), 10);
+}
