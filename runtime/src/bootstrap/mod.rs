@@ -291,13 +291,8 @@ fn describe(
 ) -> Result<MemberInfo> {
     let port = listener.port();
     let addresses = match &config.advertise {
-        Some(text) => {
-            let with_port = if text.contains(':') { text.clone() } else { format!("{text}:{port}") };
-            let found = with_port
-                .to_socket_addrs()
-                .map_err(|e| Error::join(format!("RONDE_ADVERTISE \"{text}\" is no address: {e}")))?;
-            found.collect()
-        }
+        Some(text) => advertised(text, port)
+            .map_err(|e| Error::join(format!("RONDE_ADVERTISE \"{text}\" is no address: {e}")))?,
         // On loopback the whole job is on this machine.
         None if !config.interfaces.is_empty() && !listener.address().ip().is_loopback() => {
             config.interfaces.addresses(config.family, port)?
@@ -319,4 +314,43 @@ fn describe(
         transports: config.transports.clone(),
         costs: config.costs.map(|costs| costs.to_string()).unwrap_or_default(),
     })
+}
+
+/// The addresses that a user gave: host, host:port, or an address of version 6 with or without brackets. `port` is
+/// that of the listener.
+fn advertised(text: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
+    let text = text.trim();
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, port)]);
+    }
+    Ok(match text.contains(':') {
+        true => text.to_socket_addrs()?.collect(),
+        false => (text, port).to_socket_addrs()?.collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advertised_addresses_in_every_spelling() {
+        for (text, address) in [
+            ("192.0.2.1", "192.0.2.1:7"),
+            ("192.0.2.1:9", "192.0.2.1:9"),
+            ("::1", "[::1]:7"),
+            ("[::1]", "[::1]:7"),
+            ("[::1]:9", "[::1]:9"),
+            ("fd00::2", "[fd00::2]:7"),
+        ] {
+            let address: SocketAddr = address.parse().unwrap();
+            assert_eq!(advertised(text, 7).unwrap(), [address], "{text}");
+        }
+        assert!(advertised("localhost", 7).unwrap().iter().all(|a| a.ip().is_loopback() && a.port() == 7));
+        assert!(advertised("localhost:9", 7).unwrap().iter().all(|a| a.port() == 9));
+        for bad in ["", "[::1", "::1]:9", "1.2.3.4:x", "[1.2.3.4]:70000", ":"] {
+            assert!(advertised(bad, 7).is_err(), "{bad}");
+        }
+    }
 }

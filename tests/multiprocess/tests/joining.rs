@@ -141,6 +141,20 @@ fn over_ip_version_6() {
 }
 
 #[test]
+fn an_address_of_version_6_without_a_port_is_advertised() {
+    let Ok(free) = TcpListener::bind(("::1", 0)) else {
+        return eprintln!("skipped: this machine has no IPv6");
+    };
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let config = |(rank, address)| {
+        let config = Config::new().coordinator(format!("[::1]:{port}")).rank(rank).size(2);
+        config.advertise(address).transports(["tcp"]).unwrap()
+    };
+    expect_working(join_all([(0, "::1"), (1, "[::1]")].map(config).to_vec()), 5000);
+}
+
+#[test]
 fn several_streams_to_each_peer() {
     let port = free_port();
     // Not all ranks need the same number.
