@@ -127,7 +127,13 @@ impl Config {
         config.coordinator = environment::variable("RONDE_COORDINATOR").or(launcher.coordinator);
         config.token = environment::variable("RONDE_TOKEN").unwrap_or_default();
         config.advertise = environment::variable("RONDE_ADVERTISE");
-        config.insecure = environment::variable("RONDE_INSECURE").is_some_and(|v| v == "1");
+        for (name, slot) in [
+            ("RONDE_INSECURE", &mut config.insecure),
+            ("RONDE_SHRINK_ONLY", &mut config.shrink_only),
+            ("RONDE_NEWCOMER", &mut config.newcomer),
+        ] {
+            *slot = environment::flag(name).map_err(Error::join)?.unwrap_or(false);
+        }
         if let Some(list) = environment::variable("RONDE_TRANSPORTS") {
             config = config.transports(list.split(',').map(str::trim))?;
         }
@@ -172,8 +178,6 @@ impl Config {
                 );
             }
         }
-        config.shrink_only = environment::variable("RONDE_SHRINK_ONLY").is_some_and(|v| v == "1");
-        config.newcomer = environment::variable("RONDE_NEWCOMER").is_some_and(|v| v == "1");
         if let Some(text) = environment::variable("RONDE_STREAMS") {
             let number = text.parse().ok().filter(|n| (1..=MAX_STREAMS).contains(n));
             config.streams = number.ok_or_else(|| {

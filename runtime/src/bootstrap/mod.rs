@@ -237,9 +237,8 @@ pub(crate) fn coordinator_addresses(config: &Config) -> Result<Vec<SocketAddr>> 
         Some(text) => text.as_str(),
         None if config.size.unwrap_or(1) == 1 => "127.0.0.1:0",
         None => {
-            return Err(Error::join(
-                "no coordinator: set RONDE_COORDINATOR=host:port, or start with `ronde run -n N` or torchrun",
-            ));
+            let text = format!("no coordinator: {}", environment::how_to_name_a_coordinator());
+            return Err(Error::join(text));
         }
     };
     let found = text

@@ -65,6 +65,24 @@ pub fn spawn(function: &str, number: usize, coordinator: &str, variables: &[(&st
     RankProcess { rank: number, child }
 }
 
+/// Starts a process that knows of its job only what these variables say, and runs the test function.
+pub fn spawn_with(function: &str, rank: usize, variables: &[(&str, &str)]) -> RankProcess {
+    let child = command_of(function).envs(variables.iter().copied()).spawn().expect("a child process");
+    RankProcess { rank, child }
+}
+
+/// What runs the test function in a process that is told nothing of any job.
+pub fn command_of(function: &str) -> Command {
+    let mut command = command(function, "", &[]);
+    let launchers = ["RONDE_RANK", "RONDE_SIZE", "RANK", "WORLD_SIZE", "MASTER_", "SLURM_", "OMPI_", "PMIX_"];
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| launchers.iter().any(|prefix| name.starts_with(prefix))) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 fn command(function: &str, coordinator: &str, variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this test binary"));
     command
