@@ -123,7 +123,9 @@ pub fn serve_coordinator(config: &Config, address: SocketAddr) -> Result<()> {
     let identity = Identity::new(&config.token, new_peer_id()?);
     let tcp = TcpListener::bind(address)
         .map_err(|e| Error::resource(format!("cannot listen at {address}: {e}")))?;
-    let (listener, _inbox) = Listener::new(config, &identity, tcp, true)?;
+    let (listener, inbox) = Listener::new(config, &identity, tcp, true)?;
+    // No member is in this process.
+    drop(inbox);
     listener.wait_for_the_job();
     Ok(())
 }

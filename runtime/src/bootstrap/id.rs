@@ -1,7 +1,8 @@
 //! An opaque id that one process makes and the user hands to the others.
 
 use super::handshake::{Identity, fill_random};
-use super::listener::{Inbox, Listener, bind_free_port};
+use super::listener::{Listener, bind_free_port};
+use super::waiting::Inbox;
 use super::{new_peer_id, refuse_open_networks};
 use crate::config::Config;
 use crate::engine::lock;

@@ -5,7 +5,8 @@
 //! too is kept.
 
 use super::handshake::{self, Identity, Purpose};
-use super::listener::{self, Arrival, Inbox};
+use super::listener;
+use super::waiting::{Arrival, Inbox};
 use crate::config::Config;
 use crate::control::Control;
 use crate::engine::links::{self, LinkState};
@@ -28,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(20);
 /// How long the other side of a connection may take to set the link up.
 const SETUP_PATIENCE: Duration = Duration::from_secs(5);
-/// Connections of processes that no view names are kept for so long.
+/// Connections of processes that the view does not name any more are kept for so long: the next may name them again.
 const KEEP: Duration = Duration::from_secs(60);
 
 /// Sockets to one peer, authenticated and connected.
@@ -132,6 +133,7 @@ impl Linker {
     /// Makes the links of a view that are missing.
     fn link(&mut self, view: &View, control: &Control, deadline: Instant) -> Result<(), Unlinked> {
         self.forget_those_outside(view);
+        self.inbox.expect(view.members.iter().map(|member| member.peer));
         let me = view.rank_of(self.identity.peer).ok_or(Unlinked::Superseded)?.index();
         let renumbered = |m: &&MemberInfo| self.linked.get(&m.peer).is_some_and(|&id| id != m.id);
         if let Some(member) = view.members.iter().find(renumbered) {
@@ -198,7 +200,7 @@ impl Linker {
         Ok(())
     }
 
-    /// Takes connections as they come, until those of a member are there.
+    /// Takes the connections of a member as they come, until all are there.
     fn accept(
         &mut self,
         member: &MemberInfo,
@@ -211,21 +213,20 @@ impl Linker {
                 return Err(Unlinked::Superseded);
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.inbox.recv_timeout(left.min(LOOK)) {
-                Ok(arrival) => self.arrived(arrival),
-                Err(_) if left.is_zero() => {
+            match self.inbox.take(member.peer, left.min(LOOK)) {
+                Some(arrival) => self.arrived(member.peer, arrival),
+                None if left.is_zero() => {
                     let error = unreachable_peer(view, member, &"it did not connect in time");
                     return Err(Unlinked::To(member.id, error));
                 }
-                Err(_) => {}
+                None => {}
             }
         }
         Ok(())
     }
 
-    fn arrived(&mut self, arrival: Arrival) {
-        let (Arrival::Tcp(peer, ..) | Arrival::Unix(peer, _)) = &arrival;
-        let sockets = self.sockets.entry(*peer).or_default();
+    fn arrived(&mut self, peer: PeerId, arrival: Arrival) {
+        let sockets = self.sockets.entry(peer).or_default();
         sockets.came = Some(Instant::now());
         match arrival {
             Arrival::Tcp(_, stream, streams) => {

@@ -5,6 +5,7 @@
 //! cannot keep a member out.
 
 use super::handshake::{self, Identity, Introduction, PATIENCE, Purpose};
+use super::waiting::{Arrival, Inbox, WaitingRoom};
 use crate::config::Config;
 use crate::coordinator::{Addresses, EmbeddedCoordinator};
 use crate::engine::lock;
@@ -26,16 +27,6 @@ const MAX_STRANGERS: usize = 256;
 /// How long to wait after an accept call that failed.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// An authenticated data connection.
-pub(crate) enum Arrival {
-    /// One of so many streams.
-    Tcp(PeerId, TcpStream, u8),
-    Unix(PeerId, UnixStream),
-}
-
-/// Data connections as they come.
-pub(crate) type Inbox = mpsc::Receiver<Arrival>;
-
 /// Accepts connections until it is dropped.
 pub(crate) struct Listener {
     address: SocketAddr,
@@ -51,7 +42,7 @@ pub(crate) struct Listener {
 /// Where connections go once they have proved themselves.
 struct Router {
     identity: Identity,
-    arrivals: mpsc::SyncSender<Arrival>,
+    arrivals: Arc<WaitingRoom>,
     control: Mutex<Option<mpsc::SyncSender<TcpStream>>>,
     strangers: Mutex<Strangers>,
     stop: Arc<AtomicBool>,
@@ -98,7 +89,9 @@ impl Listener {
         let name = std::os::unix::net::SocketAddr::from_abstract_name(&unix_name).map_err(failed)?;
         let unix = UnixListener::bind_addr(&name).map_err(failed)?;
         let coordinator = if hosts { Some(EmbeddedCoordinator::start(config)?) } else { None };
-        let (arrivals, inbox) = mpsc::sync_channel(4096);
+        let members = config.size.max(config.min_peers).unwrap_or(0) as usize;
+        let expected = members.saturating_mul(usize::from(config.streams));
+        let (arrivals, inbox) = WaitingRoom::new(expected, config.connect_timeout);
         let stop = Arc::new(AtomicBool::new(false));
         let router = Arc::new(Router {
             identity: identity.clone(),
@@ -285,7 +278,7 @@ impl Router {
         stream.set_read_timeout(None)?;
         stream.set_write_timeout(None)?;
         match (purpose, &*lock(&self.control)) {
-            (Purpose::Data, _) => self.arrived(Arrival::Tcp(peer, stream, streams)),
+            (Purpose::Data, _) => self.arrivals.enter(Arrival::Tcp(peer, stream, streams)),
             (Purpose::Control, Some(control)) => control
                 .try_send(stream)
                 .map_err(|_| io::Error::other("the coordinator here takes nobody more")),
@@ -302,7 +295,7 @@ impl Router {
         let Introduction { peer, .. } = handshake::receive(&mut stream, &self.identity)?;
         self.no_stranger(number)?;
         stream.set_read_timeout(None)?;
-        self.arrived(Arrival::Unix(peer, stream))
+        self.arrivals.enter(Arrival::Unix(peer, stream))
     }
 
     /// From here on nobody cuts the connection, unless that has just happened.
@@ -311,10 +304,6 @@ impl Router {
             Some(_) => Ok(()),
             None => Err(io::Error::other("too many connections at one time")),
         }
-    }
-
-    fn arrived(&self, arrival: Arrival) -> io::Result<()> {
-        self.arrivals.try_send(arrival).map_err(|_| io::Error::other("nobody takes connections any more"))
     }
 }
 
@@ -339,6 +328,7 @@ impl Cut for UnixStream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
     use std::sync::atomic::AtomicUsize;
 
     #[test]
@@ -353,5 +343,36 @@ mod tests {
             assert!(strangers.cut.len() <= MAX_STRANGERS);
         }
         assert_eq!(cut.load(Ordering::Relaxed), 3);
+    }
+
+    /// Nobody takes data connections while a job runs, and without a token anybody may open them.
+    #[test]
+    fn connections_that_nobody_asks_for_do_not_use_up_the_descriptors() {
+        let free = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+        let join = |rank| {
+            let config = Config::new().coordinator(free.to_string()).rank(rank).size(2);
+            std::thread::spawn(move || config.join().unwrap())
+        };
+        let groups = [0, 1].map(join).map(|joining| joining.join().unwrap());
+        let connect = |number: u128| {
+            let stranger = Identity::new("", PeerId(number.to_le_bytes()));
+            handshake::try_each(&[free], &stranger, Purpose::Data, 1, PATIENCE).unwrap()
+        };
+        let strangers: Vec<TcpStream> = (0..500).map(connect).collect();
+        // The last of these is taken in after its side knows that it is welcome.
+        std::thread::park_timeout(Duration::from_millis(200));
+        let is_closed = |mut stream: &TcpStream| {
+            stream.set_nonblocking(true).unwrap();
+            matches!(stream.read(&mut [0]), Ok(0))
+        };
+        let closed = strangers.iter().filter(|stream| is_closed(stream)).count();
+        assert!(closed > 300, "{closed} of 500");
+        let work = groups.map(|group| {
+            std::thread::spawn(move || {
+                let _ = group.barrier().unwrap();
+                group.close().unwrap();
+            })
+        });
+        work.into_iter().for_each(|rank| rank.join().unwrap());
     }
 }

@@ -10,6 +10,7 @@ mod linker;
 mod listener;
 mod store;
 mod succession;
+mod waiting;
 
 use crate::config::Config;
 use crate::control::{Control, NoView, Rendezvous};
@@ -18,7 +19,7 @@ pub(crate) use handshake::{Identity, MAX_STREAMS, Purpose, try_each};
 pub use id::RondeId;
 pub(crate) use interface::{Family, InterfaceFilter};
 pub(crate) use linker::{Linker, PeerSockets, Ready, share_memory};
-pub(crate) use listener::{Inbox, Listener};
+pub(crate) use listener::Listener;
 use ronde_core::error::{Error, PeerLost, Result};
 use ronde_core::membership::{CallProgress, Hello, MemberInfo, Rejoin, View};
 use ronde_core::recovery::RecoveryPlan;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use std::time::Instant;
 pub use store::Store;
 pub(crate) use succession::{Found, Succession};
+use waiting::Inbox;
 
 /// A process whose first view is in effect, or waits only for a safe point of the others.
 pub(crate) struct Joined {
