@@ -3,13 +3,14 @@
 //! ```text
 //! client  -> magic 6 | version 1 | purpose 1 | flags 1 (TLS: reserved, 0) | stream 1 | streams 1 | 0 × 5
 //!            | peer id 16 | nonce 32
-//! server  -> nonce 32
+//! server  -> nonce 32, its first bit set; to another version: magic 6 | version 1 | 0 × 25, and no more
 //! client  -> HMAC-SHA256(token, "client" | preamble | server nonce) 32
 //! server  -> verdict 1 (1: welcome) | HMAC-SHA256(token, "server" | preamble | server nonce) 32
 //! ```
 //!
 //! The client proves itself first: who only connects gets nothing to guess a weak token from. The nonces
-//! make a recorded proof worthless. Until TLS is built an attacker on the path can still take a connection
+//! make a recorded proof worthless. Magic and version stay where they are in all versions, so that the two sides can
+//! name each other's. Until TLS is built an attacker on the path can still take a connection
 //! over after the proof.
 
 use hmac::{Hmac, Mac};
@@ -82,6 +83,27 @@ fn refused(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, what.to_owned())
 }
 
+/// What the other side is, if it is not of this version: by the first bytes of all that it says.
+fn foreign(start: &[u8]) -> Option<io::Error> {
+    match start.strip_prefix(MAGIC) {
+        Some([VERSION, ..]) => None,
+        Some([other, ..]) => Some(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!(
+                "it speaks version {other} of Ronde's connections, this process version {VERSION}: use one version of \
+                 Ronde"
+            ),
+        )),
+        _ => Some(no_ronde(start)),
+    }
+}
+
+fn no_ronde(said: &[u8]) -> io::Error {
+    let line = said.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
+    let text = format!("it is not Ronde: what it says begins with \"{}\"", line.escape_ascii());
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
 fn preamble(identity: &Identity, purpose: Purpose, streams: u8) -> io::Result<[u8; 64]> {
     let mut preamble = [0u8; 64];
     preamble[..6].copy_from_slice(MAGIC);
@@ -102,8 +124,7 @@ pub(crate) fn introduce<S: Read + Write>(
 ) -> io::Result<()> {
     let preamble = preamble(identity, purpose, streams)?;
     stream.write_all(&preamble)?;
-    let mut nonce = [0u8; 32];
-    stream.read_exact(&mut nonce)?;
+    let nonce = read_nonce(stream)?;
     let own = identity.proof(b"client", &preamble, &nonce).finalize().into_bytes();
     stream.write_all(&own)?;
     let mut answer = [0u8; 33];
@@ -117,13 +138,65 @@ pub(crate) fn introduce<S: Read + Write>(
         .map_err(|_| refused("the other side does not know this token (RONDE_TOKEN)"))
 }
 
+/// The server's nonce, unless what it says shows that it is not a server of this version.
+fn read_nonce<S: Read>(stream: &mut S) -> io::Result<[u8; 32]> {
+    let mut answer = [0u8; 32];
+    let mut came = 0;
+    let ended = loop {
+        match stream.read(&mut answer[came..]) {
+            Ok(0) if came < answer.len() => break Some(io::ErrorKind::UnexpectedEof.into()),
+            Ok(bytes) => came += bytes,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => break Some(error),
+        }
+        if came == answer.len() {
+            break None;
+        }
+    };
+    let said = &answer[..came];
+    let is_text = said.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace());
+    match ended {
+        Some(error) if said.is_empty() => Err(without_a_word(&error)),
+        _ if said.starts_with(MAGIC) && came > MAGIC.len() => foreign(said).map_or(Ok(answer), Err),
+        // No Ronde says a part of its nonce, or one that is all text.
+        _ if is_text || ended.is_some() => Err(no_ronde(said)),
+        _ => Ok(answer),
+    }
+}
+
+fn without_a_word(error: &io::Error) -> io::Error {
+    let text = match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            "it accepts the connection and says nothing: it is stopped or overloaded, or not Ronde"
+        }
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+            "it closes the connection without a word: it is just ending, or an old version of Ronde, or not Ronde"
+        }
+        _ => return io::Error::new(error.kind(), error.to_string()),
+    };
+    io::Error::new(error.kind(), text)
+}
+
 /// The server's side: who it is and what for.
 pub(crate) fn receive<S: Read + Write>(stream: &mut S, identity: &Identity) -> io::Result<Introduction> {
     let mut preamble = [0u8; 64];
-    stream.read_exact(&mut preamble)?;
+    let (start, rest) = preamble.split_at_mut(MAGIC.len() + 1);
+    stream.read_exact(start)?;
+    if let Some(error) = foreign(start) {
+        if error.kind() == io::ErrorKind::Unsupported {
+            let mut own = [0u8; 32];
+            own[..MAGIC.len()].copy_from_slice(MAGIC);
+            own[MAGIC.len()] = VERSION;
+            stream.write_all(&own)?;
+        }
+        return Err(error);
+    }
+    stream.read_exact(rest)?;
     let introduction = read_preamble(&preamble)?;
     let mut nonce = [0u8; 32];
     fill_random(&mut nonce).map_err(io::Error::other)?;
+    // So that it is neither text nor a version.
+    nonce[0] |= 0x80;
     stream.write_all(&nonce)?;
     let mut proof = [0u8; 32];
     stream.read_exact(&mut proof)?;
@@ -140,11 +213,8 @@ pub(crate) fn receive<S: Read + Write>(stream: &mut S, identity: &Identity) -> i
 
 fn read_preamble(preamble: &[u8; 64]) -> io::Result<Introduction> {
     let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
-    if &preamble[..6] != MAGIC {
-        return Err(bad("not a Ronde connection"));
-    }
-    if preamble[6] != VERSION || preamble[8] != 0 || preamble[11..16] != [0u8; 5] {
-        return Err(bad("another version of Ronde, or flags that this one does not know"));
+    if preamble[8] != 0 || preamble[11..16] != [0u8; 5] {
+        return Err(bad("flags that this version of Ronde does not know"));
     }
     let purpose = match preamble[7] {
         1 => Purpose::Control,
@@ -175,7 +245,8 @@ pub(crate) fn try_each(
     for address in addresses {
         match connect_once(address, identity, purpose, streams, share) {
             Ok(stream) => return Ok(stream),
-            Err(error) if is_hopeless(&error) => return Err(error),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            Err(_) if failure.as_ref().is_some_and(is_hopeless) => {}
             Err(error) if failure.is_some() && error.kind() == io::ErrorKind::ConnectionRefused => {}
             Err(error) => failure = Some(io::Error::new(error.kind(), format!("{address}: {error}"))),
         }
@@ -200,7 +271,8 @@ fn connect_once(
 
 /// The answer will not change: no use in asking again.
 pub(crate) fn is_hopeless(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidData)
+    use io::ErrorKind::{InvalidData, PermissionDenied, Unsupported};
+    matches!(error.kind(), PermissionDenied | InvalidData | Unsupported)
 }
 
 /// Tries with growing pauses until it works, the deadline passes, or the answer is a clear no.
@@ -292,11 +364,64 @@ mod tests {
     fn garbage_is_refused() {
         let identity = Identity::new("", PeerId([0; 16]));
         let good = preamble(&identity, Purpose::Data, 1).unwrap();
-        for (at, value) in [(0, 0x47), (6, 9), (7, 3), (8, 1), (10, 0), (10, 65), (15, 1)] {
+        for (at, value) in [(7, 3), (8, 1), (10, 0), (10, 65), (15, 1)] {
             let mut bad = good;
             bad[at] = value;
             assert_eq!(read_preamble(&bad).unwrap_err().kind(), io::ErrorKind::InvalidData, "byte {at}");
         }
         assert!(read_preamble(&good).is_ok());
+    }
+
+    /// What a server says of this to a client that begins so, and what of it the client hears.
+    fn greeted(start: &[u8]) -> (io::Error, Vec<u8>) {
+        let (mut a, mut b) = UnixStream::pair().unwrap();
+        a.write_all(start).unwrap();
+        let error = receive(&mut b, &Identity::new("", PeerId([2; 16]))).unwrap_err();
+        b.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        a.read_to_end(&mut answer).unwrap();
+        (error, answer)
+    }
+
+    #[test]
+    fn other_versions_are_told_this_one() {
+        let (error, answer) = greeted(b"RONDE\0\x09");
+        assert!(
+            error.to_string().contains("version 9") && error.to_string().contains("version 3"),
+            "{error}"
+        );
+        assert_eq!((answer.len(), &answer[..7]), (32, &b"RONDE\0\x03"[..]));
+        let (error, answer) = greeted(b"GET / HTTP/1.1\r\n\r\n");
+        assert!(error.to_string().contains("not Ronde") && error.to_string().contains("GET /"), "{error}");
+        assert!(answer.is_empty());
+    }
+
+    /// How a client takes what a server says.
+    fn heard(answer: &'static [u8]) -> io::Result<[u8; 32]> {
+        read_nonce(&mut &answer[..])
+    }
+
+    #[test]
+    fn what_is_no_nonce_is_named() {
+        for (answer, kind, word) in [
+            (
+                &b"RONDE\0\x09\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"[..],
+                io::ErrorKind::Unsupported,
+                "version 9",
+            ),
+            (b"RONDE\0\x02", io::ErrorKind::Unsupported, "version 2"),
+            (
+                b"HTTP/1.1 400 Bad Request\r\nServer: x\r\n\r\n",
+                io::ErrorKind::InvalidData,
+                "400 Bad Request\"",
+            ),
+            (b"220 mail\r\n", io::ErrorKind::InvalidData, "220 mail\""),
+            (b"\x15\x03\x03\0\x02\x02\x32", io::ErrorKind::InvalidData, "\\x15"),
+            (b"", io::ErrorKind::UnexpectedEof, "without a word"),
+        ] {
+            let error = heard(answer).unwrap_err();
+            assert!(error.kind() == kind && error.to_string().contains(word), "{error:?}");
+        }
+        assert_eq!(heard(&[0x93; 40]).unwrap(), [0x93; 32]);
     }
 }

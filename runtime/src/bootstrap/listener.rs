@@ -11,8 +11,8 @@ use crate::coordinator::{Addresses, EmbeddedCoordinator};
 use crate::engine::lock;
 use ronde_core::PeerId;
 use ronde_core::error::{Error, Result};
-use std::collections::BTreeMap;
-use std::io;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read};
 use std::net::Shutdown;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
@@ -23,6 +23,13 @@ use std::time::Duration;
 
 /// Connections that may be proving themselves at one time.
 const MAX_STRANGERS: usize = 256;
+
+/// Addresses that are named in warnings at most.
+const MAX_NAMED: usize = 64;
+
+/// How long, and for how many bytes, one that is refused may go on.
+const FAREWELL: Duration = Duration::from_millis(500);
+const MAX_UNREAD: u64 = 4096;
 
 /// How long to wait after an accept call that failed.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -41,10 +48,13 @@ pub(crate) struct Listener {
 
 /// Where connections go once they have proved themselves.
 struct Router {
+    address: SocketAddr,
     identity: Identity,
     arrivals: Arc<WaitingRoom>,
     control: Mutex<Option<mpsc::SyncSender<TcpStream>>>,
     strangers: Mutex<Strangers>,
+    /// From where what came that is not of this version.
+    foreign: Mutex<BTreeSet<(IpAddr, io::ErrorKind)>>,
     stop: Arc<AtomicBool>,
 }
 
@@ -94,10 +104,12 @@ impl Listener {
         let (arrivals, inbox) = WaitingRoom::new(expected, config.connect_timeout);
         let stop = Arc::new(AtomicBool::new(false));
         let router = Arc::new(Router {
+            address,
             identity: identity.clone(),
             arrivals,
             control: Mutex::new(coordinator.as_ref().map(EmbeddedCoordinator::connections)),
             strangers: Mutex::default(),
+            foreign: Mutex::default(),
             stop: stop.clone(),
         });
         router.clone().spawn("ronde-listen", move |router| router.accept_tcp(&tcp)).map_err(failed)?;
@@ -273,7 +285,9 @@ impl Router {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
-        let Introduction { peer, purpose, streams } = handshake::receive(&mut stream, &self.identity)?;
+        let received = handshake::receive(&mut stream, &self.identity);
+        let Introduction { peer, purpose, streams } =
+            received.inspect_err(|error| self.see_off(&stream, error))?;
         self.no_stranger(number)?;
         stream.set_read_timeout(None)?;
         stream.set_write_timeout(None)?;
@@ -284,6 +298,25 @@ impl Router {
                 .map_err(|_| io::Error::other("the coordinator here takes nobody more")),
             (Purpose::Control, None) => Err(io::Error::other("no coordinator runs here")),
         }
+    }
+
+    /// Names what is not of this version, once for each address, and lets it hear the answer: a connection that is
+    /// closed with bytes unread is reset, which can overtake that.
+    fn see_off(&self, stream: &TcpStream, error: &io::Error) {
+        if !handshake::is_hopeless(error) {
+            return;
+        }
+        if let Ok(from) = stream.peer_addr() {
+            let mut foreign = lock(&self.foreign);
+            let is_new = foreign.len() < MAX_NAMED && foreign.insert((from.ip(), error.kind()));
+            drop(foreign);
+            if is_new {
+                tracing::warn!("a connection from {from} to {}: {error}", self.address);
+            }
+        }
+        let _ = stream.shutdown(Shutdown::Write);
+        let _ = stream.set_read_timeout(Some(FAREWELL));
+        let _ = io::copy(&mut stream.take(MAX_UNREAD), &mut io::sink());
     }
 
     fn greet_unix(&self, number: u64, mut stream: UnixStream) -> io::Result<()> {
@@ -328,7 +361,6 @@ impl Cut for UnixStream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
     use std::sync::atomic::AtomicUsize;
 
     #[test]

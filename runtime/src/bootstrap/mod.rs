@@ -106,6 +106,8 @@ fn meet(config: &Config, deadline: Instant, was_pending: &std::cell::Cell<bool>)
         let at = tried.join(", ");
         match e.kind() {
             std::io::ErrorKind::PermissionDenied => Error::join(format!("the coordinator at {at}: {e}")),
+            // Which address it is of several, it says itself.
+            _ if handshake::is_hopeless(e) => Error::join(format!("no coordinator to join at {e}")),
             _ => Error::join(format!("no coordinator at {at}: {e}")),
         }
     };

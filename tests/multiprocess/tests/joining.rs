@@ -4,7 +4,7 @@
 use ronde::{Config, Error, Group, ReduceOp, Result, RondeId, Store};
 use ronde_multiprocess::free_port;
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -231,6 +231,59 @@ fn another_program_on_the_port_is_no_coordinator() {
         assert!(text.contains(&port.to_string()), "{text}");
         assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
     }
+}
+
+/// Whoever listens there answers everybody so.
+fn answering(answer: &'static [u8]) -> u16 {
+    let foreign = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = foreign.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = foreign.accept() {
+            let _ = stream.read_exact(&mut [0; 64]);
+            let _ = stream.write_all(answer);
+        }
+    });
+    port
+}
+
+#[test]
+fn what_is_another_version_or_not_ronde_is_named_at_once() {
+    let other = b"RONDE\0\x09\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    let web = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
+    for (answer, words) in [
+        (&other[..], ["version 9", "version 3", "use one version of Ronde"]),
+        (&web[..], ["not Ronde", "HTTP/1.1", "400"]),
+    ] {
+        let port = answering(answer);
+        for rank in 0..2 {
+            let started = Instant::now();
+            let text = at(port).rank(rank).size(2).join().map(drop).unwrap_err().to_string();
+            assert!(words.iter().all(|word| text.contains(word)), "{text}");
+            assert!(text.contains(&format!("127.0.0.1:{port}")), "{text}");
+            assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+        }
+    }
+}
+
+#[test]
+fn another_version_is_told_which_one_this_is() {
+    let port = free_port();
+    let host = std::thread::spawn(move || at(port).rank(0).size(2).join());
+    let mut other = loop {
+        match TcpStream::connect(("127.0.0.1", port)) {
+            Ok(stream) => break stream,
+            Err(_) => std::thread::yield_now(),
+        }
+    };
+    let mut preamble = *b"RONDE\0\x09\x01\0\0\x01\0\0\0\0\0................................................";
+    preamble[40] = 0xff;
+    other.write_all(&preamble).unwrap();
+    let mut answer = Vec::new();
+    other.read_to_end(&mut answer).unwrap();
+    assert_eq!((&answer[..7], answer.len()), (&b"RONDE\0\x03"[..], 32));
+    // Those of this version meet nevertheless.
+    let last = at(port).rank(1).size(2).join();
+    expect_working(vec![host.join().unwrap(), last], 10);
 }
 
 /// Connections that say nothing, garbage, or half of a preamble do not keep anybody out.
