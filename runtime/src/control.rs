@@ -76,14 +76,13 @@ impl Rendezvous {
     pub(crate) fn new(stream: TcpStream, hello: Hello, deadline: Instant) -> Result<Rendezvous> {
         let failed = |e: io::Error| Error::join(format!("the coordinator does not listen: {e}"));
         stream.set_write_timeout(Some(WRITE_PATIENCE)).map_err(failed)?;
+        let knows_how_many = hello.newcomer || hello.size.is_some() || hello.min_peers.is_some();
         write_message(&stream, &FromMember::Hello(hello)).map_err(failed)?;
-        Ok(Rendezvous {
-            stream,
-            deadline,
-            gathered: "nobody else has come".into(),
-            heard: false,
-            pending: false,
-        })
+        let gathered = match knows_how_many {
+            true => "nobody else has come",
+            false => "nobody has said how many ranks the job has (RONDE_SIZE or RONDE_MIN_PEERS)",
+        };
+        Ok(Rendezvous { stream, deadline, gathered: gathered.into(), heard: false, pending: false })
     }
 
     fn next(&mut self) -> Result<ToMember, NoView> {

@@ -371,3 +371,10 @@ fn blocks_that_are_not_equal_are_named() {
     let groups = join_all((0..2).map(|rank| at(port).rank(rank).size(2)).collect());
     expect_working(groups.into_iter().map(uneven).collect(), 10);
 }
+
+#[test]
+fn nobody_knows_how_many_there_are() {
+    let alone = at(free_port()).rank(0).connect_timeout(Duration::from_millis(300));
+    let text = alone.join().map(drop).unwrap_err().to_string();
+    assert!(text.contains("how many ranks") && text.contains("RONDE_SIZE"), "{text}");
+}
