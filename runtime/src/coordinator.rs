@@ -53,13 +53,15 @@ pub(crate) struct EmbeddedCoordinator {
 impl EmbeddedCoordinator {
     pub(crate) fn start(config: &Config) -> Result<EmbeddedCoordinator> {
         config.refuse_size_0()?;
-        EmbeddedCoordinator::run(Coordinator::new(EmbeddedCoordinator::options(config)), Addresses::default())
+        let machine = Coordinator::new(EmbeddedCoordinator::options(config));
+        EmbeddedCoordinator::run(machine, Addresses::default(), config.connect_timeout)
     }
 
     /// One that takes the place of another, which was lost. `taken_over`: where this process listens since, in
     /// the place of one that has ended.
     pub(crate) fn succeed(config: &Config, taken_over: Addresses) -> Result<EmbeddedCoordinator> {
-        EmbeddedCoordinator::run(Coordinator::successor(EmbeddedCoordinator::options(config)), taken_over)
+        let machine = Coordinator::successor(EmbeddedCoordinator::options(config));
+        EmbeddedCoordinator::run(machine, taken_over, config.connect_timeout)
     }
 
     fn options(config: &Config) -> CoordinatorOptions {
@@ -76,7 +78,7 @@ impl EmbeddedCoordinator {
         }
     }
 
-    fn run(machine: Coordinator, taken_over: Addresses) -> Result<EmbeddedCoordinator> {
+    fn run(machine: Coordinator, taken_over: Addresses, first_word: Duration) -> Result<EmbeddedCoordinator> {
         let (connections, incoming) = mpsc::sync_channel(1024);
         let (done, finished) = mpsc::sync_channel(1);
         let failed = |e: std::io::Error| Error::resource(format!("cannot start the coordinator: {e}"));
@@ -95,7 +97,7 @@ impl EmbeddedCoordinator {
         std::thread::Builder::new()
             .name("ronde-coordinator".into())
             .spawn(move || {
-                Shell::new(machine, events, taken_over).run(&queue);
+                Shell::new(machine, events, taken_over, first_word).run(&queue);
                 // Nobody waits any more if the process is ending.
                 let _ = done.send(());
             })
@@ -170,6 +172,8 @@ struct Shell {
     next: u64,
     events: mpsc::SyncSender<Event>,
     taken_over: Addresses,
+    /// How long somebody who has connected may take to say what for: connections are few.
+    first_word: Duration,
     /// Processes of which it is being found out whether they have ended.
     probing: BTreeSet<PeerId>,
     /// Connections that this side has ended, and until when the other side may end them.
@@ -179,13 +183,19 @@ struct Shell {
 }
 
 impl Shell {
-    fn new(machine: Coordinator, events: mpsc::SyncSender<Event>, taken_over: Addresses) -> Shell {
+    fn new(
+        machine: Coordinator,
+        events: mpsc::SyncSender<Event>,
+        taken_over: Addresses,
+        first_word: Duration,
+    ) -> Shell {
         Shell {
             machine,
             streams: BTreeMap::new(),
             next: 0,
             events,
             taken_over,
+            first_word,
             probing: BTreeSet::new(),
             farewells: VecDeque::new(),
             start: std::time::Instant::now(),
@@ -283,11 +293,14 @@ impl Shell {
         self.next += 1;
         let events = self.events.clone();
         let Ok(reader) = stream.try_clone() else { return };
-        if stream.set_write_timeout(Some(WRITE_PATIENCE)).is_err() {
+        let timed = stream.set_read_timeout(Some(self.first_word));
+        if timed.and_then(|()| stream.set_write_timeout(Some(WRITE_PATIENCE))).is_err() {
             return;
         }
         let read = move || {
             while let Ok(message) = read_message(&reader) {
+                // A member may be silent for as long as the machine says.
+                let _ = reader.set_read_timeout(None);
                 if events.send(Event::Message(connection, message)).is_err() {
                     return;
                 }

@@ -407,4 +407,17 @@ mod tests {
         });
         work.into_iter().for_each(|rank| rank.join().unwrap());
     }
+
+    #[test]
+    fn who_never_says_what_for_is_let_go() {
+        let config = Config::new().size(2).connect_timeout(Duration::from_millis(300));
+        let id = Identity::new("", PeerId([7; 16]));
+        let tcp = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let (listener, _inbox) = Listener::new(&config, &id, tcp, true).unwrap();
+        let stranger = Identity::new("", PeerId([8; 16]));
+        let to = [listener.address()];
+        let mut mute = handshake::try_each(&to, &stranger, Purpose::Control, 1, PATIENCE).unwrap();
+        mute.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        assert_eq!(mute.read(&mut [0]).unwrap(), 0);
+    }
 }
