@@ -68,7 +68,8 @@ pub struct Header {
     /// The attempt; a frame of another attempt is refused. The low 32 bits of the view's epoch:
     /// views are hours apart from wrapping it, and a frame lives for minutes at most.
     pub epoch: Epoch,
-    /// Window within the op.
+    /// Window within the op. Of an Enter or a Done, how many windows its sender takes or holds; of a Done or EnterRequest of an
+    /// uneven call, how many bytes it takes from the receiver.
     pub window: u32,
     /// Which message between this pair within the window.
     pub label: u16,
@@ -76,8 +77,9 @@ pub struct Header {
     pub fingerprint: u32,
     /// All ops of this tag below this seq have returned at the sender.
     pub returned_through: Seq,
-    /// Of a Done, the digest of the result; of others, that of the op just below `returned_through`, if it needed no Done.
-    /// 0 says nothing. Of a frame with `weighed`, the weight of what it carries (the bits of a double).
+    /// Of a Done, the digest of the result; of a Done or EnterRequest of an uneven call, the bytes that its sender sends the
+    /// receiver; of others, the digest of the op just below `returned_through`, if it needed no Done. 0 says nothing. Of a
+    /// frame with `weighed`, the weight of what it carries (the bits of a double).
     pub digest: u64,
     /// It carries data of a weighted average.
     pub weighed: bool,

@@ -4,6 +4,7 @@ use super::op::Commit;
 use crate::call::Call;
 use crate::reduce::Reduction;
 use crate::{Collective, DType};
+use xxhash_rust::xxh3::Xxh3;
 
 /// The fields in which the calls of all ranks must agree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,6 +15,7 @@ pub struct Descriptor {
     /// How it commits: tolerance, and what follows from it.
     commit: u8,
     root: u32,
+    /// Elements; of uneven calls a digest of the counts of all ranks, where all ranks give these.
     count: u64,
     /// The algorithm, and how it cuts the vector.
     plan: u32,
@@ -24,7 +26,7 @@ pub(super) const DESCRIPTOR_BYTES: usize = 20;
 
 impl Descriptor {
     /// The descriptor of a call that is carried out by a plan of this algorithm and number of windows.
-    /// Sizes that may differ from rank to rank (`…_v` blocks) are left out.
+    /// Sizes that may differ from rank to rank (blocks that concern only some pair) are left out.
     pub(super) fn of(call: &Call, (algorithm, windows): (u32, u32), commit: Commit) -> Descriptor {
         let point_to_point = call.collective.is_point_to_point();
         let collective = call.collective;
@@ -35,7 +37,12 @@ impl Descriptor {
             reduction: call.reduction.as_ref().map_or(0xff, Reduction::number),
             commit: commit as u8,
             root: if point_to_point { 0 } else { call.peer },
-            count: if uneven { 0 } else { call.count as u64 },
+            count: match collective {
+                Collective::AllGatherV => digest_of(&call.recv.counts),
+                Collective::ReduceScatterV => digest_of(&call.send.counts),
+                _ if uneven => 0,
+                _ => call.count as u64,
+            },
             plan: if uneven { algorithm } else { algorithm ^ windows.rotate_left(16) },
         }
     }
@@ -84,13 +91,40 @@ impl Descriptor {
     }
 }
 
+/// A digest of the counts of all ranks.
+fn digest_of(counts: &[usize]) -> u64 {
+    let mut digest = Xxh3::new();
+    counts.iter().for_each(|&count| digest.update(&(count as u64).to_le_bytes()));
+    digest.digest()
+}
+
 impl Descriptor {
+    /// Blocks may differ from rank to rank.
+    pub(super) fn is_uneven(&self) -> bool {
+        Collective::from_number(self.collective).is_some_and(Collective::is_uneven)
+    }
+
+    /// It ends without a word from all others.
+    pub(super) fn ends_alone(&self) -> bool {
+        self.commit == Commit::Local as u8
+    }
+
+    /// This call and that of a rank which sends more than is expected here, in words.
+    pub(super) fn with_larger_block(&self) -> (String, String) {
+        let mine = format!("{self} with a smaller block from the other, or none");
+        (mine, format!("{self} with a larger block for it"))
+    }
+
     /// This and another rank's call in words that show where they differ.
     pub(super) fn versus(&self, other: &Descriptor) -> (String, String) {
         let (mut mine, mut theirs) = (self.to_string(), other.to_string());
         if mine == theirs && self.tolerance() != other.tolerance() {
             mine += &format!(" with tolerance {}", self.tolerance());
             theirs += &format!(" with tolerance {}", other.tolerance());
+        }
+        if mine == theirs && self.count != other.count {
+            mine += &format!(" with counts of digest {:016x}", self.count);
+            theirs += &format!(" with counts of digest {:016x}", other.count);
         }
         if mine == theirs && self.plan != other.plan {
             mine += &format!(" by plan {:08x}", self.plan);
@@ -112,10 +146,9 @@ impl std::fmt::Display for Descriptor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let collective = Collective::from_number(self.collective).map_or("an unknown op", Collective::name);
         let dtype = DType::from_number(self.dtype).map_or("unknown", DType::name);
-        let uneven = Collective::from_number(self.collective).is_some_and(Collective::is_uneven);
         match self.collective {
             kind if kind == Collective::Barrier as u8 => return f.write_str(collective),
-            _ if uneven => write!(f, "{collective}({dtype}")?,
+            _ if self.is_uneven() => write!(f, "{collective}({dtype}")?,
             _ => write!(f, "{collective}(count {}, {dtype}", self.count)?,
         }
         if self.reduction != 0xff {

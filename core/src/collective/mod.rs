@@ -9,6 +9,7 @@
 //! * `log` keeps the results of small ops until every member is known to have returned from them, so that
 //!   their commit costs no message (PROTOCOL, Commit).
 //! * `op::digest` compares results among members.
+//! * `mismatch` finds ranks whose calls differ.
 //! * `generation` moves all groups over to a new view at a safe point.
 //! * `recent` records the last calls, for people and for errors.
 //! * `recover` stops everything when a peer is lost, and goes on by the plan of recovery.
@@ -20,6 +21,7 @@ mod executor;
 mod generation;
 mod group;
 mod log;
+mod mismatch;
 mod op;
 mod receive;
 mod recent;

@@ -1,9 +1,8 @@
 //! What links bring: frames find their op, window and step.
 
-use super::Descriptor;
 use super::cookie::Cookie;
 use super::early::Early;
-use super::executor::{Effect, Executor, Shared};
+use super::executor::{Executor, Shared};
 use super::group::{GroupIndex, has_ended_by_loss};
 use super::op::{Commit, OpState, Phase};
 use super::window::Landing;
@@ -13,15 +12,15 @@ use crate::memory::Segment;
 use crate::plan::{Plan, StepId};
 use crate::planted::{self, Bug};
 use crate::transport::{Payload, Placement, Receiver, ViewToken};
-use crate::{MemberId, OpId, Seq};
+use crate::{OpId, Seq};
 
 /// True for a frame of a message that is for its sender: all others are for its receiver.
-fn for_sender(header: &Header) -> bool {
+pub(super) fn for_sender(header: &Header) -> bool {
     header.kind == FrameKind::Enter || header.kind == FrameKind::Mismatch && header.label == TO_SENDER
 }
 
 /// Label of a Mismatch that is for the sender of a message.
-const TO_SENDER: u16 = 1;
+pub(super) const TO_SENDER: u16 = 1;
 
 /// What a peer did that ignores flow control.
 const TOO_EARLY: &str = "more for calls not yet made here than flow control allows";
@@ -183,6 +182,7 @@ impl<P: Plan> Executor<P> {
     pub(super) fn place_early(&mut self, link: usize, header: &Header) -> Placement {
         if self.is_stale(link, header) {
             self.settle(link, header);
+            self.check_late_data(link, header);
             return Placement::Discard;
         }
         let budget = self.shared.limits.early_bytes;
@@ -221,12 +221,19 @@ impl<P: Plan> Executor<P> {
             self.tell_mismatch(at, from);
             return None;
         }
-        if header.window >= op.windows() {
+        let is_beyond = header.window >= op.windows();
+        if is_beyond && !op.descriptor.is_uneven() {
             self.shared.violations.push((link, "a window that the op does not have"));
             return None;
         }
-        let Some(window) = op.window(header.window, &mut self.shared) else {
-            if !op.is_past(header.window) {
+        let window = op.window(header.window, &mut self.shared);
+        let was_opened = op.is_past(header.window);
+        if op.descriptor.is_uneven() && (is_beyond || was_opened) && !op.expects(from, header.window) {
+            self.larger_block(at, from);
+            return None;
+        }
+        let Some(window) = window else {
+            if !was_opened {
                 self.shared.violations.push((link, "a window further ahead than it may be"));
             }
             return None;
@@ -331,6 +338,11 @@ impl<P: Plan> Executor<P> {
     fn deliver(&mut self, at: usize, frame: Early) {
         let payload = frame.payload();
         match frame.header.kind {
+            // It may have needed nothing of anybody.
+            FrameKind::Data if !self.ops[at].is_open() => {
+                self.settle(frame.link, &frame.header);
+                self.check_late_data(frame.link, &frame.header);
+            }
             FrameKind::Data => {
                 if let Some(target) = self.target(at, frame.link, &frame.header) {
                     self.copy_in(&target, frame.link, &frame.header, &payload);
@@ -381,6 +393,11 @@ impl<P: Plan> Executor<P> {
         if header.kind != FrameKind::Mismatch && header.fingerprint != op.header.fingerprint {
             return self.tell_mismatch(at, from);
         }
+        let tells_blocks = matches!(header.kind, FrameKind::Done | FrameKind::EnterRequest);
+        if tells_blocks && op.descriptor.is_uneven() {
+            self.compare_blocks(at, from, header);
+        }
+        let op = &mut self.ops[at];
         match header.kind {
             FrameKind::Done => {
                 op.note_digest(from, header.told_digest());
@@ -431,7 +448,8 @@ impl<P: Plan> Executor<P> {
         if header.point_to_point {
             return;
         }
-        if header.told_digest() != 0 && header.kind != FrameKind::Done {
+        let is_of_this_op = matches!(header.kind, FrameKind::Done | FrameKind::EnterRequest);
+        if header.told_digest() != 0 && !is_of_this_op {
             self.compare_last(link, header);
         }
         let Some(group) = self.group_of(&header.op) else { return };
@@ -466,12 +484,15 @@ impl<P: Plan> Executor<P> {
 
     /// A peer asks whether an op was entered here that has ended meanwhile.
     fn answer_late_request(&mut self, link: usize, header: &Header) {
+        if !header.point_to_point && self.tell_late_mismatch(link, header) {
+            return;
+        }
         let Some(group) = self.group_of(&header.op) else { return };
         if self.shared.groups[group.0].rank_of(link).is_none() {
             return;
         }
         let returned_through = self.shared.returned_through(group, header.op.tag);
-        let answer = Header { kind: FrameKind::Enter, window: 0, returned_through, ..*header };
+        let answer = Header { kind: FrameKind::Enter, window: 0, digest: 0, returned_through, ..*header };
         self.shared.unsent.push((link, answer, Segment::EMPTY));
     }
 
@@ -506,71 +527,5 @@ impl<P: Plan> Executor<P> {
             let owed = self.shared.owed.swap_remove(at);
             self.shared.unentered[link] -= owed.bytes;
         }
-    }
-
-    fn tell_mismatch(&mut self, at: usize, to: usize) {
-        let op = &mut self.ops[at];
-        op.phase = Phase::Stalled;
-        if std::mem::replace(&mut op.mismatch_told, true) {
-            return;
-        }
-        let block = crate::memory::Arena::new(super::descriptor::DESCRIPTOR_BYTES);
-        let payload = block.segment(0, block.len());
-        payload.fill_from(&op.descriptor.encode());
-        self.told.push(block);
-        let label = if op.receives { TO_SENDER } else { 0 };
-        let header = Header { kind: FrameKind::Mismatch, label, ..op.header };
-        let link = self.shared.groups[op.group.0].members[to];
-        self.shared.unsent.push((link, header, payload));
-    }
-
-    fn learn_mismatch(&mut self, at: usize, from: usize, payload: &Segment) {
-        let Some(theirs) = Descriptor::decode(payload.bytes()) else { return };
-        self.tell_mismatch(at, from);
-        let op = &self.ops[at];
-        let me = self.shared.groups[op.group.0].me;
-        let (call, other_call) = op.descriptor.versus(&theirs);
-        self.shared.effects.push(Effect::Mismatch {
-            op: op.id,
-            member: op.member(me as u32, &self.shared),
-            call,
-            other: op.member(from as u32, &self.shared),
-            other_call,
-        });
-    }
-
-    /// As [`Executor::learn_mismatch`], for an op that has ended here: it needed nothing from the peer
-    /// that now finds its own call to be another.
-    fn learn_late_mismatch(&mut self, link: usize, header: &Header, payload: &Segment) {
-        let Some(theirs) = Descriptor::decode(payload.bytes()) else { return };
-        let Some(group) = self.group_of(&header.op) else { return };
-        let state = &self.shared.groups[group.0];
-        let me = state.members[state.me];
-        let side = header.point_to_point.then(|| (link, !for_sender(header)));
-        let (call, other_call) = match self.shared.recent.find(&header.op, side) {
-            Some(mine) => mine.versus(&theirs),
-            None => ("a call that has ended".to_owned(), theirs.to_string()),
-        };
-        self.shared.effects.push(Effect::Mismatch {
-            op: header.op,
-            member: MemberId(me as u32),
-            call,
-            other: MemberId(link as u32),
-            other_call,
-        });
-    }
-
-    fn wrong_length(&mut self, at: usize, link: usize, header: &Header, expected: usize) {
-        let op = &mut self.ops[at];
-        op.phase = Phase::Stalled;
-        let group = &self.shared.groups[op.group.0];
-        let bytes = |n: usize| format!("{} with a block of {n} bytes for this pair", op.descriptor);
-        self.shared.effects.push(Effect::Mismatch {
-            op: op.id,
-            member: MemberId(group.members[group.me] as u32),
-            call: bytes(expected),
-            other: MemberId(link as u32),
-            other_call: bytes(header.payload_len as usize),
-        });
     }
 }

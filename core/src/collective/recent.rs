@@ -10,14 +10,30 @@ use crate::{Collective, Instant, MemberId, OpId};
 /// How many are kept.
 const KEPT: usize = 256;
 
-#[derive(Clone, Copy)]
-struct Entry {
+pub(super) struct Entry {
     op: OpId,
     /// Of a message, the link of the other side and whether it was received here.
     side: Option<(usize, bool)>,
-    descriptor: Descriptor,
+    pub(super) descriptor: Descriptor,
     started: Instant,
     failed: bool,
+    /// By rank: data was expected in windows below this one.
+    expected: Vec<u32>,
+    /// That another made another call has been said.
+    pub(super) told: bool,
+}
+
+impl Entry {
+    /// It ended well, and without a word from all others.
+    pub(super) fn ended_alone(&self) -> bool {
+        self.descriptor.ends_alone() && !self.failed
+    }
+
+    /// Whether data of a rank in a window can have been meant for it, as far as that is known.
+    pub(super) fn expects(&self, from: usize, window: u32) -> bool {
+        let known = self.ended_alone() && self.descriptor.is_uneven();
+        !known || self.expected.get(from).is_some_and(|&windows| window < windows)
+    }
 }
 
 /// The last [`KEPT`] calls.
@@ -70,9 +86,10 @@ impl RecentCalls {
         side: Option<(usize, bool)>,
         descriptor: Descriptor,
         started: Instant,
+        expected: Vec<u32>,
         failed: bool,
     ) {
-        let entry = Entry { op, side, descriptor, started, failed };
+        let entry = Entry { op, side, descriptor, started, failed, expected, told: false };
         match self.entries.get_mut(self.next) {
             Some(oldest) => *oldest = entry,
             None => self.entries.push(entry),
@@ -81,8 +98,8 @@ impl RecentCalls {
         self.count += 1;
     }
 
-    pub(crate) fn find(&self, op: &OpId, side: Option<(usize, bool)>) -> Option<&Descriptor> {
-        self.entries.iter().find(|entry| entry.op == *op && entry.side == side).map(|entry| &entry.descriptor)
+    pub(super) fn find(&mut self, op: &OpId, side: Option<(usize, bool)>) -> Option<&mut Entry> {
+        self.entries.iter_mut().find(|entry| entry.op == *op && entry.side == side)
     }
 }
 

@@ -42,6 +42,8 @@ const VERDICT_PATIENCE: Duration = Duration::from_secs(5);
 const VERDICT_SILENCES: u32 = 8;
 /// How often at most heartbeats are told how far the ops are.
 const PUBLISH_EVERY: Duration = Duration::from_millis(50);
+/// A call that takes longer asks those it waits for how they make it.
+const ASK_AFTER: Duration = Duration::from_secs(1);
 /// How often the background thread looks in when no op is open.
 const IDLE_TICK: Duration = Duration::from_millis(20);
 
@@ -571,6 +573,8 @@ impl Engine {
         if now.since(inner.published) > PUBLISH_EVERY {
             inner.published = now;
             *lock(&self.announced.progress) = inner.executor.progress(now);
+            let before = Instant(now.0.saturating_sub(ASK_AFTER.as_nanos() as u64));
+            inner.executor.ask_the_missing(before, &mut inner.links);
         }
         if let Some((since, error, _)) = &inner.pending_verdict {
             if now.since(*since) > self.verdict_patience {

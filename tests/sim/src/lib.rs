@@ -48,6 +48,10 @@ pub struct Cluster {
     has_doomed: bool,
 }
 
+/// So often a process looks whether one of its calls is older than so many steps: then it asks whom it waits for.
+const ASK_EVERY: u64 = 64;
+const ASK_AFTER: u64 = 300;
+
 /// As the engine does it.
 fn end_link(peer: &mut Peer, at: usize, failure: LinkFailure) {
     peer.executor.close_link(&mut peer.links, at);
@@ -149,6 +153,10 @@ impl Cluster {
             }
         }
         moved |= peer.executor.advance(&mut peer.links, self.kernels);
+        if self.now.is_multiple_of(ASK_EVERY) {
+            let before = Instant(self.now.saturating_sub(ASK_AFTER));
+            peer.executor.ask_the_missing(before, &mut peer.links);
+        }
         while let Some((at, failure)) = peer.executor.take_failure() {
             assert_eq!(failure, LinkFailure::Revoked, "a correct peer is accused");
             end_link(peer, at, failure);

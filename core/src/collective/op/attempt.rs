@@ -44,6 +44,7 @@ impl<P: Plan> OpState<P> {
         self.digest = None;
         self.digests.clear();
         self.enter_to.clear();
+        self.expected.clear();
         self.window_limits.clear();
         self.window_limit = 0;
         for flags in [&mut self.entered, &mut self.asked, &mut self.done_from] {
@@ -55,6 +56,7 @@ impl<P: Plan> OpState<P> {
         self.done_missing = group.present() as u32 - 1;
         self.absent.clear();
         self.absent.extend(group.lost_ranks());
+        self.done_from[group.me] = true;
         for &rank in &self.absent {
             self.done_from[rank as usize] = true;
         }

@@ -76,6 +76,24 @@ impl<P: Plan> OpState<P> {
         }
     }
 
+    /// Bytes of an uneven call that this rank sends to another, and that it takes from it. Where the counts of all ranks are
+    /// in the fingerprint nothing is left to compare.
+    pub(crate) fn blocks_with(&self, rank: usize, me: usize) -> (u64, u64) {
+        let Some(call) = &self.call else { return (0, 0) };
+        let of = |counts: &[usize]| counts.get(rank).copied().unwrap_or(0);
+        let root = call.peer as usize;
+        let (sent, taken) = match call.collective {
+            Collective::AllToAllV => (of(&call.send.counts), of(&call.recv.counts)),
+            Collective::GatherV if me == root => (0, of(&call.recv.counts)),
+            Collective::GatherV if rank == root => (call.count, 0),
+            Collective::ScatterV if me == root => (of(&call.send.counts), 0),
+            Collective::ScatterV if rank == root => (0, call.count),
+            _ => (0, 0),
+        };
+        let bytes = |count: usize| (count as u64).saturating_mul(call.dtype.size() as u64);
+        (bytes(sent), bytes(taken))
+    }
+
     fn commit_by_done(&mut self, shared: &mut Shared, links: &mut Links) -> bool {
         let me = shared.groups[self.group.0].me;
         let mut moved = false;
@@ -202,7 +220,8 @@ impl<P: Plan> OpState<P> {
             shared.unsent.push((link, header, Segment::EMPTY));
         }
         let side = self.pair.map(|link| (link, self.receives));
-        shared.recent.ended(self.id, side, self.descriptor, self.started, result.is_err());
+        let expected = if self.descriptor.ends_alone() { self.expected.clone() } else { Vec::new() };
+        shared.recent.ended(self.id, side, self.descriptor, self.started, expected, result.is_err());
         self.keep_owed(shared);
         if result.is_err() && self.pair.is_none() {
             shared.groups[self.group.0].failed(self.id.tag, self.id.seq);

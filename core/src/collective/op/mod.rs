@@ -11,6 +11,7 @@ use super::cookie::Cookie;
 use super::early::charge;
 use super::executor::{Limits, Shared};
 use super::group::GroupIndex;
+use super::mismatch::told_taken;
 use super::slots::SlotPool;
 use super::window::Running;
 use super::{Descriptor, Links};
@@ -93,6 +94,8 @@ pub(crate) struct OpState<P> {
     pub(crate) open: Vec<Box<Running>>,
     #[expect(clippy::vec_box, reason = "as above")]
     spare: Vec<Box<Running>>,
+    /// Of uneven calls, by group rank: data comes from it in windows below this one, of those opened so far.
+    pub(crate) expected: Vec<u32>,
     /// By group rank: a frame of this op has come from it.
     pub(crate) entered: Vec<bool>,
     /// By group rank: bytes sent before it was known to have entered.
@@ -158,6 +161,7 @@ impl<P: Plan> OpState<P> {
             finished_windows: 0,
             open: Vec::new(),
             spare: Vec::new(),
+            expected: Vec::new(),
             entered: Vec::new(),
             eager: Vec::new(),
             asked: Vec::new(),
@@ -221,9 +225,26 @@ impl<P: Plan> OpState<P> {
         if self.commit == Commit::Window {
             self.windowed.opened(&running);
         }
+        if self.descriptor.is_uneven() {
+            self.note_expected(&running);
+        }
         self.next_window += 1;
         self.open.push(running);
         failpoint::reach(Point::WindowOpened, &self.id, index);
+    }
+
+    fn note_expected(&mut self, window: &Running) {
+        self.expected.resize(self.entered.len(), 0);
+        for step in &window.plan.steps {
+            if let Action::Recv { from, .. } = step.action {
+                self.expected[from as usize] = window.index + 1;
+            }
+        }
+    }
+
+    /// Whether a window that was opened has data from a rank.
+    pub(crate) fn expects(&self, from: usize, window: u32) -> bool {
+        self.expected.get(from).is_some_and(|&windows| window < windows)
     }
 
     /// Number of windows.
@@ -464,6 +485,16 @@ impl<P: Plan> OpState<P> {
         answer
     }
 
+    /// Asks those that it waits for, once each, how they call it.
+    pub(crate) fn ask_the_missing(&mut self, shared: &mut Shared, links: &mut Links) {
+        for rank in self.missing().into_iter().map(|rank| rank as usize) {
+            // What is known of those who have entered an even call is that they make the same.
+            if !self.asked[rank] && (!self.entered[rank] || self.descriptor.is_uneven()) {
+                self.asked[rank] = self.control(FrameKind::EnterRequest, rank, shared, links);
+            }
+        }
+    }
+
     /// Flow control: beyond the eager bytes only to those who have entered.
     fn may_send(
         &mut self,
@@ -551,7 +582,11 @@ impl<P: Plan> OpState<P> {
             FrameKind::Done if self.commit == Commit::Window => self.held_windows(),
             _ => 0,
         };
-        if kind == FrameKind::Done && self.is_complete() {
+        let tells_blocks = matches!(kind, FrameKind::Done | FrameKind::EnterRequest);
+        if tells_blocks && self.descriptor.is_uneven() {
+            let (sent, taken) = self.blocks_with(rank, shared.groups[self.group.0].me);
+            (header.digest, header.window) = (sent, told_taken(taken));
+        } else if kind == FrameKind::Done && self.is_complete() {
             header.digest = match self.digest {
                 Some(digest) => digest,
                 None => *self.digest.insert(self.digest_of_result(shared)),

@@ -6,6 +6,7 @@
 mod case;
 mod churn;
 mod crash_points;
+mod disagreement;
 mod in_flight;
 mod job;
 mod losses;
