@@ -156,13 +156,14 @@ pub(crate) fn describe_missing(
         let of = overdue.missing.iter().filter(|(_, e)| *e == entered);
         of.map(|&(member, _)| describe(view, member, transport(member))).collect::<Vec<_>>().join(", ")
     };
+    // That nothing has come of a rank does not mean that it did not make the call: it may have nothing to send here.
     let (absent, silent) = (list(false), list(true));
     let mut texts = Vec::new();
     if !absent.is_empty() {
-        texts.push(format!("{absent} has not entered it"));
+        texts.push(format!("nothing has come from {absent}"));
     }
     if !silent.is_empty() {
-        texts.push(format!("{silent} entered it and went silent"));
+        texts.push(format!("{silent} has entered it, but what is left does not come or is not taken"));
     }
     if texts.is_empty() {
         texts.push("no peer is missing: the local links did not take the data".into());

@@ -233,7 +233,7 @@ impl Coordinator {
                 self.fail(ordered_mismatch(op, (rank, call), (other_rank, other_call)));
             }
             FromMember::Timeout { op, collective, waited, culprits, missing } => {
-                let culprits = culprits + &self.whereabouts(&op, &missing);
+                let culprits = culprits + &self.whereabouts(&op, collective, &missing);
                 self.fail(Verdict::Timeout { op, collective, waited, culprits });
             }
             FromMember::Diverged { op, holders } => self.fail(Verdict::Diverged { op, holders }),

@@ -2,7 +2,7 @@
 
 use super::{Coordinator, State};
 use crate::membership::CallProgress;
-use crate::{Epoch, Generation, Incarnation, Instant, MemberId, OpId};
+use crate::{Collective, Epoch, Generation, Incarnation, Instant, MemberId, OpId};
 use serde::{Deserialize, Serialize};
 
 /// So many members are described in an error.
@@ -18,6 +18,47 @@ fn describe(progress: &CallProgress) -> String {
             format!("in no call after {collective} #{} (tag {})", op.seq, op.tag)
         }
         (None, None) => "in no call, and has made none yet".to_owned(),
+    }
+}
+
+/// Where a member stands towards a call that others wait in, in words.
+fn standing(progress: &CallProgress, op: &OpId, collective: Collective) -> String {
+    let elsewhere = format!("lives and is {}", describe(progress));
+    // The numbers of messages count for each pair, so they say nothing of those between others.
+    if collective.is_point_to_point() {
+        return elsewhere;
+    }
+    let of_its_tag = |(other, kind): (OpId, Collective)| {
+        let same = other.formation() == op.formation() && other.tag == op.tag;
+        (same && !kind.is_point_to_point()).then_some((other.seq, kind))
+    };
+    let made = progress.last.and_then(of_its_tag).is_some_and(|(last, _)| last >= op.seq);
+    match progress.open {
+        Some((open, kind, waited)) if of_its_tag((open, kind)) == Some((op.seq, kind)) => {
+            let waited = waited.as_secs_f64();
+            match kind == collective {
+                true => format!(
+                    "waits in this call too, for {waited:.1} s: its arguments may differ (root, counts), or look at the \
+                     network between"
+                ),
+                false => format!("waits in {kind} of the same number, for {waited:.1} s: the calls differ"),
+            }
+        }
+        // Calls are open in the order in which they were made, and this is the first of those.
+        Some((open, kind, _)) if of_its_tag((open, kind)).is_some_and(|(open, _)| open > op.seq) => {
+            format!(
+                "has returned from it and is {}: its arguments may differ (root, counts)",
+                describe(progress)
+            )
+        }
+        None if made => {
+            format!(
+                "has returned from it and is {}: its arguments may differ (root, counts)",
+                describe(progress)
+            )
+        }
+        Some(_) if made => format!("has made this call and is {}", describe(progress)),
+        _ => elsewhere,
     }
 }
 
@@ -142,22 +183,13 @@ impl Coordinator {
         }
     }
 
-    /// What is known of members that have not come to an op, for the error that all get: who never made the call is told
-    /// apart from who waits in it, behind a link that is silent.
-    pub(super) fn whereabouts(&self, op: &OpId, missing: &[MemberId]) -> String {
+    /// What is known of members that hold an op up, for the error that all get: who never made the call is told apart from who
+    /// waits in it, and from who has returned from it.
+    pub(super) fn whereabouts(&self, op: &OpId, collective: Collective, missing: &[MemberId]) -> String {
         let of = |&id: &MemberId| {
             let rank = self.view.rank_of_member(id)?;
             let progress = self.members.get(&self.connection_of(id)?)?.progress?;
-            let waits_too = progress.open.filter(|(open, ..)| open == op);
-            Some(match waits_too {
-                Some((.., waited)) => {
-                    let seconds = waited.as_secs_f64();
-                    format!(
-                        "rank {rank} waits in this call too, for {seconds:.1} s: look at the network between"
-                    )
-                }
-                None => format!("rank {rank} lives and is {}", describe(&progress)),
-            })
+            Some(format!("rank {rank} {}", standing(&progress, op, collective)))
         };
         let texts: Vec<String> = missing.iter().filter_map(of).take(MOST_NAMED).collect();
         if texts.is_empty() { String::new() } else { format!(". By their heartbeats, {}", texts.join("; ")) }

@@ -581,7 +581,7 @@ fn heartbeats_tell_where_members_are() {
             .op(crate::Tag(0), crate::Seq(seq))
     };
     let waited = Duration::from_millis(3200);
-    let all_reduce = crate::Collective::AllReduce;
+    let (all_reduce, barrier) = (crate::Collective::AllReduce, crate::Collective::Barrier);
     for (progress, words) in [
         (
             CallProgress {
@@ -589,7 +589,42 @@ fn heartbeats_tell_where_members_are() {
                 last: Some((op(120), all_reduce)),
                 open: Some((op(120), all_reduce, waited)),
             },
-            "rank 2 waits in this call too, for 3.2 s: look at the network between",
+            "rank 2 waits in this call too, for 3.2 s: its arguments may differ (root, counts), or look at the network \
+             between",
+        ),
+        (
+            CallProgress {
+                ended: 120,
+                last: Some((op(120), barrier)),
+                open: Some((op(120), barrier, waited)),
+            },
+            "rank 2 waits in barrier of the same number, for 3.2 s: the calls differ",
+        ),
+        (
+            CallProgress {
+                ended: 121,
+                last: Some((op(121), barrier)),
+                open: Some((op(121), barrier, waited)),
+            },
+            "rank 2 has returned from it and is in barrier #121 (tag 0) for 3.2 s: its arguments may differ (root, counts)",
+        ),
+        (
+            CallProgress { ended: 121, last: Some((op(120), all_reduce)), open: None },
+            "rank 2 has returned from it and is in no call after all_reduce #120 (tag 0): its arguments may differ \
+             (root, counts)",
+        ),
+        (
+            // The number of a message says nothing.
+            CallProgress { ended: 121, last: Some((op(120), crate::Collective::Recv)), open: None },
+            "rank 2 lives and is in no call after recv #120 (tag 0)",
+        ),
+        (
+            CallProgress {
+                ended: 119,
+                last: Some((op(120), all_reduce)),
+                open: Some((op(119), all_reduce, waited)),
+            },
+            "rank 2 has made this call and is in all_reduce #119 (tag 0) for 3.2 s",
         ),
         (
             CallProgress {
@@ -609,7 +644,7 @@ fn heartbeats_tell_where_members_are() {
         coordinator.handle_message(12, FromMember::Heartbeat(progress), Instant(MS));
         let member = &coordinator.status(Instant(MS)).members[2];
         assert_eq!(member.calls_ended, Some(progress.ended));
-        let (culprits, missing) = ("rank 2 has not entered it".to_owned(), vec![MemberId(2)]);
+        let (culprits, missing) = ("nothing has come from rank 2".to_owned(), vec![MemberId(2)]);
         let timeout = FromMember::Timeout { op: op(120), collective: all_reduce, waited, culprits, missing };
         coordinator.handle_message(10, timeout, Instant(2 * MS));
         let told = verdicts(&coordinator.take_effects());
@@ -617,7 +652,7 @@ fn heartbeats_tell_where_members_are() {
         for (_, verdict) in told {
             let text = crate::Error::from(verdict).to_string();
             assert!(
-                text.contains("rank 2 has not entered it. By their heartbeats, ") && text.ends_with(words),
+                text.contains("nothing has come from rank 2. By their heartbeats, ") && text.ends_with(words),
                 "{text}"
             );
         }

@@ -207,3 +207,49 @@ fn blocks_that_disagree() {
         }
     }
 }
+
+/// Ranks that take different ones for the root, also where each only waits for the other.
+#[test]
+fn roots_that_disagree() {
+    use Collective::{Broadcast, Gather, Reduce, Scatter};
+    let rooted = [Broadcast, Reduce, Gather, Scatter];
+    for (seed, collective) in (0..200).flat_map(|seed| rooted.map(|collective| (seed, collective))) {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let world = rng.random_range(2..6);
+        let mut cluster = Cluster::new(&vec![0; world], seed, &Limits::default(), SMALL);
+        let odd = rng.random_range(0..world);
+        let root = rng.random_range(0..world);
+        let of_odd = (root + rng.random_range(1..world)) % world;
+        let tolerance = if rng.random() { Tolerance::Recover } else { Tolerance::None };
+        let count = rng.random_range(1..300);
+        let what =
+            format!("seed {seed} {collective} of {world} from {root}, of {odd} from {of_odd}, {tolerance:?}");
+        let blocks = if matches!(collective, Gather | Scatter) { world } else { 1 };
+        let memory: Vec<Memory> = (0..2 * world).map(|_| Memory::new(&vec![1; blocks * count])).collect();
+        for (rank, memory) in memory.chunks(2).enumerate() {
+            let call = Call {
+                collective,
+                dtype: DType::U64,
+                count,
+                reduction: collective.reduces().then_some(Reduction::Builtin(ReduceOp::Sum)),
+                peer: if rank == odd { of_odd } else { root } as u32,
+                input: memory[0].segment(),
+                output: memory[1].segment(),
+                options: CallOptions { tolerance, ..CallOptions::default() },
+                ..Call::EMPTY
+            };
+            let _ = cluster.start(rank, call, false).unwrap();
+        }
+        let mut told = Vec::new();
+        cluster.run_until(BUDGET, |cluster| {
+            (0..world).for_each(|rank| told.extend(cluster.effects(rank)));
+            !told.is_empty()
+        });
+        for effect in told {
+            let Effect::Mismatch { call, other_call, .. } = &effect else { panic!("{what}: {effect:?}") };
+            let both = format!("{call} {other_call}");
+            let named = |root: usize| both.contains(&format!("root {root}"));
+            assert!(named(root) && named(of_odd), "{what}: {both}");
+        }
+    }
+}
