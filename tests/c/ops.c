@@ -288,6 +288,7 @@ int main(void) {
     for (int r = 0; r < ranks; r++) CHECK((ronde_transport(group, r)[0] != 0) == (r != rank));
     {
         char some[8], *all;
+        OK(ronde_barrier(group, NULL, NULL));
         size_t length = ronde_recent_calls(group, NULL, 0);
         CHECK(length > 20 && ronde_recent_calls(NULL, some, sizeof some) == 0);
         CHECK(ronde_recent_calls(group, some, sizeof some) == length && strlen(some) == sizeof some - 1);
