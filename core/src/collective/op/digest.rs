@@ -25,6 +25,13 @@ pub enum Digests {
 const SAMPLED_CALLS: u64 = 16;
 const SAMPLED_BLOCKS: usize = 64;
 const BLOCK_BYTES: usize = 4096;
+/// This bit of a digest says that it is of the whole result. Members that are told to look at different amounts compare nothing.
+const WHOLE: u64 = 1;
+
+/// Whether two digests, of which 0 says nothing, are of different results.
+fn differ(one: u64, other: u64) -> bool {
+    one != other && one != 0 && other != 0 && (one ^ other) & WHOLE == 0
+}
 
 impl Digests {
     fn is_due(self, seq: Seq) -> bool {
@@ -42,7 +49,7 @@ impl Digests {
         }
         let stretch = result.len() / SAMPLED_BLOCKS;
         if self == Digests::Always || stretch <= BLOCK_BYTES {
-            return xxh3_64(result.bytes()).max(1);
+            return xxh3_64(result.bytes()) | WHOLE;
         }
         let mut digest = Xxh3::new();
         for block in 0..SAMPLED_BLOCKS {
@@ -52,7 +59,7 @@ impl Digests {
             let offset = around.saturating_sub(BLOCK_BYTES / 2).min(result.len() - BLOCK_BYTES);
             digest.update(result.slice(offset, BLOCK_BYTES).bytes());
         }
-        digest.digest().max(1)
+        (digest.digest() & !WHOLE).max(2)
     }
 }
 
@@ -92,8 +99,7 @@ impl<P: Plan> OpState<P> {
     /// Who holds what, if that is not the same.
     pub(super) fn divergence(&self, shared: &Shared) -> Option<Divergence> {
         let mine = self.digest.unwrap_or(0);
-        let differs = |theirs: &u64| *theirs != 0 && *theirs != mine;
-        if mine == 0 || !self.digests.iter().any(differs) {
+        if !self.digests.iter().any(|&theirs| differ(mine, theirs)) {
             return None;
         }
         let me = shared.groups[self.group.0].me;
@@ -112,9 +118,11 @@ impl<P: Plan> Executor<P> {
         let state = &self.shared.groups[group.0];
         let me = MemberId(state.members[state.me] as u32);
         let Some((seq, mine)) = state.digest(header.op.tag) else { return };
-        if header.digest == mine || seq.0.checked_add(1) != Some(header.returned_through.0) {
+        if !differ(mine, header.told_digest()) || seq.0.checked_add(1) != Some(header.returned_through.0) {
             return;
         }
+        // Once is enough.
+        self.shared.groups[group.0].note_digest(header.op.tag, seq, 0);
         let op = crate::OpId { seq, ..header.op };
         let held = vec![(me, mine), (MemberId(link as u32), header.digest)];
         self.shared.effects.push(Effect::Diverged(Divergence { op, held }));
@@ -155,6 +163,20 @@ mod tests {
         assert_ne!(Digests::Sampled.of(&nothing, Seq(32)), 0);
         assert_eq!(Digests::Sampled.of(&nothing, Seq(33)), 0);
         assert_eq!(Digests::Never.of(&nothing, Seq(0)), 0);
+    }
+
+    /// Who samples is compared with who does not only where both look at everything.
+    #[test]
+    fn samples_are_not_taken_for_the_whole() {
+        for (len, comparable) in [(1000, true), (SAMPLED_BLOCKS * BLOCK_BYTES, true), (1 << 20, false)] {
+            let (memory, changed) = (filled(len), filled(len));
+            changed.segment(0, len).slice(len / 2, 1).fill_from(&[255]);
+            let (some, all) = (memory.segment(0, len), changed.segment(0, len));
+            let (sampled, whole) = (Digests::Sampled.of(&some, Seq(0)), Digests::Always.of(&all, Seq(0)));
+            assert_eq!(differ(sampled, whole), comparable, "{len} bytes");
+            assert!(!differ(sampled, Digests::Always.of(&some, Seq(0))), "{len} bytes");
+        }
+        assert!(!differ(0, 3) && !differ(3, 0) && differ(3, 5));
     }
 
     /// Each byte of a long vector is looked at sooner or later.
