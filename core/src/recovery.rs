@@ -28,7 +28,7 @@ pub struct TagReport {
     pub formation: Formation,
     /// The tag.
     pub tag: Tag,
-    /// Ops below this one have been started.
+    /// Ops below this one have been started here or, by an earlier plan that only some may have heard of, elsewhere.
     pub started: Seq,
     /// Ops below this one have returned.
     pub returned: Seq,
@@ -154,7 +154,7 @@ pub fn plan(reports: &BTreeMap<MemberId, Report>) -> RecoveryPlan {
             .filter(|(member, report)| report.groups.contains(&formation) || named.contains(member))
             .map(|(member, _)| (*member, said.get(member).copied().unwrap_or(&nothing)))
             .collect();
-        let started = members.iter().map(|(_, tag)| tag.started).max().unwrap_or_default();
+        let started = said.values().map(|tag| tag.started).max().unwrap_or_default();
         plan.horizons.push((formation, tag, started));
         let commits: Vec<Commit> = open_ops(&members)
             .into_iter()

@@ -164,7 +164,7 @@ impl GroupState {
         self.tags.iter().map(|state| TagReport {
             formation: self.formation,
             tag: state.tag,
-            started: state.next,
+            started: state.next.max(state.recovered_below),
             returned: state.returned,
             returned_ahead: state.returned_ahead.clone(),
             failed: state.failed.clone(),

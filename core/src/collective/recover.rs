@@ -115,6 +115,12 @@ impl<P: Plan> Executor<P> {
     fn report(&self, epoch: Epoch) -> Report {
         let groups = &self.shared.groups;
         let mut tags: Vec<_> = groups.iter().flat_map(|group| group.tag_reports()).collect();
+        // Of groups that only others have made so far, what the last plans said.
+        for &(formation, tag, started) in &self.horizons {
+            if !tags.iter().any(|known| (known.formation, known.tag) == (formation, tag)) {
+                tags.push(TagReport { formation, tag, started, ..TagReport::default() });
+            }
+        }
         for op in self.active.iter().map(|&at| &self.ops[at]) {
             let of_op = |tag: &&mut TagReport| (tag.formation, tag.tag) == (op.id.formation(), op.id.tag);
             let (Phase::Frozen, Some(tag)) = (&op.phase, tags.iter_mut().find(of_op)) else { continue };

@@ -186,7 +186,7 @@ impl Group {
         Some(TagReport {
             formation: self.formation(),
             tag: TAGS[tag],
-            started: Seq(ops.len() as u64),
+            started: Seq(ops.len().max(self.recovered_below[tag]) as u64),
             returned,
             returned_ahead,
             failed: all(&|op| matches!(op.phase, Phase::Ended(End::Loss, _))),
