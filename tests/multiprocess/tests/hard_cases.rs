@@ -3,8 +3,8 @@
 
 use ronde::memory::lend;
 use ronde::{
-    Call, CallOptions, Collective, Config, DType, Digests, Group, ReduceOp, Reduction, Result, SharedBuffer,
-    Tag, Tolerance, UserReduce,
+    Call, CallOptions, Collective, Config, DType, Digests, Group, ReduceOp, Reduction, Result, Segment,
+    SharedBuffer, Tag, Tolerance, UserReduce,
 };
 use ronde_multiprocess::free_port;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -101,13 +101,19 @@ fn a_longer_output_is_no_other_call() {
     });
 }
 
-/// Starts an all-reduce on memory that lives for ever.
-fn start_forever(group: &Group, tag: Tag, timeout: Option<Duration>) -> ronde::Op {
+/// Memory that lives for ever, for one op.
+fn memory_for_ever(group: &Group) -> Segment {
     static KEPT: Mutex<Vec<SharedBuffer>> = Mutex::new(Vec::new());
     let memory = group.mem_alloc(4096).unwrap();
-    // SAFETY: it is never freed, and only this op uses it.
+    // SAFETY: it is never freed, and only one op uses it.
     let segment = unsafe { memory.segment() };
     KEPT.lock().unwrap().push(memory);
+    segment
+}
+
+/// Starts an all-reduce on memory that lives for ever.
+fn start_forever(group: &Group, tag: Tag, timeout: Option<Duration>) -> ronde::Op {
+    let segment = memory_for_ever(group);
     let call = Call {
         collective: Collective::AllReduce,
         dtype: DType::U64,
@@ -122,9 +128,8 @@ fn start_forever(group: &Group, tag: Tag, timeout: Option<Duration>) -> ronde::O
 }
 
 /// Starts a receive of one number into memory that lives for ever.
-fn receive_forever(group: &Group, from: u32, memory: &'static SharedBuffer) -> ronde::Op {
-    // SAFETY: it is never freed, and only this op uses it.
-    let output = unsafe { memory.segment() }.slice(0, 8);
+fn receive_forever(group: &Group, from: u32) -> ronde::Op {
+    let output = memory_for_ever(group).slice(0, 8);
     let (collective, dtype, count) = (Collective::Recv, DType::U64, 1);
     group.start(Call { collective, dtype, count, peer: from, output, ..Call::EMPTY }).unwrap()
 }
@@ -136,8 +141,7 @@ fn a_receive_is_cancelled_until_something_of_it_has_come() {
         ranks(&transports, PATIENCE, |group| {
             let options = CallOptions::default();
             if group.rank() == 0 {
-                let memory: &'static SharedBuffer = Box::leak(Box::new(group.mem_alloc(4096).unwrap()));
-                let receive = Arc::new(receive_forever(&group, 1, memory));
+                let receive = Arc::new(receive_forever(&group, 1));
                 assert!(receive.test().is_none());
                 let waiting = receive.clone();
                 let waiter = std::thread::spawn(move || error(waiting.wait()));
@@ -150,7 +154,7 @@ fn a_receive_is_cancelled_until_something_of_it_has_come() {
                 let mut second = [0u64];
                 let _ = group.recv(&mut second, 1, &options).unwrap();
                 assert_eq!(second, [22]);
-                let third = receive_forever(&group, 1, memory);
+                let third = receive_forever(&group, 1);
                 let _ = group.barrier().unwrap();
                 while third.test().is_none() {
                     std::thread::yield_now();
