@@ -17,7 +17,7 @@ pub enum Digests {
     /// Of one call in 16, at most 256 KiB, in blocks that change from call to call. The default.
     #[default]
     Sampled,
-    /// Everything, which costs about a tenth of a second for each GiB.
+    /// Everything: each result is read once more.
     Always,
 }
 
