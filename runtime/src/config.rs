@@ -144,22 +144,10 @@ impl Config {
         if let Some(ports) = environment::variable("RONDE_PORT") {
             config.ports = parse_ports(&ports)?;
         }
-        match environment::variable("RONDE_PRESET").as_deref() {
-            None | Some("lan") => {}
-            Some("wan") => config.preset = Preset::Wan,
-            Some(other) => return Err(Error::join(format!("RONDE_PRESET={other} is neither lan nor wan"))),
-        }
-        config.digests = match environment::variable("RONDE_DIGESTS").as_deref() {
-            None => None,
-            Some("never") => Some(Digests::Never),
-            Some("sampled") => Some(Digests::Sampled),
-            Some("always") => Some(Digests::Always),
-            Some(other) => {
-                return Err(Error::join(format!(
-                    "RONDE_DIGESTS={other} is none of never, sampled and always"
-                )));
-            }
-        };
+        let presets = [("lan", Preset::Lan), ("wan", Preset::Wan)];
+        config.preset = one_of("RONDE_PRESET", &presets)?.unwrap_or_default();
+        let amounts = [("never", Digests::Never), ("sampled", Digests::Sampled), ("always", Digests::Always)];
+        config.digests = one_of("RONDE_DIGESTS", &amounts)?;
         if let Some(filter) = environment::variable("RONDE_SOCKET_IFNAME") {
             config.interfaces = InterfaceFilter::parse(&filter);
         }
@@ -367,6 +355,14 @@ impl Config {
         };
         preset.max(self.heartbeat * 5)
     }
+}
+
+/// The value of a variable that takes one of a few words.
+fn one_of<T: Copy>(name: &str, choices: &[(&str, T)]) -> Result<Option<T>> {
+    let Some(text) = environment::variable(name) else { return Ok(None) };
+    let chosen = choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+    let known = || choices.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
+    chosen.map(Some).ok_or_else(|| Error::join(format!("{name}={text} is none of {}", known())))
 }
 
 fn parse_ports(text: &str) -> Result<(u16, u16)> {

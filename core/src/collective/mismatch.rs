@@ -39,9 +39,14 @@ impl<P: Plan> Executor<P> {
     pub(super) fn learn_mismatch(&mut self, at: usize, from: usize, payload: &Segment) {
         let Some(theirs) = Descriptor::decode(payload.bytes()) else { return };
         self.tell_mismatch(at, from);
+        let words = self.ops[at].descriptor.versus(&theirs);
+        self.report_mismatch(at, from, words);
+    }
+
+    /// Says to the coordinator what this rank and another have called.
+    fn report_mismatch(&mut self, at: usize, from: usize, (call, other_call): (String, String)) {
         let op = &self.ops[at];
         let me = self.shared.groups[op.group.0].me;
-        let (call, other_call) = op.descriptor.versus(&theirs);
         self.shared.effects.push(Effect::Mismatch {
             op: op.id,
             member: op.member(me as u32, &self.shared),
@@ -126,21 +131,12 @@ impl<P: Plan> Executor<P> {
     }
 
     /// Reports, once, that this rank and another disagree on the blocks between them.
-    fn report_blocks(&mut self, at: usize, from: usize, (call, other_call): (String, String)) {
+    fn report_blocks(&mut self, at: usize, from: usize, words: (String, String)) {
         let op = &mut self.ops[at];
-        if !matches!(op.phase, Phase::Running) {
-            return;
+        if matches!(op.phase, Phase::Running) {
+            op.phase = Phase::Stalled;
+            self.report_mismatch(at, from, words);
         }
-        op.phase = Phase::Stalled;
-        let op = &self.ops[at];
-        let me = self.shared.groups[op.group.0].me;
-        self.shared.effects.push(Effect::Mismatch {
-            op: op.id,
-            member: op.member(me as u32, &self.shared),
-            call,
-            other: op.member(from as u32, &self.shared),
-            other_call,
-        });
     }
 
     /// A data frame came for an op that was started here and is not open any more.

@@ -5,7 +5,7 @@
 //! nobody comes or goes any more, all that live must be in one view without holes and get on with their work.
 
 use crate::case::{BUDGET, Memory, NarrowLimits, SMALL};
-use crate::random_op::{Op, OpSpec, Told};
+use crate::random_op::{Op, OpSpec, Told, with_one_simpler};
 use crate::scenario::{Scenario, with_less};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -68,13 +68,7 @@ impl Scenario for Comings {
                 with_events(events)
             }));
         }
-        for (at, op) in self.ops.iter().enumerate() {
-            all.extend(op.simpler().into_iter().map(|op| {
-                let mut less = self.clone();
-                less.ops[at] = op;
-                less
-            }));
-        }
+        all.extend(with_one_simpler(&self.ops).into_iter().map(|ops| Comings { ops, ..self.clone() }));
         all
     }
 

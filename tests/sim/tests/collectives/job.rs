@@ -2,7 +2,7 @@
 //! contributed.
 
 use crate::case::{BUDGET, Memory, NarrowLimits, POISON, SMALL};
-use crate::random_op::{Op, OpSpec, Told};
+use crate::random_op::{Op, OpSpec, Told, with_one_simpler};
 use crate::scenario::{Scenario, with_less};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -120,13 +120,7 @@ impl Scenario for Losses {
             all.push(Losses { nodes: vec![0; self.nodes.len()], ..self.clone() });
         }
         all.extend(self.simpler_deaths());
-        for (at, op) in self.ops.iter().enumerate() {
-            all.extend(op.simpler().into_iter().map(|op| {
-                let mut less = self.clone();
-                less.ops[at] = op;
-                less
-            }));
-        }
+        all.extend(with_one_simpler(&self.ops).into_iter().map(|ops| Losses { ops, ..self.clone() }));
         all
     }
 

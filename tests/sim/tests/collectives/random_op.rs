@@ -82,6 +82,16 @@ impl OpSpec {
     }
 }
 
+/// Lists of ops in which one is simpler.
+pub(crate) fn with_one_simpler(ops: &[OpSpec]) -> Vec<Vec<OpSpec>> {
+    let of = |at: usize, op: OpSpec| {
+        let mut less = ops.to_vec();
+        less[at] = op;
+        less
+    };
+    ops.iter().enumerate().flat_map(|(at, op)| op.simpler().into_iter().map(move |op| of(at, op))).collect()
+}
+
 /// One call on all ranks.
 pub(crate) struct Op {
     pub(crate) collective: Collective,
