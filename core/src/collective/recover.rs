@@ -13,7 +13,7 @@ use crate::planted::{self, Bug};
 use crate::recovery::{RecoveryPlan, Report, TagReport};
 use crate::reduce::Kernels;
 use crate::transport::{Payload, Placement};
-use crate::{Epoch, Formation, GroupId, Instant, MemberId, Rank, Tolerance};
+use crate::{Epoch, Formation, GroupId, Instant, MemberId, OpId, Rank, Tolerance};
 use std::sync::Arc;
 
 impl<P: Plan> Executor<P> {
@@ -221,7 +221,13 @@ impl<P: Plan> Executor<P> {
         }
         let begin = plan.rest(op.id.formation(), op.id.tag, op.id.seq);
         if begin > 0 && !op.go_on_from(begin, &mut self.shared) {
-            op.end(Err(Error::internal("a plan of recovery that cannot be")), &mut self.shared);
+            let OpId { seq, tag, .. } = op.id;
+            let text = format!(
+                "the plan of recovery of epoch {} lets op #{seq} (tag {tag}) go on from byte {begin}, where no window of it \
+                 ends here: please report it",
+                self.epoch
+            );
+            op.end(Err(Error::internal(text)), &mut self.shared);
             return;
         }
         op.restore_input(&mut self.shared.pool);

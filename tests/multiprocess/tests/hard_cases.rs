@@ -134,6 +134,28 @@ fn receive_forever(group: &Group, from: u32) -> ronde::Op {
     group.start(Call { collective, dtype, count, peer: from, output, ..Call::EMPTY }).unwrap()
 }
 
+/// Whoever sends more than goes unasked is not left waiting by a receive that was taken back.
+#[test]
+fn a_large_message_for_a_cancelled_receive_is_sent_all_the_same() {
+    for transports in [["shm"; 2], ["tcp"; 2]] {
+        ranks(&transports, PATIENCE, |group| {
+            let options = CallOptions::default();
+            if group.rank() == 0 {
+                assert!(receive_forever(&group, 1).cancel());
+                let _ = group.barrier().unwrap();
+                let mut second = [0u64];
+                let _ = group.recv(&mut second, 1, &options).unwrap();
+                assert_eq!(second, [22]);
+            } else {
+                let _ = group.barrier().unwrap();
+                let _ = group.send(&vec![11u64; 1 << 20], 0, &options).unwrap();
+                let _ = group.send(&[22u64], 0, &options).unwrap();
+            }
+            group.close().unwrap();
+        });
+    }
+}
+
 /// A receive that was taken back has its number all the same: the message for it is dropped, the next one arrives.
 #[test]
 fn a_receive_is_cancelled_until_something_of_it_has_come() {
