@@ -15,7 +15,8 @@ mod message;
 mod search;
 
 pub use coordinator::{
-    Coordinator, CoordinatorOptions, Effect, MemberStatus, NextStatus, PendingStatus, Status, VERSION,
+    Coordinator, CoordinatorOptions, Effect, MemberStatus, NextStatus, PendingStatus, QUORUM_SILENCES,
+    Status, VERSION,
 };
 pub use follower::Follower;
 pub use message::{

@@ -57,6 +57,9 @@ impl Succession {
         silent: bool,
         is_over: &dyn Fn() -> bool,
     ) -> Found {
+        if !silent {
+            std::thread::sleep(std::time::Duration::from_millis(300));
+        }
         let start = Instant::now();
         let now = || ronde_core::Instant(start.elapsed().as_nanos() as u64);
         let mut search = Search::new(self.peer(), silent, self.config.suspect_after(), now());
@@ -125,6 +128,8 @@ impl Succession {
         match asked {
             Ok(ToMember::Heartbeat) => Answer::Welcome(stream),
             Ok(ToMember::Verdict(verdict)) => Answer::Verdict(verdict),
+            // The job has ended there, without this member.
+            Ok(ToMember::TryLater) => Answer::Verdict(Verdict::Deposed(rejoin.epoch)),
             Ok(_) => Answer::Nobody(Absence::NotYet),
             Err(error) => Answer::of_error(&error),
         }

@@ -23,7 +23,7 @@ use ronde_algorithms::kernels::CpuKernels;
 use ronde_core::call::Call;
 use ronde_core::collective::{Executor, Limits, Links, NewOp, OpHandle};
 use ronde_core::error::{Aborted, Error, Misuse, Outcome, Result};
-use ronde_core::membership::{CallProgress, Follower, FromMember, MemberInfo, Rejoin};
+use ronde_core::membership::{CallProgress, Follower, FromMember, MemberInfo, QUORUM_SILENCES, Rejoin};
 use ronde_core::memory::Arena;
 use ronde_core::transport::Link;
 use ronde_core::{Instant, MemberId, PeerId, Rank};
@@ -37,9 +37,10 @@ use views::Registered;
 pub(crate) use views::{Current, GroupCell};
 
 /// How long the engine waits for the coordinator's verdict before it fails ops on its own: at least so long, and
-/// so many times as long as a member may be silent, since another coordinator may have to be found first.
+/// so many times as long as a member may be silent, since one that has just taken over may wait for a quorum. While
+/// another member is looked for that hosts it the wait begins again: that search ends by itself.
 const VERDICT_PATIENCE: Duration = Duration::from_secs(5);
-const VERDICT_SILENCES: u32 = 8;
+const VERDICT_SILENCES: u32 = QUORUM_SILENCES + 2;
 /// How often at most heartbeats are told how far the ops are.
 const PUBLISH_EVERY: Duration = Duration::from_millis(50);
 /// A call that takes longer asks those it waits for how they make it.

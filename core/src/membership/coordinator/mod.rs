@@ -19,6 +19,7 @@ pub use status::{MemberStatus, NextStatus, PendingStatus, Status};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use succession::Gathered;
+pub use succession::QUORUM_SILENCES;
 use views::NextView;
 
 /// Version of the control protocol.

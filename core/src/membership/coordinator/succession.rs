@@ -19,8 +19,8 @@ use std::time::Duration;
 /// A coordinator that takes the place of another waits so many times as long as a member may be silent for the
 /// rest of the members once it has a quorum…
 const REST: u32 = 2;
-/// …and so many times as long for a quorum.
-const QUORUM: u32 = 10;
+/// …and so many times as long for a quorum; then it ends the job for those who have come.
+pub const QUORUM_SILENCES: u32 = 10;
 
 /// Members that have come to a successor.
 #[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]
@@ -110,7 +110,7 @@ impl Coordinator {
     pub(super) fn succession_deadline(&self) -> Option<Instant> {
         let State::Succeeding(gathered) = &self.state else { return None };
         let since = gathered.since?;
-        let patience = if gathered.has_quorum() { REST } else { QUORUM };
+        let patience = if gathered.has_quorum() { REST } else { QUORUM_SILENCES };
         Some(since.after(self.options.suspect_after * patience))
     }
 
@@ -125,7 +125,7 @@ impl Coordinator {
         if gathered.has_quorum() && (gathered.is_complete() || waited >= limit(REST)) {
             return self.take_over(now);
         }
-        if waited >= limit(QUORUM) {
+        if waited >= limit(QUORUM_SILENCES) {
             let count = gathered.count();
             self.fail(Verdict::NoQuorum { here: count.here as u32, of: count.of as u32 });
         }
