@@ -290,6 +290,12 @@ pub trait Plan: Send + PartialEq {
         4
     }
 
+    /// Whether one step writes all of the output, when nothing else is left to do: an op in place that is interrupted before has its
+    /// input still.
+    fn writes_once(&self) -> bool {
+        false
+    }
+
     /// The algorithm's name, as in `--algorithm`.
     fn name(&self) -> &'static str;
 }
@@ -314,6 +320,9 @@ pub fn validate<P: Plan>(
         let targets = window.steps.iter().filter_map(|step| step.action.target());
         let output = targets.filter(|span| span.place == Place::Output && span.len > 0);
         written.extend(output.map(|span| (span.offset, span.offset + span.len, index)));
+    }
+    if plan.writes_once() && written.len() > 1 {
+        return Err(format!("{}: {} steps write the output", plan.name(), written.len()));
     }
     written.sort_unstable();
     let mut end = (0, 0);

@@ -45,6 +45,10 @@ impl Plan for Among {
         self.plan.windows_in_flight()
     }
 
+    fn writes_once(&self) -> bool {
+        self.plan.writes_once()
+    }
+
     fn name(&self) -> &'static str {
         self.plan.name()
     }

@@ -88,6 +88,10 @@ impl Plan for AnyPlan {
         each!(self, plan => plan.windows_in_flight())
     }
 
+    fn writes_once(&self) -> bool {
+        each!(self, plan => plan.writes_once())
+    }
+
     fn name(&self) -> &'static str {
         each!(self, plan => plan.name())
     }

@@ -55,6 +55,10 @@ impl Plan for OneShot {
         self.in_flight
     }
 
+    fn writes_once(&self) -> bool {
+        self.pieces.count() == 1
+    }
+
     fn name(&self) -> &'static str {
         "one-shot"
     }

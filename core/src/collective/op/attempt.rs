@@ -63,13 +63,17 @@ impl<P: Plan> OpState<P> {
     }
 
     /// An op in place copies what it overwrites of its input, since it may have to start again: each window as it
-    /// opens, just before it reads the same bytes. One that commits by log holds its result as soon as it has
-    /// overwritten anything.
+    /// opens, just before it reads the same bytes. With a plan that overwrites nothing before it holds the result the
+    /// log is enough.
     pub(crate) fn plan_backup(&mut self, limits: &Limits) {
         use crate::Collective::{AllToAll, AllToAllV};
         let Some(call) = &self.call else { return };
         let changes = call.collective.reduces() || matches!(call.collective, AllToAll | AllToAllV);
-        let starts_again = matches!(self.commit, Commit::Done | Commit::Window);
+        let starts_again = match self.commit {
+            Commit::Done | Commit::Window => true,
+            Commit::Log => self.plan.as_ref().is_some_and(|plan| !plan.writes_once()),
+            Commit::Local => false,
+        };
         if changes && starts_again && call.input.overlaps(&call.output) {
             // Windows that soon are final give their blocks to the next, which are in the cache then.
             let streams = self.commit == Commit::Done && call.output.len() >= limits.streaming_bytes;

@@ -43,12 +43,11 @@ impl Commit {
         if per_window && call.collective == Collective::AllReduce && plan.windows() > 1 {
             return Commit::Window;
         }
-        // Who returns from an op has heard of every member, so that none can enter it after a loss for the first
-        // time: an empty vector, of which nobody hears anything, commits by Done.
+        // Who returns from an op holds something of every member, so that none can enter it after a loss for the
+        // first time: an empty vector, of which nobody hears anything, commits by Done.
         let by_log = match call.collective {
             Collective::Barrier => true,
-            Collective::AllReduce => plan.name() == "one-shot" && plan.windows() == 1,
-            Collective::AllGather => plan.name() == "direct" && plan.windows() == 1,
+            Collective::AllReduce | Collective::AllGather => call.count > 0 && plan.windows() == 1,
             _ => false,
         };
         if !by_log || group.is_recovered(call.options.tag, seq) {
