@@ -5,6 +5,7 @@
 use crate::{Algorithm, Costs, Topology};
 use ronde_core::Collective;
 use ronde_core::call::Shape;
+use ronde_core::collective::Limits;
 
 /// Ranks above which every rank does not talk to every other with large vectors: so many senders at once
 /// overflow the queues before one receiver (incast), which the model does not know.
@@ -58,9 +59,8 @@ impl<'a> Model<'a> {
         if self.world == 1 {
             return OneShot;
         }
-        let one_shot = c.latency + (n - 1.0) * (c.message + s * c.byte) + n * s * c.reduce;
-        // Small one-shot ops commit by log, without a message; all others tell everybody that they are done.
-        let done = c.latency + (n - 1.0) * c.message / 2.0;
+        let done = self.done();
+        let one_shot = done + c.latency + (n - 1.0) * (c.message + s * c.byte) + n * s * c.reduce;
         let two_shot = done + direct(*n, *s, c);
         if ordered {
             return if one_shot <= two_shot { OneShot } else { TwoShot };
@@ -79,11 +79,23 @@ impl<'a> Model<'a> {
         cheapest([
             (one_shot, OneShot),
             (if talks_to_all { two_shot } else { f64::INFINITY }, TwoShot),
-            (doubling, RecursiveDoubling),
+            // The same as one shot for two.
+            (if self.world > 2 { doubling } else { f64::INFINITY }, RecursiveDoubling),
             (halving, HalvingDoubling),
             (ring, Ring),
             (done + self.hierarchical(), Hierarchical),
         ])
+    }
+
+    /// Small ops commit by log, without a message; in all others everybody tells everybody that it is done.
+    fn done(&self) -> f64 {
+        let limits = Limits::default();
+        let slow = self.topology.nodes().count() > 1;
+        let limit = if slow { limits.log_op_bytes_syscall } else { limits.log_op_bytes_memory };
+        match self.bytes <= limit as f64 {
+            true => 0.0,
+            false => self.c.latency + (self.n - 1.0) * self.c.message / 2.0,
+        }
     }
 
     /// Inside the nodes, between them, inside again. No choice where nodes do not differ from ranks.
@@ -147,7 +159,7 @@ mod tests {
         collective: Collective,
         (count, element): (usize, usize),
         narrow: bool,
-        (nodes, costs): (&[u32], &CostTable),
+        (nodes, machines, costs): (&[u32], bool, &CostTable),
     ) -> Algorithm {
         let none = Blocks::default();
         let shape = Shape {
@@ -163,7 +175,9 @@ mod tests {
             ordered: false,
             narrow,
         };
-        choose(&shape, &Topology::new(nodes, costs))
+        let alone: Vec<u32> = (0..nodes.len() as u32).collect();
+        let machines = if machines { alone } else { vec![0; nodes.len()] };
+        choose(&shape, &Topology::new(nodes, &machines, costs))
     }
 
     /// Ranks that all share memory, or none.
@@ -171,19 +185,47 @@ mod tests {
         (0..world).map(|rank| if shm { 0 } else { rank }).collect()
     }
 
-    fn chosen(world: u32, bytes: usize, shm: bool) -> Algorithm {
-        let at = (&nodes(world, shm)[..], &CostTable::default());
+    fn chosen_on(world: u32, bytes: usize, (shm, machines): (bool, bool)) -> Algorithm {
+        let at = (&nodes(world, shm)[..], machines, &CostTable::default());
         chosen_for(Collective::AllReduce, (bytes / 4, 4), false, at)
+    }
+
+    /// On one machine, or one rank a machine.
+    fn chosen(world: u32, bytes: usize, shm: bool) -> Algorithm {
+        chosen_on(world, bytes, (shm, !shm))
     }
 
     #[test]
     fn small_vectors_go_in_one_shot_and_large_ones_in_two() {
         for shm in [true, false] {
-            for world in [2, 3, 4] {
+            for world in [2, 3] {
                 assert_eq!(chosen(world, 8, shm), Algorithm::OneShot, "{world} ranks, shm {shm}");
                 assert_eq!(chosen(world, 64 << 20, shm), Algorithm::TwoShot, "{world} ranks, shm {shm}");
             }
         }
+    }
+
+    /// Where there is hardly any latency, messages count.
+    #[test]
+    fn on_one_machine_even_four_ranks_double() {
+        assert_eq!(chosen_on(4, 8, (false, false)), Algorithm::RecursiveDoubling);
+        assert_eq!(chosen_on(4, 8, (true, false)), Algorithm::RecursiveDoubling);
+        assert_eq!(chosen_on(4, 8, (false, true)), Algorithm::OneShot);
+    }
+
+    /// Each round is a turn to wait for.
+    #[test]
+    fn ranks_that_take_turns_want_few_rounds() {
+        let chosen = |shm, bytes: usize, cores| {
+            let costs = CostTable { cores, ..CostTable::default() };
+            chosen_for(Collective::AllReduce, (bytes / 4, 4), false, (&nodes(4, shm), false, &costs))
+        };
+        assert_eq!(
+            [4, 2].map(|cores| chosen(true, 8, cores)),
+            [Algorithm::RecursiveDoubling, Algorithm::OneShot]
+        );
+        assert_eq!(chosen(false, 32 << 10, 2), Algorithm::HalvingDoubling, "bytes cost twice as much too");
+        assert_eq!(chosen(false, 64 << 20, 2), Algorithm::TwoShot);
     }
 
     #[test]
@@ -196,7 +238,7 @@ mod tests {
     #[test]
     fn narrow_floats_round_once_up_to_many_ranks() {
         let chosen = |world, collective, narrow| {
-            chosen_for(collective, (4, 2), narrow, (&nodes(world, false), &CostTable::default()))
+            chosen_for(collective, (4, 2), narrow, (&nodes(world, false), false, &CostTable::default()))
         };
         assert_eq!(chosen(32, Collective::AllReduce, false), Algorithm::RecursiveDoubling);
         assert_eq!(chosen(32, Collective::AllReduce, true), Algorithm::OneShot);
@@ -207,8 +249,9 @@ mod tests {
     #[test]
     fn nodes_are_used_where_they_are_faster_inside() {
         let nodes: Vec<u32> = (0..16).map(|rank| rank / 4).collect();
-        let chosen =
-            |costs: &CostTable| chosen_for(Collective::AllReduce, (16 << 20, 4), false, (&nodes, costs));
+        let chosen = |costs: &CostTable| {
+            chosen_for(Collective::AllReduce, (16 << 20, 4), false, (&nodes, false, costs))
+        };
         let even = CostTable { shm: CostTable::default().tcp, ..CostTable::default() };
         assert_eq!(chosen(&CostTable::default()), Algorithm::Hierarchical);
         assert_ne!(chosen(&even), Algorithm::Hierarchical);

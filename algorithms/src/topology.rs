@@ -17,26 +17,49 @@ pub struct Costs {
     pub reduce: f64,
 }
 
+impl Costs {
+    /// With so many ranks to a processor: what keeps it busy takes as many times as long, and whoever waits for a message
+    /// waits for its turn.
+    fn in_turns(self, ranks: f64) -> Costs {
+        Costs {
+            latency: self.latency + TURN * (ranks - 1.0),
+            message: self.message * ranks,
+            byte: self.byte * ranks,
+            reduce: self.reduce * ranks,
+        }
+    }
+}
+
 /// The costs of every kind of link. All ranks of a job use the same ones, so that they choose alike.
 ///
 /// The defaults were measured by `ronde bench costs` on two cores of an AMD EPYC virtual machine. Only reducing
 /// after TCP was not: there it hides behind the exchange, so that little of it can be told from noise, and the
-/// figure of shared memory stands for it. As text:
+/// figure of shared memory stands for it. Those of a network are what one of 10 Gbit/s within a building is like (a
+/// round trip of 50 µs): measure yours. As text:
 /// latency and message in microseconds, bytes sent and reduced in picoseconds each, for example
-/// `shm=0.1,0.36,60,30 tcp=0.4,1.5,170,30`; a kind that is left out has its default.
+/// `shm=0.1,0.36,60,30 tcp=0.4,1.5,170,30 net=20,3,800,30 cores=16`; what is left out has its default.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CostTable {
     /// Shared memory.
     pub shm: Costs,
-    /// TCP.
+    /// TCP within one machine.
     pub tcp: Costs,
+    /// TCP between machines.
+    pub net: Costs,
+    /// Processors of a machine; 0: as many as it has ranks. With fewer, ranks take turns.
+    pub cores: u32,
 }
+
+/// What it costs at least that a processor turns from one rank to another, in seconds.
+const TURN: f64 = 1.5e-6;
 
 impl Default for CostTable {
     fn default() -> CostTable {
         CostTable {
             shm: Costs { latency: 0.1e-6, message: 0.36e-6, byte: 60e-12, reduce: 30e-12 },
             tcp: Costs { latency: 0.4e-6, message: 1.5e-6, byte: 170e-12, reduce: 30e-12 },
+            net: Costs { latency: 20e-6, message: 3e-6, byte: 800e-12, reduce: 30e-12 },
+            cores: 0,
         }
     }
 }
@@ -50,7 +73,7 @@ impl std::fmt::Display for Costs {
 
 impl std::fmt::Display for CostTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "shm={} tcp={}", self.shm, self.tcp)
+        write!(f, "shm={} tcp={} net={} cores={}", self.shm, self.tcp, self.net, self.cores)
     }
 }
 
@@ -62,6 +85,10 @@ impl std::str::FromStr for CostTable {
         for entry in text.split_whitespace() {
             let bad = || format!("\"{entry}\" is not of the form tcp=4,3,160,50 (us, us, ps, ps)");
             let (kind, numbers) = entry.split_once('=').ok_or_else(bad)?;
+            if kind == "cores" {
+                table.cores = numbers.parse().map_err(|_| bad())?;
+                continue;
+            }
             let numbers: Vec<f64> = numbers.split(',').map_while(|n| n.trim().parse().ok()).collect();
             let &[latency, message, byte, reduce] = &numbers[..] else { return Err(bad()) };
             if !numbers.iter().all(|n| n.is_finite() && (1e-6..=1e12).contains(n)) {
@@ -76,6 +103,7 @@ impl std::str::FromStr for CostTable {
             match kind {
                 "shm" => table.shm = costs,
                 "tcp" => table.tcp = costs,
+                "net" => table.net = costs,
                 _ => return Err(bad()),
             }
         }
@@ -151,17 +179,34 @@ pub struct Topology {
     /// Costs between nodes.
     pub between: Costs,
     nodes: Arc<Nodes>,
+    machines: u32,
 }
 
 impl Topology {
-    /// `nodes` has the node of each rank: ranks of one node share memory.
-    pub fn new(nodes: &[u32], costs: &CostTable) -> Topology {
-        Topology { inside: costs.shm, between: costs.tcp, nodes: Arc::new(Nodes::new(nodes)) }
+    /// `nodes` has the node of each rank: ranks of one node share memory. `machines` has the machine.
+    pub fn new(nodes: &[u32], machines: &[u32], costs: &CostTable) -> Topology {
+        let machines = Nodes::new(machines);
+        let between = if machines.count() > 1 { costs.net } else { costs.tcp };
+        let turns = match costs.cores {
+            0 => 1.0,
+            cores => (f64::from(machines.largest()) / f64::from(cores)).max(1.0),
+        };
+        Topology {
+            inside: costs.shm.in_turns(turns),
+            between: between.in_turns(turns),
+            nodes: Arc::new(Nodes::new(nodes)),
+            machines: machines.count(),
+        }
     }
 
     /// Who runs where.
     pub fn nodes(&self) -> &Arc<Nodes> {
         &self.nodes
+    }
+
+    /// Whether there is more than one machine.
+    pub fn has_machines(&self) -> bool {
+        self.machines > 1
     }
 
     /// The costs that bound an op over all ranks.
@@ -201,13 +246,18 @@ mod tests {
     #[test]
     fn costs_as_text() {
         let table = CostTable::default();
-        assert_eq!(table.to_string(), "shm=0.100,0.360,60.0,30.0 tcp=0.400,1.500,170.0,30.0");
+        assert_eq!(
+            table.to_string(),
+            "shm=0.100,0.360,60.0,30.0 tcp=0.400,1.500,170.0,30.0 net=20.000,3.000,800.0,30.0 cores=0"
+        );
         let again: CostTable = table.to_string().parse().unwrap();
         assert_eq!(again.to_string(), table.to_string());
         let one: CostTable = "tcp=100, 5,800,60".replace(' ', "").parse().unwrap();
         assert_eq!(one.shm, table.shm);
         assert!((one.tcp.latency * 1e6 - 100.0).abs() < 1e-9);
+        assert_eq!("cores=3".parse::<CostTable>().unwrap().cores, 3);
         for bad in [
+            "cores=-1",
             "tcp",
             "tcp=1,2,3",
             "tcp=1,2,3,x",

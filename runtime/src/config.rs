@@ -339,6 +339,16 @@ impl Config {
         self.transports.iter().any(|t| t == name)
     }
 
+    /// What everybody is to reckon with, as text.
+    pub(crate) fn costs_of_members(&self) -> String {
+        let cores = environment::cores() as u32;
+        match self.costs {
+            None => format!("cores={cores}"),
+            Some(costs @ CostTable { cores: 0, .. }) => CostTable { cores, ..costs }.to_string(),
+            Some(costs) => costs.to_string(),
+        }
+    }
+
     /// How much of the results is compared.
     pub(crate) fn digests_due(&self) -> Digests {
         self.digests.unwrap_or(match self.preset {

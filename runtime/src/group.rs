@@ -136,6 +136,10 @@ impl Group {
             .collect()
     }
 
+    pub(crate) fn has_machines(&self) -> bool {
+        self.current().planner.has_machines()
+    }
+
     /// Zeroed memory that local peers read without a copy.
     pub fn mem_alloc(&self, bytes: usize) -> Result<SharedBuffer> {
         SharedBuffer::new(bytes, &self.inner.engine.registry)

@@ -48,6 +48,11 @@ impl Planner {
         self.rank
     }
 
+    /// Whether the members run on more than one machine.
+    pub(crate) fn has_machines(&self) -> bool {
+        self.topology.has_machines()
+    }
+
     /// Whether a frame between some two members costs a system call.
     pub(crate) fn is_slow(&self) -> bool {
         self.topology.nodes().count() > 1

@@ -315,7 +315,7 @@ fn describe(
         machine: environment::machine(),
         pid: std::process::id(),
         transports: config.transports.clone(),
-        costs: config.costs.map(|costs| costs.to_string()).unwrap_or_default(),
+        costs: config.costs_of_members(),
     })
 }
 

@@ -59,18 +59,18 @@ fn infos<'a>(view: &'a View, members: &[usize]) -> Vec<&'a MemberInfo> {
     members.iter().filter_map(|&member| view.member(MemberId(member as u32))).collect()
 }
 
-/// The members by what shares memory, numbered as they come.
-fn domains(view: &View, members: &[usize]) -> Vec<u32> {
+/// The members by what makes them alike, numbered as it comes.
+fn numbered(infos: &[&MemberInfo], alike: impl Fn(&MemberInfo, &MemberInfo) -> bool) -> Vec<u32> {
     let mut first_of: Vec<&MemberInfo> = Vec::new();
-    let mut domains = Vec::with_capacity(members.len());
-    for info in infos(view, members) {
-        let known = first_of.iter().position(|first| share_memory(first, info));
-        domains.push(known.unwrap_or_else(|| {
+    let mut numbers = Vec::with_capacity(infos.len());
+    for &info in infos {
+        let known = first_of.iter().position(|first| alike(first, info));
+        numbers.push(known.unwrap_or_else(|| {
             first_of.push(info);
             first_of.len() - 1
         }) as u32);
     }
-    domains
+    numbers
 }
 
 /// Where the members of a group run: those of one node share memory, all others talk over TCP. A matter of
@@ -78,7 +78,10 @@ fn domains(view: &View, members: &[usize]) -> Vec<u32> {
 pub(crate) fn topology(view: &View, members: &[usize]) -> Arc<Topology> {
     // The same text gives the same choice on every rank; one that nobody understands counts as none.
     let costs = view.members.first().and_then(|first| first.costs.parse().ok()).unwrap_or_default();
-    Arc::new(Topology::new(&domains(view, members), &costs))
+    let infos = infos(view, members);
+    let domains = numbered(&infos, share_memory);
+    let machines = numbered(&infos, |one, other| one.machine == other.machine);
+    Arc::new(Topology::new(&domains, &machines, &costs))
 }
 
 /// How plans cut vectors for the links between any two members.

@@ -128,7 +128,7 @@ impl Cluster {
         let node = |at: usize| self.peers[process_of(members[at].peer)].node;
         let topology = |ranks: &[u32]| {
             let nodes: Vec<u32> = ranks.iter().map(|&rank| node(rank as usize)).collect();
-            Topology::new(&nodes, &CostTable::default())
+            Topology::new(&nodes, &vec![0; nodes.len()], &CostTable::default())
         };
         let all: Vec<u32> = (0..members.len() as u32).collect();
         let mut left = all.clone();
