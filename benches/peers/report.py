@@ -55,14 +55,18 @@ def short(microseconds):
 
 
 def print_verdicts(verdicts):
-    print("\nratios: time of the peer over Ronde's; for tolerance, time with recover over time with none")
+    print("\nratios: time of the peer over Ronde's; for tolerance, time with recover over time with none;")
+    print("bare: time of the peer over that of the bare transport, which no library can be ahead of by much")
     for v in verdicts:
         bound = "" if v.factor is None else f"{'≥' if v.more_is_better else '≤'} {v.factor:g}"
         mark = {None: "", True: "met", False: "MISSED"}[v.met]
+        bare = "" if v.bare is None else f"bare {v.bare:.2f}"
         pair = f"{v.ours} : {v.theirs}"
-        print(f"{v.row:<34} {v.side:<13} {pair:<52} {v.ratio:8.2f} {bound:>7} {mark}")
+        print(f"{v.row:<34} {v.side:<13} {pair:<52} {v.ratio:8.2f} {bound:>7} {mark:<6} {bare}")
     judged = [v for v in verdicts if v.met is not None]
-    print(f"\n{sum(v.met for v in judged)} of {len(judged)} targets met")
+    missed = [v for v in judged if not v.met]
+    beyond = sum(v.bare is not None and v.bare < v.factor for v in missed)
+    print(f"\n{len(judged) - len(missed)} of {len(judged)} targets met; {beyond} of the others the bare transport misses too")
 
 
 def write_json(path, about, summary, verdicts):

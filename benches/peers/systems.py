@@ -93,6 +93,32 @@ class OpenMpi:
 
 
 @dataclass(frozen=True)
+class Bare:
+    """Two processes with a socket or a ring in shared memory and no library: what one can reach over it."""
+
+    transport: str
+    library: str = "none"
+
+    @property
+    def name(self):
+        return f"bare-{self.transport}"
+
+    def prepare(self):
+        WORK.mkdir(parents=True, exist_ok=True)
+        flags = ["-O3", "-march=native", "-Wall", "-Wextra", "-Werror", "-I", HERE / "bare"]
+        output_of(["cc", *flags, "-o", WORK / "bare", HERE / "mpi_bench.c", HERE / "bare/bare.c"])
+
+    def version(self):
+        return output_of(["cc", "--version"]).splitlines()[0]
+
+    def measure(self, collective, ranks, iterations):
+        if ranks != 2:
+            return {}
+        command = [WORK / "bare", collective, *arguments(iterations)]
+        return rows_of(output_of(command, {"BARE_TRANSPORT": self.transport}))
+
+
+@dataclass(frozen=True)
 class Gloo:
     """Gloo over TCP on loopback, through torch.distributed."""
 
@@ -186,6 +212,8 @@ ALL = (
     OpenMpi("shm"),
     OpenMpi("tcp"),
     Gloo(),
+    Bare("shm"),
+    Bare("tcp"),
     Ronde("shm", "recover"),
     Ronde("shm", "none"),
     Ronde("shm", "recover", registered=True),

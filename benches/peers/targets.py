@@ -74,6 +74,8 @@ class Verdict:
     ratio: float
     factor: float | None
     more_is_better: bool = True
+    # What the bare transport reaches of the same ratio.
+    bare: float | None = None
 
     @property
     def met(self):
@@ -101,7 +103,9 @@ def pairwise(name, size, medians):
             ours, theirs = median(medians, target.ours, side), peer_median(medians, target.theirs, side)
             if ours and theirs:
                 factor = target.factor(size) if side == "out_of_place" else None
-                yield Verdict(name, side, target.ours, target.theirs, theirs / ours, factor)
+                bare = median(medians, "bare-" + target.ours.split("-")[1], side)
+                reached = theirs / bare if bare else None
+                yield Verdict(name, side, target.ours, target.theirs, theirs / ours, factor, bare=reached)
 
 
 def oversubscribed(name, medians):
