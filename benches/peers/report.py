@@ -26,10 +26,10 @@ def summarise(samples):
     return summary
 
 
-def medians(summary):
-    """The medians alone, in the same shape."""
+def one_figure(summary, figure):
+    """The medians or the samples alone, in the same shape."""
     return {
-        row: {name: {side: f["median"] for side, f in sides.items()} for name, sides in by_system.items()}
+        row: {name: {side: f[figure] for side, f in sides.items()} for name, sides in by_system.items()}
         for row, by_system in summary.items()
     }
 
@@ -56,13 +56,15 @@ def short(microseconds):
 
 def print_verdicts(verdicts):
     print("\nratios: time of the peer over Ronde's; for tolerance, time with recover over time with none;")
+    print("first of the medians, then the median of the ratios of each round;")
     print("bare: time of the peer over that of the bare transport, which no library can be ahead of by much")
     for v in verdicts:
         bound = "" if v.factor is None else f"{'≥' if v.more_is_better else '≤'} {v.factor:g}"
         mark = {None: "", True: "met", False: "MISSED"}[v.met]
         bare = "" if v.bare is None else f"bare {v.bare:.2f}"
         pair = f"{v.ours} : {v.theirs}"
-        print(f"{v.row:<34} {v.side:<13} {pair:<52} {v.ratio:8.2f} {bound:>7} {mark:<6} {bare}")
+        by_round = "" if v.by_round is None else f"{v.by_round:.2f}"
+        print(f"{v.row:<34} {v.side:<13} {pair:<52} {v.ratio:8.2f} {by_round:>8} {bound:>7} {mark:<6} {bare}")
     judged = [v for v in verdicts if v.met is not None]
     missed = [v for v in judged if not v.met]
     beyond = sum(v.bare is not None and v.bare < v.factor for v in missed)
@@ -80,7 +82,7 @@ def write_json(path, about, summary, verdicts):
 
 def draw(path, summary):
     """Draws time over size, one panel per collective and number of ranks, in the prepared environment."""
-    rows = [[list(row), medians] for row, medians in medians(summary).items()]
+    rows = [[list(row), medians] for row, medians in one_figure(summary, "median").items()]
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "rows.json"
         data.write_text(json.dumps(rows))

@@ -1,5 +1,6 @@
 """What Ronde has to reach against its peers, and whether it does. Ratios are of medians of one run."""
 
+import statistics
 from dataclasses import dataclass
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -76,6 +77,8 @@ class Verdict:
     more_is_better: bool = True
     # What the bare transport reaches of the same ratio.
     bare: float | None = None
+    # Median of the ratios of each round: the machine may change its state between two rounds, seldom within one.
+    by_round: float | None = None
 
     @property
     def met(self):
@@ -85,60 +88,73 @@ class Verdict:
 
 
 def verdicts(rows, cores):
-    """Every comparison that the medians allow. `rows`: (collective, ranks, size) → system → side → median."""
+    """Every comparison that the samples allow. `rows`: (collective, ranks, size) → system → side → one of each round."""
     found = []
-    for (collective, ranks, size), medians in rows.items():
+    for (collective, ranks, size), samples in rows.items():
         name = f"{collective} {ranks} ranks {human(size)}"
         if ranks > cores:
-            found += oversubscribed(name, medians)
+            found += oversubscribed(name, samples)
         else:
-            found += pairwise(name, size, medians)
-        found += cost_of_tolerance(name, size, medians)
+            found += pairwise(name, size, samples)
+        found += cost_of_tolerance(name, size, samples)
     return found
 
 
-def pairwise(name, size, medians):
+def by_round(samples, above, below):
+    """Median of the ratios of two systems, each a name and a side, round by round."""
+    pairs = zip(*(samples.get(name, {}).get(side) or [] for name, side in (above, below)))
+    ratios = [one / other for one, other in pairs]
+    return statistics.median(ratios) if ratios else None
+
+
+def pairwise(name, size, samples):
     for target in PAIRWISE:
         for side in ("out_of_place", "in_place"):
-            ours, theirs = median(medians, target.ours, side), peer_median(medians, target.theirs, side)
+            at = peer_side(samples, target.theirs, side)
+            ours, theirs = median(samples, target.ours, side), median(samples, target.theirs, at)
             if ours and theirs:
                 factor = target.factor(size) if side == "out_of_place" else None
-                bare = median(medians, "bare-" + target.ours.split("-")[1], side)
-                reached = theirs / bare if bare else None
-                yield Verdict(name, side, target.ours, target.theirs, theirs / ours, factor, bare=reached)
+                bare = by_round(samples, (target.theirs, at), ("bare-" + target.ours.split("-")[1], side))
+                paired = by_round(samples, (target.theirs, at), (target.ours, side))
+                ratio = theirs / ours
+                yield Verdict(name, side, target.ours, target.theirs, ratio, factor, bare=bare, by_round=paired)
 
 
-def oversubscribed(name, medians):
+def oversubscribed(name, samples):
     for ours_name, peers in OVERSUBSCRIBED:
         for side in ("out_of_place", "in_place"):
-            ours = median(medians, ours_name, side)
-            theirs = [(peer_median(medians, peer, side), peer) for peer in peers]
+            ours = median(samples, ours_name, side)
+            sides = {peer: peer_side(samples, peer, side) for peer in peers}
+            theirs = [(median(samples, peer, at), peer) for peer, at in sides.items()]
             theirs = [(value, peer) for value, peer in theirs if value]
             if ours and theirs:
                 best, peer = min(theirs)
-                yield Verdict(name, side, ours_name, peer, best / ours, 1 if side == "out_of_place" else None)
+                paired = by_round(samples, (peer, sides[peer]), (ours_name, side))
+                factor = 1 if side == "out_of_place" else None
+                yield Verdict(name, side, ours_name, peer, best / ours, factor, by_round=paired)
 
 
-def cost_of_tolerance(name, size, medians):
+def cost_of_tolerance(name, size, samples):
     """`recover` over `none`: at most 10 % out of place from 1 MiB up and 15 % below; more in place."""
     for transport, in_place in (("tcp", 1.15), ("shm", 1.30)):
         limits = {"out_of_place": 1.10 if size >= MIB else 1.15, "in_place": in_place}
         for side, limit in limits.items():
-            recover = median(medians, f"ronde-{transport}-recover", side)
-            none = median(medians, f"ronde-{transport}-none", side)
+            ours, theirs = f"ronde-{transport}-recover", f"ronde-{transport}-none"
+            recover, none = median(samples, ours, side), median(samples, theirs, side)
             if recover and none:
-                ours, theirs = f"ronde-{transport}-recover", f"ronde-{transport}-none"
-                yield Verdict(name, side, ours, theirs, recover / none, limit, more_is_better=False)
+                paired = by_round(samples, (ours, side), (theirs, side))
+                yield Verdict(name, side, ours, theirs, recover / none, limit, more_is_better=False, by_round=paired)
 
 
-def median(medians, system, side):
-    return medians.get(system, {}).get(side)
+def median(samples, system, side):
+    times = samples.get(system, {}).get(side)
+    return statistics.median(times) if times else None
 
 
-def peer_median(medians, system, side):
+def peer_side(samples, system, side):
     """A peer that lacks a side is compared by the other one: at best its own copy comes on top."""
     other = "in_place" if side == "out_of_place" else "out_of_place"
-    return median(medians, system, side) or median(medians, system, other)
+    return side if samples.get(system, {}).get(side) else other
 
 
 def human(size):
