@@ -13,7 +13,8 @@
 //!   receive into a slot and `Copy` after the `Send`: a receive that waits for a send deadlocks.
 //! * A `Send` is complete when its bytes have left the memory, not when they arrived.
 //! * A window of a rank whose sends land in another's *slots* completes only after that rank used them
-//!   (a reply, or a `Recv` of 0 bytes as credit), so that nobody runs ahead of the others' memory.
+//!   (a reply, or a `Recv` of 0 bytes as credit), so that nobody runs ahead of the others' memory. Windows after which
+//!   none can open any more ([`Plan::lets_open`]) need none.
 //! * Between one pair within one window each label is used once per direction.
 //! * No payload exceeds [`MAX_STEP_BYTES`].
 //! * Slot offsets are multiples of 64. Cut windows and shards at multiples of 64 bytes where possible.
@@ -284,6 +285,11 @@ pub trait Plan: Send + PartialEq {
 
     /// Writes the steps of window `index` into `window`, which is empty.
     fn window(&self, index: u32, window: &mut Window);
+
+    /// Whether another window opens once this one is complete.
+    fn lets_open(&self, index: u32) -> bool {
+        self.windows() - index > self.windows_in_flight()
+    }
 
     /// How many windows should be open at once; staging is this many times a window's slots.
     fn windows_in_flight(&self) -> u32 {

@@ -5,7 +5,7 @@
 //! bytes move once per rank at full rate after n-1 latencies: for large vectors. Tree and chain round
 //! 8- and 16-bit floats at each hop.
 //!
-//! Since pieces land in slots, the receiver answers each with an empty credit.
+//! Since pieces land in slots, the receiver answers each with an empty credit, unless no window waits for that.
 
 use super::gathering::{Ranks, reduce_all};
 use super::geometry::{Pieces, block_piece};
@@ -79,12 +79,17 @@ impl Plan for Reduce {
             }
             _ => self.collect(own, window),
         };
-        for child in self.ways.children() {
-            window.send(child, Span::nothing(), CREDIT, reduced.as_slice());
+        let credits = self.lets_open(index);
+        if credits {
+            for child in self.ways.children() {
+                window.send(child, Span::nothing(), CREDIT, reduced.as_slice());
+            }
         }
         if !self.ways.is_root() {
             window.send(self.ways.parent(), sum, RAW, reduced.as_slice());
-            window.recv(self.ways.parent(), Span::nothing(), CREDIT);
+            if credits {
+                window.recv(self.ways.parent(), Span::nothing(), CREDIT);
+            }
         }
     }
 

@@ -5,7 +5,7 @@
 //! latencies, to one neighbour only: for many ranks.
 //!
 //! A window is one piece of every block. Since pieces land in slots, their sender gets an empty credit
-//! once they are reduced.
+//! once they are reduced, unless no window waits for that.
 
 use super::circle::Circle;
 use super::gathering::{Ranks, reduce_all};
@@ -59,8 +59,10 @@ impl ReduceScatter {
             sums.push(window.steps.len() as StepId);
             if owner == self.rank { self.output(range) } else { window.slot(range.len) }
         });
-        window.send(circle.previous(), Span::nothing(), CREDIT, &sums);
-        window.recv(circle.next(), Span::nothing(), CREDIT);
+        if self.lets_open(index) {
+            window.send(circle.previous(), Span::nothing(), CREDIT, &sums);
+            window.recv(circle.next(), Span::nothing(), CREDIT);
+        }
         window.give_back_list(sums);
     }
 }
@@ -74,12 +76,15 @@ impl Plan for ReduceScatter {
         if self.algorithm == Algorithm::Ring && self.world > 1 {
             return self.ring(index, window);
         }
+        let credits = self.lets_open(index);
         for step in 1..self.world {
             let owner = (self.rank + step) % self.world;
             let raw = self.blocks.piece(owner, self.piece, index);
             if raw.len > 0 {
                 window.send(owner, Span::input(raw.offset, raw.len), RAW, &[]);
-                window.recv(owner, Span::nothing(), CREDIT);
+                if credits {
+                    window.recv(owner, Span::nothing(), CREDIT);
+                }
             }
         }
         let own = self.blocks.piece(self.rank, self.piece, index);
@@ -89,8 +94,10 @@ impl Plan for ReduceScatter {
         let ranks = Ranks { me: self.rank, world: self.world };
         let reduced =
             reduce_all(window, ranks, Span::input(own.offset, own.len), self.output(own), RAW, 0..0);
-        for step in 1..self.world {
-            window.send((self.rank + step) % self.world, Span::nothing(), CREDIT, &[reduced]);
+        if credits {
+            for step in 1..self.world {
+                window.send((self.rank + step) % self.world, Span::nothing(), CREDIT, &[reduced]);
+            }
         }
     }
 
