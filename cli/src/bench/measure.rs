@@ -13,6 +13,7 @@ use crate::args::{Average, BenchOp, Target};
 use anyhow::Result;
 use ronde::memory::lend;
 use ronde::{Call, CallOptions, Collective, DType, Outcome, ReduceOp, Reduction, Segment};
+use std::ops::Range;
 use std::time::Duration;
 
 /// Vectors of one batch take at most this much, unless one alone is larger.
@@ -138,6 +139,31 @@ impl<'a> Arrangement<'a> {
     }
 }
 
+/// What the operations of a batch have in common.
+struct Pattern<'a> {
+    arrangement: &'a Arrangement<'a>,
+    send: Segment,
+    recv: Segment,
+    first: Call,
+    /// Of a send the receive that goes with it.
+    second: Option<Call>,
+}
+
+impl Pattern<'_> {
+    /// The call of an operation, or the first of its two.
+    fn first_call(&self, at: usize) -> Call {
+        let input = self.arrangement.input(&self.send, &self.recv, at);
+        let output =
+            if self.second.is_some() { Segment::EMPTY } else { self.arrangement.output(&self.recv, at) };
+        Call { input, output, ..self.first.clone() }
+    }
+
+    fn second_call(&self, at: usize) -> Option<Call> {
+        let output = self.arrangement.output(&self.recv, at);
+        self.second.clone().map(|second| Call { output, ..second })
+    }
+}
+
 impl Vectors {
     /// Memory for the given rows, `(case, count)`.
     pub(crate) fn for_rows(
@@ -215,7 +241,7 @@ impl Bench<'_> {
             let batch = lend(|lender| {
                 let (send, recv) =
                     (lender.shared(vectors.send.bytes()), lender.unique(vectors.recv.bytes_mut()));
-                self.time_batch(self.calls(arrangement, &send, &recv, operations), contributors)
+                self.time_batch(&self.pattern(arrangement, send, recv), operations, contributors)
             })?;
             timed.total += batch.total;
             timed.each.extend(batch.each);
@@ -239,44 +265,24 @@ impl Bench<'_> {
         }
     }
 
-    /// The calls of a batch: for each iteration those that are in flight together.
-    fn calls(
-        &self,
-        arrangement: &Arrangement<'_>,
-        send: &Segment,
-        recv: &Segment,
-        operations: usize,
-    ) -> Vec<Vec<Call>> {
-        let all: Vec<usize> = (0..operations).collect();
-        let iterations = all.chunks(self.method.agg_iters as usize);
-        iterations
-            .map(|together| {
-                let one = |&at: &usize| {
-                    let (input, output) = (arrangement.input(send, recv, at), arrangement.output(recv, at));
-                    self.calls_of_operation(arrangement.layout, input, output)
-                };
-                together.iter().flat_map(one).collect()
-            })
-            .collect()
-    }
-
-    fn calls_of_operation(&self, layout: &Layout, input: Segment, output: Segment) -> Vec<Call> {
+    /// What the operations of a batch have in common.
+    fn pattern<'a>(&self, arrangement: &'a Arrangement<'a>, send: Segment, recv: Segment) -> Pattern<'a> {
         let (rank, ranks) = (self.backend.rank(), self.backend.ranks());
         let base = Call {
             collective: self.case.target.collective(),
             dtype: self.case.dtype,
-            count: layout.count,
+            count: arrangement.layout.count,
             reduction: self.reduction(),
             peer: if self.case.target.has_root() { self.case.root } else { 0 },
+            send: arrangement.layout.send.clone(),
+            recv: arrangement.layout.recv.clone(),
             options: self.method.options.clone(),
             ..Call::EMPTY
         };
-        if self.case.target == Target::SendRecv {
-            let send = Call { peer: (rank + 1) % ranks, input, ..base.clone() };
-            let from = (rank + ranks - 1) % ranks;
-            return vec![send, Call { collective: Collective::Recv, peer: from, output, ..base }];
-        }
-        vec![Call { send: layout.send.clone(), recv: layout.recv.clone(), input, output, ..base }]
+        let is_pair = self.case.target == Target::SendRecv;
+        let from = Call { collective: Collective::Recv, peer: (rank + ranks - 1) % ranks, ..base.clone() };
+        let first = if is_pair { Call { peer: (rank + 1) % ranks, ..base } } else { base };
+        Pattern { arrangement, send, recv, first, second: is_pair.then_some(from) }
     }
 
     fn reduction(&self) -> Option<Reduction> {
@@ -288,14 +294,17 @@ impl Bench<'_> {
         })
     }
 
-    /// Runs a batch after all ranks have met. Nothing is allocated in between but what the calls do.
-    fn time_batch(&self, calls: Vec<Vec<Call>>, contributors: &mut u32) -> Result<Timed> {
-        let mut each = Vec::with_capacity(if self.method.per_iter { calls.len() } else { 0 });
+    /// Runs a batch after all ranks have met. Calls are made one at a time: a list of them would push the vectors out of
+    /// the cache.
+    fn time_batch(&self, pattern: &Pattern<'_>, operations: usize, contributors: &mut u32) -> Result<Timed> {
+        let together = self.method.agg_iters as usize;
+        let iterations = operations.div_ceil(together);
+        let mut each = Vec::with_capacity(if self.method.per_iter { iterations } else { 0 });
         meet(self.backend)?;
         let start = self.clock();
         let mut last = start;
-        for together in calls {
-            self.run_together(together, contributors)?;
+        for first in (0..operations).step_by(together) {
+            self.run_together(pattern, first..operations.min(first + together), contributors)?;
             if self.method.blocking {
                 meet(self.backend)?;
             }
@@ -308,16 +317,23 @@ impl Bench<'_> {
         Ok(Timed { total: micros(self.clock() - start), each })
     }
 
-    fn run_together(&self, mut together: Vec<Call>, contributors: &mut u32) -> Result<()> {
+    fn run_together(
+        &self,
+        pattern: &Pattern<'_>,
+        operations: Range<usize>,
+        contributors: &mut u32,
+    ) -> Result<()> {
         let mut note = |outcome: &Outcome| {
             if self.case.target.reduces() {
                 *contributors = outcome.contributors.min(*contributors);
             }
         };
-        match together.len() {
-            1 => together.pop().map(|call| self.backend.run(call)).transpose()?.iter().for_each(&mut note),
-            _ => self.backend.run_all(together)?.iter().for_each(&mut note),
+        if operations.len() == 1 && pattern.second.is_none() {
+            note(&self.backend.run(pattern.first_call(operations.start))?);
+            return Ok(());
         }
+        let calls = operations.flat_map(|at| [Some(pattern.first_call(at)), pattern.second_call(at)]);
+        self.backend.run_all(calls.flatten().collect())?.iter().for_each(&mut note);
         Ok(())
     }
 
@@ -350,15 +366,13 @@ impl Bench<'_> {
         let rank = self.backend.rank();
         vectors.recv.bytes_mut()[..arrangement.recv_stride].fill(POISON);
         let (element, skew) = (arrangement.element, arrangement.skew);
-        let bytes_of =
-            |range: std::ops::Range<usize>| skew + range.start * element..skew + range.end * element;
+        let bytes_of = |range: Range<usize>| skew + range.start * element..skew + range.end * element;
         let input = bytes_of(arrangement.layout.input_range(arrangement.in_place));
         let source = if arrangement.in_place { &mut vectors.recv } else { &mut vectors.send };
         contents.fill(rank, &mut source.bytes_mut()[input.clone()]);
         lend(|lender| {
             let (send, recv) = (lender.shared(vectors.send.bytes()), lender.unique(vectors.recv.bytes_mut()));
-            let mut calls = self.calls(arrangement, &send, &recv, 1);
-            calls.pop().map(|together| self.run_together(together, &mut 0)).transpose()
+            self.run_together(&self.pattern(arrangement, send, recv), 0..1, &mut 0)
         })?;
         let output = &vectors.recv.bytes()[bytes_of(arrangement.layout.output_range(arrangement.in_place))];
         let mut wrong = 0;
