@@ -24,7 +24,7 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Start N local processes of a program that uses Ronde
     Run(RunArgs),
-    /// Serve as the coordinator of one job, until it has ended
+    /// Serve as the coordinator of all jobs that come, by their names, until they have ended
     Coordinator(CoordinatorArgs),
     /// Ask the coordinator of a job how that is: members, losses, who waits to join
     Status(StatusArgs),
@@ -334,6 +334,10 @@ pub(crate) struct CoordinatorArgs {
     /// Take in no more than so many
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_peers: Option<u32>,
+    /// Go on for the next jobs when all have ended. Jobs of several names (RONDE_JOB) are served at a time; what is said of
+    /// sizes here holds for each
+    #[arg(long)]
+    pub(crate) keep: bool,
 }
 
 #[derive(Args, Debug)]
@@ -341,6 +345,9 @@ pub(crate) struct StatusArgs {
     /// Address and port of the coordinator (else RONDE_COORDINATOR); RONDE_TOKEN has the job's token
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) coordinator: Option<String>,
+    /// Name of the job (else RONDE_JOB)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) job: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -7,7 +7,7 @@ use ronde::Config;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
 
-/// Serves one job and returns when it has ended.
+/// Serves jobs and returns when they have ended, unless it is to go on.
 pub(crate) fn run(args: &CoordinatorArgs) -> Result<ExitCode> {
     let address = resolve(&args.listen)?;
     let mut config = Config::from_env()?;
@@ -22,8 +22,8 @@ pub(crate) fn run(args: &CoordinatorArgs) -> Result<ExitCode> {
     }
     let ranks = args.size.map_or(String::new(), |size| format!(" for {size} ranks"));
     eprintln!("ronde: coordinator at {address}{ranks}; members use RONDE_COORDINATOR={address}");
-    ronde::serve_coordinator(&config, address)?;
-    eprintln!("ronde: the job has ended");
+    ronde::serve_coordinator(&config, address, args.keep)?;
+    eprintln!("ronde: all jobs have ended");
     Ok(ExitCode::SUCCESS)
 }
 

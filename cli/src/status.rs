@@ -16,6 +16,9 @@ pub(crate) fn run(args: &StatusArgs) -> Result<ExitCode> {
     if let Some(coordinator) = &args.coordinator {
         config = config.coordinator(coordinator.as_str());
     }
+    if let Some(job) = &args.job {
+        config = config.job(job.as_str())?;
+    }
     let status = ronde::job_status(&config).context("cannot ask the coordinator")?;
     let text = if args.json { to_json(&status) } else { show(&status).into_bytes() };
     std::io::stdout().write_all(&text)?;

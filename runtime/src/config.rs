@@ -2,6 +2,7 @@
 
 use crate::bootstrap::{Family, InterfaceFilter, MAX_STREAMS, RondeId, Store};
 use crate::environment;
+use crate::jobs::LONGEST_NAME;
 use ronde_algorithms::CostTable;
 use ronde_core::collective::Digests;
 use ronde_core::error::{Error, Result};
@@ -36,6 +37,7 @@ pub struct Config {
     pub(crate) shrink_only: bool,
     pub(crate) newcomer: bool,
     pub(crate) token: String,
+    pub(crate) job: String,
     pub(crate) ports: (u16, u16),
     pub(crate) advertise: Option<String>,
     pub(crate) interfaces: InterfaceFilter,
@@ -64,6 +66,7 @@ impl std::fmt::Debug for Config {
             .field("max_peers", &self.max_peers)
             .field("shrink_only", &self.shrink_only)
             .field("newcomer", &self.newcomer)
+            .field("job", &self.job)
             .field("ports", &self.ports)
             .field("advertise", &self.advertise)
             .field("interfaces", &self.interfaces)
@@ -101,6 +104,7 @@ impl Config {
             shrink_only: false,
             newcomer: false,
             token: String::new(),
+            job: String::new(),
             ports: (0, 0),
             advertise: None,
             interfaces: InterfaceFilter::default(),
@@ -126,6 +130,9 @@ impl Config {
         (config.rank, config.size) = (launcher.rank, launcher.size);
         config.coordinator = environment::variable("RONDE_COORDINATOR").or(launcher.coordinator);
         config.token = environment::variable("RONDE_TOKEN").unwrap_or_default();
+        if let Some(name) = environment::variable("RONDE_JOB") {
+            config = config.job(name)?;
+        }
         config.advertise = environment::variable("RONDE_ADVERTISE");
         for (name, slot) in [
             ("RONDE_INSECURE", &mut config.insecure),
@@ -244,6 +251,18 @@ impl Config {
     pub fn token(mut self, token: impl Into<String>) -> Config {
         self.token = token.into();
         self
+    }
+
+    /// Name of the job, up to 128 bytes of printing characters. A coordinator that runs alone serves jobs of several names;
+    /// any other refuses processes of another job by name. Default: none, which is a name too.
+    pub fn job(mut self, name: impl Into<String>) -> Result<Config> {
+        let name = name.into();
+        if name.len() > LONGEST_NAME || name.chars().any(char::is_control) {
+            let text = format!("a job's name has up to {LONGEST_NAME} printing bytes: {name:?} (RONDE_JOB)");
+            return Err(Error::join(text));
+        }
+        self.job = name;
+        Ok(self)
     }
 
     /// Ports to listen on, first that is free; 0 lets the system choose. Default 0.

@@ -22,6 +22,14 @@ pub(crate) fn write_message<T: Serialize>(mut stream: &TcpStream, message: &T) -
     stream.write_all(&bytes)
 }
 
+/// Writes the first message of a connection to a coordinator, after the name of the job if that has one.
+pub(crate) fn introduce(stream: &TcpStream, job: &str, message: &FromMember) -> io::Result<()> {
+    if !job.is_empty() {
+        write_message(stream, &FromMember::Job(job.to_owned()))?;
+    }
+    write_message(stream, message)
+}
+
 /// Reads one message.
 pub(crate) fn read_message<T: DeserializeOwned>(mut stream: &TcpStream) -> io::Result<T> {
     let mut length = [0u8; 4];
@@ -73,11 +81,11 @@ impl From<Error> for NoView {
 }
 
 impl Rendezvous {
-    pub(crate) fn new(stream: TcpStream, hello: Hello, deadline: Instant) -> Result<Rendezvous> {
+    pub(crate) fn new(stream: TcpStream, job: &str, hello: Hello, deadline: Instant) -> Result<Rendezvous> {
         let failed = |e: io::Error| Error::join(format!("the coordinator does not listen: {e}"));
         stream.set_write_timeout(Some(WRITE_PATIENCE)).map_err(failed)?;
         let knows_how_many = hello.newcomer || hello.size.is_some() || hello.min_peers.is_some();
-        write_message(&stream, &FromMember::Hello(hello)).map_err(failed)?;
+        introduce(&stream, job, &FromMember::Hello(hello)).map_err(failed)?;
         let gathered = match knows_how_many {
             true => "nobody else has come",
             false => "nobody has said how many ranks the job has (RONDE_SIZE or RONDE_MIN_PEERS)",
@@ -96,6 +104,7 @@ impl Rendezvous {
                 "the coordinator still serves the job before, which some of its ranks have left and others not: \
                  end those, or use another address",
             ))),
+            Ok(ToMember::NotHere(why)) => Err(NoView::Later(Error::join(why))),
             Ok(ToMember::Refused(text)) => Err(Error::join(text).into()),
             Ok(ToMember::Verdict(verdict)) => Err(Error::from(verdict).into()),
             Ok(message) => {

@@ -4,14 +4,13 @@ use crate::bootstrap::{
     Identity, Listener, Purpose, coordinator_addresses, new_peer_id, refuse_open_networks, try_each,
 };
 use crate::config::Config;
-use crate::control::{read_message, write_message};
+use crate::control::{introduce, read_message, write_message};
 use crate::engine::lock;
+use crate::jobs::Coordinators;
 use ronde_core::Instant;
 use ronde_core::PeerId;
 use ronde_core::error::{Error, Result};
-use ronde_core::membership::{
-    Coordinator, CoordinatorOptions, Effect, FromMember, MemberInfo, Status, ToMember, encode,
-};
+use ronde_core::membership::{Coordinator, Effect, FromMember, MemberInfo, Status, ToMember, encode};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -22,16 +21,16 @@ use std::time::Duration;
 const WRITE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a connection that this side has ended is kept for the other side to end it too.
 const FAREWELL: Duration = Duration::from_millis(500);
-/// How long a coordinator whose host gives up waits for its members to hear of it.
-const LAST_WAIT: Duration = Duration::from_millis(500);
 
 /// How long a process that may have ended has to answer, and how often and with which pause it is asked for.
 const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 const PROBES: u32 = 10;
 const PROBE_PAUSE: Duration = Duration::from_millis(5);
 
-enum Event {
-    Connected(TcpStream),
+/// What a coordinator hears.
+pub(crate) enum Event {
+    /// By which number it is known from now on.
+    Connected(u64, Served),
     Message(u64, FromMember),
     Closed(u64),
     /// It is known whether a process has ended.
@@ -40,96 +39,35 @@ enum Event {
     Stop,
 }
 
+/// A connection that a coordinator writes to. It ends with this, since another thread still reads from it.
+pub(crate) struct Served(pub(crate) TcpStream);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
 /// Addresses that threads share.
 pub(crate) type Addresses = Arc<Mutex<Vec<SocketAddr>>>;
 
-/// A coordinator on a thread of this process.
-pub(crate) struct EmbeddedCoordinator {
-    connections: mpsc::SyncSender<TcpStream>,
-    finished: mpsc::Receiver<()>,
-    events: mpsc::SyncSender<Event>,
-}
-
-impl EmbeddedCoordinator {
-    pub(crate) fn start(config: &Config) -> Result<EmbeddedCoordinator> {
-        config.refuse_size_0()?;
-        let machine = Coordinator::new(EmbeddedCoordinator::options(config));
-        EmbeddedCoordinator::run(machine, Addresses::default(), config.connect_timeout)
-    }
-
-    /// One that takes the place of another, which was lost. `taken_over`: where this process listens since, in
-    /// the place of one that has ended.
-    pub(crate) fn succeed(config: &Config, taken_over: Addresses) -> Result<EmbeddedCoordinator> {
-        let machine = Coordinator::successor(EmbeddedCoordinator::options(config));
-        EmbeddedCoordinator::run(machine, taken_over, config.connect_timeout)
-    }
-
-    fn options(config: &Config) -> CoordinatorOptions {
-        CoordinatorOptions {
-            size: config.size,
-            min_peers: config.min_peers,
-            max_peers: config.max_peers,
-            shrink_only: config.shrink_only,
-            // A long path takes several round trips to each member.
-            link_patience: config.suspect_after() * 10,
-            suspect_after: config.suspect_after(),
-            heartbeat: config.heartbeat,
-            ..CoordinatorOptions::default()
-        }
-    }
-
-    fn run(machine: Coordinator, taken_over: Addresses, first_word: Duration) -> Result<EmbeddedCoordinator> {
-        let (connections, incoming) = mpsc::sync_channel(1024);
-        let (done, finished) = mpsc::sync_channel(1);
-        let failed = |e: std::io::Error| Error::resource(format!("cannot start the coordinator: {e}"));
-        let (events, queue) = mpsc::sync_channel(4096);
-        let (forward, stop) = (events.clone(), events.clone());
-        std::thread::Builder::new()
-            .name("ronde-arrivals".into())
-            .spawn(move || {
-                while let Ok(stream) = incoming.recv() {
-                    if forward.send(Event::Connected(stream)).is_err() {
-                        return;
-                    }
-                }
-            })
-            .map_err(failed)?;
-        std::thread::Builder::new()
-            .name("ronde-coordinator".into())
-            .spawn(move || {
-                Shell::new(machine, events, taken_over, first_word).run(&queue);
-                // Nobody waits any more if the process is ending.
-                let _ = done.send(());
-            })
-            .map_err(failed)?;
-        Ok(EmbeddedCoordinator { connections, finished, events: stop })
-    }
-
-    /// Where accepted control connections go.
-    pub(crate) fn connections(&self) -> mpsc::SyncSender<TcpStream> {
-        self.connections.clone()
-    }
-}
-
-impl Drop for EmbeddedCoordinator {
-    fn drop(&mut self) {
-        let _ = self.finished.recv_timeout(LAST_WAIT);
-        // Only a queue that is full does not take it, and then the machine is ending too.
-        let _ = self.events.try_send(Event::Stop);
-    }
-}
-
-/// Runs a stand-alone coordinator at `address` until its job has ended.
-pub fn serve_coordinator(config: &Config, address: SocketAddr) -> Result<()> {
+/// Coordinates all jobs that come to `address`, each by its name ([`Config::job`]), until there has been one and all have
+/// ended; with `keep` it goes on for the next ones. What the configuration says of sizes holds for each job.
+pub fn serve_coordinator(config: &Config, address: SocketAddr, keep: bool) -> Result<()> {
     refuse_open_networks(config, address)?;
     let identity = Identity::new(&config.token, new_peer_id()?);
     let tcp = TcpListener::bind(address)
         .map_err(|e| Error::resource(format!("cannot listen at {address}: {e}")))?;
-    let (listener, inbox) = Listener::new(config, &identity, tcp, true)?;
+    let coordinators = Coordinators::of_all_jobs(config)?;
+    let (listener, inbox) = Listener::new(config, &identity, tcp, Some(coordinators))?;
     // No member is in this process.
     drop(inbox);
-    listener.wait_for_the_job();
-    Ok(())
+    loop {
+        listener.wait_for_the_jobs();
+        if !keep {
+            return Ok(());
+        }
+    }
 }
 
 /// Asks the coordinator of the job that a configuration describes how that is.
@@ -146,34 +84,21 @@ pub fn job_status(config: &Config) -> Result<Status> {
     let patience = config.connect_timeout;
     let stream = try_each(&addresses, &identity, Purpose::Control, 1, patience).map_err(failed)?;
     stream.set_read_timeout(Some(patience)).map_err(failed)?;
-    write_message(&stream, &FromMember::Status).map_err(failed)?;
+    introduce(&stream, &config.job, &FromMember::Status).map_err(failed)?;
     // Who is no member hears nothing else.
     match read_message(&stream).map_err(failed)? {
         ToMember::Status(status) => Ok(*status),
+        ToMember::NotHere(why) => Err(Error::join(why)),
         _ => Err(failed(std::io::Error::other("it answered something else"))),
     }
 }
 
-impl EmbeddedCoordinator {
-    /// Waits until the job has ended.
-    pub(crate) fn wait(&self) {
-        let _ = self.finished.recv();
-    }
-
-    /// The same, for so long at most; false if it goes on.
-    pub(crate) fn wait_for(&self, patience: Duration) -> bool {
-        !matches!(self.finished.recv_timeout(patience), Err(mpsc::RecvTimeoutError::Timeout))
-    }
-}
-
-struct Shell {
+/// The coordinator of one job.
+pub(crate) struct Shell {
     machine: Coordinator,
-    streams: BTreeMap<u64, TcpStream>,
-    next: u64,
+    streams: BTreeMap<u64, Served>,
     events: mpsc::SyncSender<Event>,
     taken_over: Addresses,
-    /// How long somebody who has connected may take to say what for: connections are few.
-    first_word: Duration,
     /// Processes of which it is being found out whether they have ended.
     probing: BTreeSet<PeerId>,
     /// Connections that this side has ended, and until when the other side may end them.
@@ -183,19 +108,12 @@ struct Shell {
 }
 
 impl Shell {
-    fn new(
-        machine: Coordinator,
-        events: mpsc::SyncSender<Event>,
-        taken_over: Addresses,
-        first_word: Duration,
-    ) -> Shell {
+    pub(crate) fn new(machine: Coordinator, events: mpsc::SyncSender<Event>, taken_over: Addresses) -> Shell {
         Shell {
             machine,
             streams: BTreeMap::new(),
-            next: 0,
             events,
             taken_over,
-            first_word,
             probing: BTreeSet::new(),
             farewells: VecDeque::new(),
             start: std::time::Instant::now(),
@@ -207,7 +125,8 @@ impl Shell {
         Instant(self.start.elapsed().as_nanos() as u64)
     }
 
-    fn run(&mut self, queue: &mpsc::Receiver<Event>) {
+    /// Until the job has ended.
+    pub(crate) fn run(&mut self, queue: &mpsc::Receiver<Event>) {
         while !self.machine.is_finished() && !self.stopped {
             let wait = match self.machine.next_deadline() {
                 Some(deadline) => deadline.since(self.now()).max(Duration::from_millis(1)),
@@ -239,7 +158,7 @@ impl Shell {
             && until <= now
         {
             self.farewells.pop_front();
-            if let Some(stream) = self.streams.get(&connection) {
+            if let Some(Served(stream)) = self.streams.get(&connection) {
                 let _ = stream.shutdown(Shutdown::Both);
             }
         }
@@ -248,7 +167,7 @@ impl Shell {
     /// Ends this side of every connection and waits until the members have ended theirs: a connection
     /// that is closed with bytes unread is reset, which can overtake the last message.
     fn see_them_off(&mut self, queue: &mpsc::Receiver<Event>) {
-        for stream in self.streams.values() {
+        for Served(stream) in self.streams.values() {
             let _ = stream.shutdown(Shutdown::Write);
         }
         let deadline = std::time::Instant::now() + FAREWELL;
@@ -257,10 +176,10 @@ impl Shell {
             match queue.recv_timeout(left) {
                 Ok(Event::Closed(connection)) => drop(self.streams.remove(&connection)),
                 // A member of the next job.
-                Ok(Event::Connected(stream)) => {
-                    let _ = write_message(&stream, &ToMember::TryLater);
-                    let _ = stream.shutdown(Shutdown::Write);
-                    self.connected(stream);
+                Ok(Event::Connected(connection, stream)) => {
+                    let _ = write_message(&stream.0, &ToMember::TryLater);
+                    let _ = stream.0.shutdown(Shutdown::Write);
+                    self.connected(connection, stream);
                 }
                 Ok(Event::Message(..) | Event::Probed(..)) => {}
                 Ok(Event::Stop) | Err(_) => return,
@@ -272,7 +191,7 @@ impl Shell {
         let now = self.now();
         match event {
             Event::Stop => self.stopped = true,
-            Event::Connected(stream) => self.connected(stream),
+            Event::Connected(connection, stream) => self.connected(connection, stream),
             Event::Probed(peer, has_ended) => {
                 self.probing.remove(&peer);
                 if has_ended {
@@ -288,26 +207,8 @@ impl Shell {
         self.perform();
     }
 
-    fn connected(&mut self, stream: TcpStream) {
-        let connection = self.next;
-        self.next += 1;
-        let events = self.events.clone();
-        let Ok(reader) = stream.try_clone() else { return };
-        let timed = stream.set_read_timeout(Some(self.first_word));
-        if timed.and_then(|()| stream.set_write_timeout(Some(WRITE_PATIENCE))).is_err() {
-            return;
-        }
-        let read = move || {
-            while let Ok(message) = read_message(&reader) {
-                // A member may be silent for as long as the machine says.
-                let _ = reader.set_read_timeout(None);
-                if events.send(Event::Message(connection, message)).is_err() {
-                    return;
-                }
-            }
-            let _ = events.send(Event::Closed(connection));
-        };
-        if std::thread::Builder::new().name("ronde-member".into()).spawn(read).is_ok() {
+    fn connected(&mut self, connection: u64, stream: Served) {
+        if stream.0.set_write_timeout(Some(WRITE_PATIENCE)).is_ok() {
             self.streams.insert(connection, stream);
         }
     }
@@ -334,7 +235,8 @@ impl Shell {
         for effect in self.machine.take_effects() {
             match effect {
                 Effect::Send(connection, message) => {
-                    let Some(mut stream) = self.streams.get(&connection) else { continue };
+                    let Some(Served(stream)) = self.streams.get(&connection) else { continue };
+                    let mut stream = stream;
                     let known =
                         encoded.take_if(|(before, _)| is_same(before, &message)).map(|(_, bytes)| bytes);
                     let Some(bytes) = known.or_else(|| encode(&message).ok()) else {
@@ -353,7 +255,7 @@ impl Shell {
                 Effect::Probe(member) => self.probe(member),
                 // Its reader goes on until the member closes too.
                 Effect::Close(connection) => {
-                    if let Some(stream) = self.streams.get(&connection) {
+                    if let Some(Served(stream)) = self.streams.get(&connection) {
                         let _ = stream.shutdown(Shutdown::Write);
                         self.farewells.push_back((std::time::Instant::now() + FAREWELL, connection));
                     }
@@ -385,13 +287,5 @@ fn is_same(one: &ToMember, other: &ToMember) -> bool {
         (ToMember::View(one), ToMember::View(other)) => Arc::ptr_eq(one, other),
         (ToMember::View(_), _) | (_, ToMember::View(_)) => false,
         _ => one == other,
-    }
-}
-
-impl Drop for Shell {
-    fn drop(&mut self) {
-        for stream in self.streams.values() {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
     }
 }

@@ -4,11 +4,12 @@ use ronde_core::membership::MachineId;
 use std::net::IpAddr;
 
 /// Variables of Ronde's own.
-const KNOWN: [&str; 23] = [
+const KNOWN: [&str; 24] = [
     "RONDE_COORDINATOR",
     "RONDE_TOKEN",
     "RONDE_PORT",
     "RONDE_ADVERTISE",
+    "RONDE_JOB",
     "RONDE_SOCKET_IFNAME",
     "RONDE_SOCKET_FAMILY",
     "RONDE_TRANSPORTS",

@@ -18,6 +18,7 @@ mod costs;
 mod engine;
 mod environment;
 mod group;
+mod jobs;
 mod op;
 mod planner;
 mod validate;

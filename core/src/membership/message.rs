@@ -269,6 +269,8 @@ pub enum FromMember {
     Report(Report),
     /// It leaves in order.
     Leave,
+    /// Before anything else, where its job has a name: which one that is.
+    Job(String),
 }
 
 /// From the coordinator to a member.
@@ -287,6 +289,8 @@ pub enum ToMember {
     Refused(String),
     /// It cannot join yet: the job before this one is ending.
     TryLater,
+    /// The coordinator here is not that of its job, for this reason. Another may be there soon.
+    NotHere(String),
     /// It may join: at a safe point of those who work already.
     Pending {
         /// How many those are.

@@ -6,6 +6,7 @@ use super::waiting::Inbox;
 use super::{new_peer_id, refuse_open_networks};
 use crate::config::Config;
 use crate::engine::lock;
+use crate::jobs::Coordinators;
 use ronde_core::error::{Error, Result};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
@@ -51,7 +52,12 @@ impl RondeId {
             (false, loopback) => vec![SocketAddr::new(loopback, 0)],
         };
         let first = addresses.first().map_or(IpAddr::from([127, 0, 0, 1]), SocketAddr::ip);
-        let (listener, inbox) = Listener::new(config, &identity, bind_free_port(config, first)?, true)?;
+        let (listener, inbox) = Listener::new(
+            config,
+            &identity,
+            bind_free_port(config, first)?,
+            Some(Coordinators::start(config)?),
+        )?;
         // The socket is bound to all addresses of one family.
         addresses.retain(|a| a.is_ipv4() == first.is_ipv4());
         addresses.iter_mut().for_each(|a| a.set_port(listener.port()));

@@ -7,8 +7,9 @@
 use super::handshake::{self, Identity, Introduction, PATIENCE, Purpose};
 use super::waiting::{Arrival, Inbox, WaitingRoom};
 use crate::config::Config;
-use crate::coordinator::{Addresses, EmbeddedCoordinator};
+use crate::coordinator::Addresses;
 use crate::engine::lock;
+use crate::jobs::Coordinators;
 use ronde_core::PeerId;
 use ronde_core::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,7 +41,7 @@ pub(crate) struct Listener {
     unix_name: String,
     stop: Arc<AtomicBool>,
     /// Keeps the embedded coordinator alive.
-    coordinator: Mutex<Option<EmbeddedCoordinator>>,
+    coordinator: Mutex<Option<Coordinators>>,
     router: Arc<Router>,
     /// Where it listens besides.
     also: Addresses,
@@ -85,20 +86,18 @@ fn unix_name(peer: PeerId) -> String {
 }
 
 impl Listener {
-    /// Takes what connects to `tcp` and to this process's Unix socket; with `hosts`, also for a coordinator
-    /// that it starts.
+    /// Takes what connects to `tcp` and to this process's Unix socket, also for coordinators if there are some here.
     pub(crate) fn new(
         config: &Config,
         identity: &Identity,
         tcp: TcpListener,
-        hosts: bool,
+        coordinators: Option<Coordinators>,
     ) -> Result<(Listener, Inbox)> {
         let failed = |e: io::Error| Error::resource(format!("cannot listen: {e}"));
         let address = tcp.local_addr().map_err(failed)?;
         let unix_name = unix_name(identity.peer);
         let name = std::os::unix::net::SocketAddr::from_abstract_name(&unix_name).map_err(failed)?;
         let unix = UnixListener::bind_addr(&name).map_err(failed)?;
-        let coordinator = if hosts { Some(EmbeddedCoordinator::start(config)?) } else { None };
         let members = config.size.max(config.min_peers).unwrap_or(0) as usize;
         let expected = members.saturating_mul(usize::from(config.streams));
         let (arrivals, inbox) = WaitingRoom::new(expected, config.connect_timeout);
@@ -107,14 +106,14 @@ impl Listener {
             address,
             identity: identity.clone(),
             arrivals,
-            control: Mutex::new(coordinator.as_ref().map(EmbeddedCoordinator::connections)),
+            control: Mutex::new(coordinators.as_ref().map(Coordinators::connections)),
             strangers: Mutex::default(),
             foreign: Mutex::default(),
             stop: stop.clone(),
         });
         router.clone().spawn("ronde-listen", move |router| router.accept_tcp(&tcp)).map_err(failed)?;
         router.clone().spawn("ronde-local", move |router| router.accept_unix(&unix)).map_err(failed)?;
-        let coordinator = Mutex::new(coordinator);
+        let coordinator = Mutex::new(coordinators);
         Ok((Listener { address, unix_name, stop, coordinator, router, also: Arc::default() }, inbox))
     }
 
@@ -125,7 +124,7 @@ impl Listener {
         if coordinator.is_some() {
             return Ok(());
         }
-        let started = EmbeddedCoordinator::succeed(config, self.also.clone())?;
+        let started = Coordinators::succeed(config, self.also.clone())?;
         *lock(&self.router.control) = Some(started.connections());
         *coordinator = Some(started);
         for &address in addresses.iter().filter(|&&address| address != self.address) {
@@ -170,8 +169,8 @@ impl Listener {
         SocketAddr::new(ip, self.address.port())
     }
 
-    /// Waits until the job of the coordinator here has ended.
-    pub(crate) fn wait_for_the_job(&self) {
+    /// Waits until the jobs of the coordinators here have ended.
+    pub(crate) fn wait_for_the_jobs(&self) {
         if let Some(coordinator) = &*lock(&self.coordinator) {
             coordinator.wait();
         }
@@ -413,7 +412,8 @@ mod tests {
         let config = Config::new().size(2).connect_timeout(Duration::from_millis(300));
         let id = Identity::new("", PeerId([7; 16]));
         let tcp = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let (listener, _inbox) = Listener::new(&config, &id, tcp, true).unwrap();
+        let (listener, _inbox) =
+            Listener::new(&config, &id, tcp, Some(Coordinators::start(&config).unwrap())).unwrap();
         let stranger = Identity::new("", PeerId([8; 16]));
         let to = [listener.address()];
         let mut mute = handshake::try_each(&to, &stranger, Purpose::Control, 1, PATIENCE).unwrap();

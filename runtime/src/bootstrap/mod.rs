@@ -15,6 +15,7 @@ mod waiting;
 use crate::config::Config;
 use crate::control::{Control, NoView, Rendezvous};
 use crate::environment;
+use crate::jobs::Coordinators;
 pub(crate) use handshake::{Identity, MAX_STREAMS, Purpose, try_each};
 pub use id::RondeId;
 pub(crate) use interface::{Family, InterfaceFilter};
@@ -126,7 +127,7 @@ fn meet(config: &Config, deadline: Instant, was_pending: &std::cell::Cell<bool>)
     })?;
     let (listener, inbox) = match port {
         Port::Served(listener, inbox) => (listener, inbox),
-        Port::Bound(tcp) => Listener::new(config, &identity, tcp, false)?,
+        Port::Bound(tcp) => Listener::new(config, &identity, tcp, None)?,
     };
     let info = describe(config, &identity, &listener, &stream)?;
     let hello = Hello {
@@ -138,7 +139,7 @@ fn meet(config: &Config, deadline: Instant, was_pending: &std::cell::Cell<bool>)
         hosts_coordinator,
         info,
     };
-    let (view, stream) = Rendezvous::new(stream, hello, deadline)?.await_view(was_pending)?;
+    let (view, stream) = Rendezvous::new(stream, &config.job, hello, deadline)?.await_view(was_pending)?;
     Ok(Met { identity, listener, inbox, view, stream, addresses })
 }
 
@@ -281,7 +282,7 @@ fn host_coordinator(
     // In use: a coordinator of its own runs there, or another process was quicker. Not of this machine: it
     // runs elsewhere. If it is neither, connecting says so.
     match addresses.iter().find_map(|address| TcpListener::bind(address).ok()) {
-        Some(tcp) => Listener::new(config, identity, tcp, true).map(Some),
+        Some(tcp) => Listener::new(config, identity, tcp, Some(Coordinators::start(config)?)).map(Some),
         None => Ok(None),
     }
 }

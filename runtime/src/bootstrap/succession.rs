@@ -4,7 +4,7 @@
 use super::handshake::{self, Identity, Purpose};
 use super::{ControlEvents, Listener};
 use crate::config::Config;
-use crate::control::{read_message, write_message};
+use crate::control::{introduce, read_message};
 use crate::engine::lock;
 use ronde_core::PeerId;
 use ronde_core::membership::{Absence, FromMember, MemberInfo, Rejoin, Search, Step, ToMember, Verdict};
@@ -123,7 +123,9 @@ impl Succession {
         let asked = stream
             .set_read_timeout(Some(patience))
             .and_then(|()| stream.set_write_timeout(Some(patience)))
-            .and_then(|()| write_message(&stream, &FromMember::Rejoin(Box::new(rejoin.clone()))))
+            .and_then(|()| {
+                introduce(&stream, &self.config.job, &FromMember::Rejoin(Box::new(rejoin.clone())))
+            })
             .and_then(|()| read_message::<ToMember>(&stream));
         match asked {
             Ok(ToMember::Heartbeat) => Answer::Welcome(stream),

@@ -269,7 +269,8 @@ fn coordinator_rank() {
         let address = std::env::var("RONDE_COORDINATOR").expect("set by the parent");
         let config = ronde::Config::new().min_peers(2).connect_timeout(PATIENCE);
         println!("\nSERVES");
-        ronde::serve_coordinator(&config, address.parse().expect("an address")).expect("a coordinator");
+        ronde::serve_coordinator(&config, address.parse().expect("an address"), false)
+            .expect("a coordinator");
     }
 }
 

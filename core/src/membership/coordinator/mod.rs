@@ -220,7 +220,8 @@ impl Coordinator {
             FromMember::Rejoin(rejoin) => self.rejoin(connection, *rejoin, now),
             FromMember::Succeeded => self.succeeded(connection, now),
             FromMember::Heartbeat(progress) => self.note_progress(connection, progress),
-            FromMember::Status => {}
+            // A coordinator is that of one job.
+            FromMember::Status | FromMember::Job(_) => {}
             FromMember::Linked(epoch) => self.linked(connection, epoch),
             FromMember::Unlinked { epoch, member, reason } => {
                 self.unlinked(connection, epoch, member, &reason);

@@ -1,0 +1,285 @@
+//! The coordinators of one process: that of its own job, or those of all jobs that come, by their names.
+//!
+//! Whoever has connected says first to which job it belongs. The coordinator of each job runs on a thread of its own,
+//! so that one job that fails or is slow is no matter of the others.
+
+use crate::config::Config;
+use crate::control::{read_message, write_message};
+use crate::coordinator::{Addresses, Event, Served, Shell};
+use crate::engine::lock;
+use ronde_core::Instant;
+use ronde_core::error::{Error, Result};
+use ronde_core::membership::{Coordinator, CoordinatorOptions, Effect, FromMember, ToMember};
+use std::collections::BTreeMap;
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
+use std::time::Duration;
+
+/// Jobs that one process coordinates at a time.
+const MOST_JOBS: usize = 1024;
+/// Longest name of a job, in bytes.
+pub(crate) const LONGEST_NAME: usize = 128;
+/// How long a coordinator whose host gives up waits for its members to hear of it.
+const LAST_WAIT: Duration = Duration::from_millis(500);
+
+/// The coordinators of this process.
+pub(crate) struct Coordinators {
+    connections: mpsc::SyncSender<TcpStream>,
+    jobs: Arc<Jobs>,
+}
+
+struct Jobs {
+    options: CoordinatorOptions,
+    /// The only job, if there is only one.
+    only: Option<String>,
+    /// Where this process listens since in the place of a coordinator that has ended.
+    taken_over: Addresses,
+    /// How long somebody who has connected may take to say what for: connections are few.
+    first_word: Duration,
+    /// Number of the next connection.
+    next: AtomicU64,
+    running: Mutex<Running>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Running {
+    /// Where the events of each job go.
+    queues: BTreeMap<String, mpsc::SyncSender<Event>>,
+    /// Jobs that there have been.
+    started: u64,
+}
+
+impl Coordinators {
+    /// That of the job of a configuration.
+    pub(crate) fn start(config: &Config) -> Result<Coordinators> {
+        let coordinators = Coordinators::new(config, Some(config.job.clone()), Addresses::default())?;
+        coordinators.jobs.begin(&config.job, Coordinator::new(options(config)))?;
+        Ok(coordinators)
+    }
+
+    /// One that takes the place of another, which was lost. `taken_over`: where this process listens since, in
+    /// the place of one that has ended.
+    pub(crate) fn succeed(config: &Config, taken_over: Addresses) -> Result<Coordinators> {
+        let coordinators = Coordinators::new(config, Some(config.job.clone()), taken_over)?;
+        coordinators.jobs.begin(&config.job, Coordinator::successor(options(config)))?;
+        Ok(coordinators)
+    }
+
+    /// Those of all jobs that come.
+    pub(crate) fn of_all_jobs(config: &Config) -> Result<Coordinators> {
+        Coordinators::new(config, None, Addresses::default())
+    }
+
+    fn new(config: &Config, only: Option<String>, taken_over: Addresses) -> Result<Coordinators> {
+        config.refuse_size_0()?;
+        let (connections, incoming) = mpsc::sync_channel::<TcpStream>(1024);
+        let jobs = Arc::new(Jobs {
+            options: options(config),
+            only,
+            taken_over,
+            first_word: config.connect_timeout,
+            next: AtomicU64::new(0),
+            running: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let arrive = jobs.clone();
+        std::thread::Builder::new()
+            .name("ronde-arrivals".into())
+            .spawn(move || incoming.iter().for_each(|stream| arrive.clone().connected(stream)))
+            .map_err(|e| Error::resource(format!("cannot start the coordinator: {e}")))?;
+        Ok(Coordinators { connections, jobs })
+    }
+
+    /// Where accepted control connections go.
+    pub(crate) fn connections(&self) -> mpsc::SyncSender<TcpStream> {
+        self.connections.clone()
+    }
+
+    /// Waits until there has been a job, and all have ended.
+    pub(crate) fn wait(&self) {
+        let _ = self.jobs.wait_until(None);
+    }
+
+    /// The same, for so long at most; false if some go on.
+    pub(crate) fn wait_for(&self, patience: Duration) -> bool {
+        self.jobs.wait_until(Some(std::time::Instant::now() + patience))
+    }
+}
+
+impl Drop for Coordinators {
+    fn drop(&mut self) {
+        let _ = self.wait_for(LAST_WAIT);
+        for queue in lock(&self.jobs.running).queues.values() {
+            // Only a queue that is full does not take it, and then the machine is ending too.
+            let _ = queue.try_send(Event::Stop);
+        }
+    }
+}
+
+fn options(config: &Config) -> CoordinatorOptions {
+    CoordinatorOptions {
+        size: config.size,
+        min_peers: config.min_peers,
+        max_peers: config.max_peers,
+        shrink_only: config.shrink_only,
+        // A long path takes several round trips to each member.
+        link_patience: config.suspect_after() * 10,
+        suspect_after: config.suspect_after(),
+        heartbeat: config.heartbeat,
+        ..CoordinatorOptions::default()
+    }
+}
+
+impl Jobs {
+    /// False if the time is up before.
+    fn wait_until(&self, until: Option<std::time::Instant>) -> bool {
+        let mut running = lock(&self.running);
+        while running.started == 0 || !running.queues.is_empty() {
+            let Some(until) = until else {
+                running = self.changed.wait(running).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let left = until.saturating_duration_since(std::time::Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let waited = self.changed.wait_timeout(running, left);
+            running = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// Starts the coordinator of a job.
+    fn begin(self: &Arc<Jobs>, name: &str, machine: Coordinator) -> Result<mpsc::SyncSender<Event>> {
+        self.begin_in(&mut lock(&self.running), name, machine)
+    }
+
+    fn begin_in(
+        self: &Arc<Jobs>,
+        running: &mut Running,
+        name: &str,
+        machine: Coordinator,
+    ) -> Result<mpsc::SyncSender<Event>> {
+        let (events, queue) = mpsc::sync_channel(4096);
+        let mut shell = Shell::new(machine, events.clone(), self.taken_over.clone());
+        let (jobs, job) = (self.clone(), name.to_owned());
+        std::thread::Builder::new()
+            .name("ronde-coordinator".into())
+            .spawn(move || {
+                shell.run(&queue);
+                // Whoever comes from now on is of the next job of this name.
+                drop(queue);
+                lock(&jobs.running).queues.remove(&job);
+                jobs.changed.notify_all();
+            })
+            .map_err(|e| Error::resource(format!("cannot start the coordinator: {e}")))?;
+        running.queues.insert(name.to_owned(), events.clone());
+        running.started += 1;
+        Ok(events)
+    }
+
+    /// Somebody has connected: reads what it says, for the coordinator of its job.
+    fn connected(self: Arc<Jobs>, stream: TcpStream) {
+        let spawned = std::thread::Builder::new().name("ronde-member".into()).spawn(move || {
+            if let Some((name, first)) = self.first_message(&stream) {
+                self.serve(&stream, &name, first);
+            }
+        });
+        if let Err(error) = spawned {
+            tracing::warn!("somebody who has connected cannot be served: {error}");
+        }
+    }
+
+    /// To which job somebody belongs, and what it says first.
+    fn first_message(&self, stream: &TcpStream) -> Option<(String, FromMember)> {
+        stream.set_read_timeout(Some(self.first_word)).ok()?;
+        match read_message(stream).ok()? {
+            FromMember::Job(name) if name.len() <= LONGEST_NAME => Some((name, read_message(stream).ok()?)),
+            FromMember::Job(_) => None,
+            first => Some((String::new(), first)),
+        }
+    }
+
+    fn serve(self: &Arc<Jobs>, stream: &TcpStream, name: &str, first: FromMember) {
+        let asks = matches!(first, FromMember::Status);
+        let queue = match self.queue(name, asks) {
+            Ok(Some(queue)) => queue,
+            Ok(None) => return self.describe_none(stream),
+            Err(why) => {
+                let _ = write_message(stream, &*why);
+                return end_after_words(stream);
+            }
+        };
+        let connection = self.next.fetch_add(1, Ordering::Relaxed);
+        let Ok(writer) = stream.try_clone() else { return };
+        // A member may be silent for as long as the machine says.
+        if stream.set_read_timeout(None).is_err()
+            || queue.send(Event::Connected(connection, Served(writer))).is_err()
+        {
+            return;
+        }
+        let mut message = first;
+        while queue.send(Event::Message(connection, message)).is_ok() {
+            match read_message(stream) {
+                Ok(next) => message = next,
+                Err(_) => break,
+            }
+        }
+        let _ = queue.send(Event::Closed(connection));
+    }
+
+    /// Where the events of a job go; the first of a job starts its coordinator, unless it only asks.
+    fn queue(
+        self: &Arc<Jobs>,
+        name: &str,
+        asks: bool,
+    ) -> std::result::Result<Option<mpsc::SyncSender<Event>>, Box<ToMember>> {
+        let mut running = lock(&self.running);
+        if let Some(queue) = running.queues.get(name) {
+            return Ok(Some(queue.clone()));
+        }
+        if let Some(only) = &self.only {
+            return Err(Box::new(match only == name {
+                true => ToMember::TryLater,
+                false => ToMember::NotHere(format!(
+                    "the coordinator there is that of {}, not of {}: see RONDE_JOB and RONDE_COORDINATOR",
+                    named(only),
+                    named(name)
+                )),
+            }));
+        }
+        if asks {
+            return Ok(None);
+        }
+        if running.queues.len() >= MOST_JOBS {
+            let why = format!("the coordinator there serves {MOST_JOBS} jobs already");
+            return Err(Box::new(ToMember::NotHere(why)));
+        }
+        let begun = self.begin_in(&mut running, name, Coordinator::new(self.options.clone()));
+        begun.map(Some).map_err(|error| Box::new(ToMember::NotHere(error.to_string())))
+    }
+
+    /// How a job is of which nobody has come yet.
+    fn describe_none(&self, stream: &TcpStream) {
+        let mut machine = Coordinator::new(self.options.clone());
+        machine.handle_message(0, FromMember::Status, Instant(0));
+        for effect in machine.take_effects() {
+            if let Effect::Send(_, status) = effect {
+                let _ = write_message(stream, &status);
+            }
+        }
+        end_after_words(stream);
+    }
+}
+
+/// Ends a connection so that what was said last arrives: one that is closed with bytes unread is reset.
+fn end_after_words(stream: &TcpStream) {
+    let _ = stream.shutdown(Shutdown::Write);
+    while read_message::<FromMember>(stream).is_ok() {}
+}
+
+fn named(job: &str) -> String {
+    if job.is_empty() { "a job without a name".into() } else { format!("job \"{job}\"") }
+}
