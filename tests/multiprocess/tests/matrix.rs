@@ -1,5 +1,6 @@
 //! Every collective × element type × operator × in and out of place × transport × number of ranks, on
-//! real processes, against an oracle in integers.
+//! real processes, against an oracle in integers. In place, a rooted collective is called in both ways
+//! that programs use: with the root's vectors alone, and with the same vectors on every rank.
 //!
 //! Values are small integers that every element type holds exactly, so the oracle needs no floats:
 //! it computes in `i64` and encodes the result once. Buffers start at odd addresses, outputs poisoned.
@@ -100,6 +101,17 @@ impl Odd {
     }
 }
 
+/// How input and output of a call lie to each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    Apart,
+    /// The same memory where a rank has both.
+    Shared,
+    /// Every rank names the same memory as input and output, as programs do that make the same call everywhere,
+    /// also where a rank sends or receives nothing. For rooted collectives.
+    NamedByAll,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Case {
     collective: Collective,
@@ -107,7 +119,7 @@ struct Case {
     op: Option<ReduceOp>,
     count: usize,
     root: u32,
-    in_place: bool,
+    place: Place,
     tolerance: Tolerance,
     seed: u64,
 }
@@ -185,7 +197,7 @@ impl Case {
             options: CallOptions { tolerance: self.tolerance, ..CallOptions::default() },
             ..Call::EMPTY
         };
-        let got = if self.in_place {
+        let got = if self.place != Place::Apart {
             self.run_in_place(group, call, &input, expected.len())
         } else {
             let (source, target) = (Odd::new(&input), Odd::new(&vec![POISON; expected.len()]));
@@ -197,19 +209,37 @@ impl Case {
         assert!(got == expected, "{self:?} rank {rank}: got {got:?}, expected {expected:?}");
     }
 
+    /// Lengths in bytes of the longest input and output of any rank, which the root has.
+    fn lengths_at_root(&self, n: usize) -> (usize, usize) {
+        let root = self.root as usize;
+        (self.input_len(root, n) * self.dtype.size(), self.expected(root, n).len())
+    }
+
+    /// Returns the output. Nothing else in the memory may change.
     fn run_in_place(&self, group: &Group, call: Call, input: &[u8], output: usize) -> Vec<u8> {
         use Collective::*;
-        let memory = Odd::new(&vec![POISON; input.len().max(output)]);
-        let own = group.rank() as usize * self.count * self.dtype.size();
-        let (from, to) = match self.collective {
-            AllGather => (memory.part(own, input.len()), memory.part(0, output)),
-            ReduceScatter => (memory.part(0, input.len()), memory.part(own, output)),
-            _ => (memory.part(0, input.len()), memory.part(0, output)),
+        let (rank, n) = (group.rank() as usize, group.size() as usize);
+        let (named_input, named_output) = match self.place {
+            Place::NamedByAll => self.lengths_at_root(n),
+            _ => (input.len(), output),
         };
-        from.fill_from(input);
-        let call = Call { input: from, output: to.clone(), ..call };
+        let memory = Odd::new(&vec![POISON; named_input.max(named_output)]);
+        let own = rank * self.count * self.dtype.size();
+        // Where a rank has the whole vector, the other side is its own block of it.
+        let (from, to) = match self.collective {
+            AllGather | Gather if named_output > 0 => (own, 0),
+            ReduceScatter | Scatter if named_input > 0 => (0, own),
+            _ => (0, 0),
+        };
+        memory.part(from, input.len()).fill_from(input);
+        let mut wanted = memory.all().bytes().to_vec();
+        let call =
+            Call { input: memory.part(from, named_input), output: memory.part(to, named_output), ..call };
         let _ = group.run(call).unwrap_or_else(|e| panic!("{self:?}: {e}"));
-        to.bytes().to_vec()
+        let got = memory.part(to, output).bytes().to_vec();
+        wanted[to..to + output].copy_from_slice(&got);
+        assert!(memory.all().bytes() == wanted, "{self:?} rank {rank}: more than the output changed");
+        got
     }
 }
 
@@ -219,9 +249,9 @@ fn cases(n: usize) -> Vec<Case> {
     let mut seed = 7;
     for collective in [AllReduce, ReduceScatter, AllGather, AllToAll, Broadcast, Reduce, Gather, Scatter] {
         let reduces = collective.reduces();
-        let places: &[bool] = match collective {
-            Gather | Scatter | Broadcast | Reduce => &[false],
-            _ => &[false, true],
+        let places: &[Place] = match collective.has_root() {
+            true => &[Place::Apart, Place::Shared, Place::NamedByAll],
+            false => &[Place::Apart, Place::Shared],
         };
         for dtype in DType::ALL {
             let ops: Vec<Option<ReduceOp>> = match reduces {
@@ -229,22 +259,23 @@ fn cases(n: usize) -> Vec<Case> {
                 false => vec![None],
             };
             for op in ops {
-                for &in_place in places {
+                for &place in places {
                     for count in [0, 1, n - 1, n, n + 1, 251] {
                         seed += 1;
                         let root = (seed % n as u64) as u32;
                         let tolerance = if seed % 3 == 0 { Tolerance::None } else { Tolerance::Recover };
-                        cases.push(Case { collective, dtype, op, count, root, in_place, tolerance, seed });
+                        cases.push(Case { collective, dtype, op, count, root, place, tolerance, seed });
                     }
                 }
             }
         }
         for count in [40_000, 400_001] {
             let op = reduces.then_some(ReduceOp::Sum);
-            for &in_place in places {
-                let dtype = DType::F32;
-                let tolerance = Tolerance::Recover;
-                cases.push(Case { collective, dtype, op, count, root: 0, in_place, tolerance, seed });
+            for &place in places {
+                let (dtype, tolerance) = (DType::F32, Tolerance::Recover);
+                seed += 1;
+                let root = (seed % n as u64) as u32;
+                cases.push(Case { collective, dtype, op, count, root, place, tolerance, seed });
             }
         }
     }
