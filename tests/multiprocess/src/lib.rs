@@ -3,6 +3,7 @@
 //! A test named `x` calls [`launch`] in the parent; the children run the test function `x_rank`, which
 //! returns at once unless [`is_child`] says that it is one.
 
+use ronde::{Config, Group};
 use std::io::Read;
 use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
@@ -183,5 +184,25 @@ pub fn run(function: &str, ranks: usize, variables: &[(&str, &str)]) {
     let ended = wait_all(launch(function, ranks, variables), Duration::from_secs(120));
     for rank in &ended {
         assert!(rank.ok, "rank {} of {ranks} {variables:?} failed:\n{}", rank.rank, rank.output);
+    }
+}
+
+/// Runs `each` as every rank of jobs of 1 to 5 ranks over each kind of link. Ranks are threads, since a process may hold
+/// several.
+pub fn everywhere(each: impl Fn(&Group) + Sync) {
+    for (transports, size) in [("shm", 2), ("shm", 3), ("shm", 5), ("tcp", 1), ("tcp", 2), ("tcp", 4)] {
+        let coordinator = format!("127.0.0.1:{}", free_port());
+        std::thread::scope(|scope| {
+            for rank in 0..size {
+                let config = Config::new().coordinator(&coordinator).rank(rank).size(size);
+                let config = config.transports(transports.split(',')).expect("their names");
+                let each = &each;
+                scope.spawn(move || {
+                    let group = config.join().expect("join");
+                    each(&group);
+                    group.close().expect("close");
+                });
+            }
+        });
     }
 }

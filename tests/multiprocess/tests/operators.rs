@@ -5,30 +5,11 @@ use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use ronde::memory::lend;
-use ronde::{Blocks, Call, Collective, Config, DType, Group, Outcome, Reduction, UserReduce};
-use ronde_multiprocess::free_port;
+use ronde::{Blocks, Call, Collective, DType, Group, Outcome, Reduction, UserReduce};
+use ronde_multiprocess::everywhere;
 use std::sync::Arc;
 
 const POISON: f32 = -7777.5;
-
-/// Runs `each` as every rank of jobs of 1 to 5 ranks over each kind of link.
-fn everywhere(each: impl Fn(&Group) + Sync) {
-    for (transports, size) in [("shm", 2), ("shm", 3), ("shm", 5), ("tcp", 1), ("tcp", 2), ("tcp", 4)] {
-        let coordinator = format!("127.0.0.1:{}", free_port());
-        std::thread::scope(|scope| {
-            for rank in 0..size {
-                let config = Config::new().coordinator(&coordinator).rank(rank).size(size);
-                let config = config.transports(transports.split(',')).unwrap();
-                let each = &each;
-                scope.spawn(move || {
-                    let group = config.join().unwrap();
-                    each(&group);
-                    group.close().unwrap();
-                });
-            }
-        });
-    }
-}
 
 /// Values of a rank that others can compute too: of both signs, and of sizes from tiny to large.
 fn values(seed: u64, rank: u32, count: usize) -> Vec<f32> {
