@@ -221,6 +221,13 @@ macro_rules! pod {
     )* };
 }
 pod!(i8, u8, i16, u16, i32, u32, i64, u64, f32, f64);
+// SAFETY: a transparent wrapper of a `u16`, every value of which is a float.
+unsafe impl Pod for half::f16 {}
+// SAFETY: as above.
+unsafe impl Pod for half::bf16 {}
+// SAFETY: two fields of one type, `repr(C)`: no padding, and no invalid patterns if the type has none.
+#[cfg(feature = "num-complex")]
+unsafe impl<T: Pod> Pod for num_complex::Complex<T> {}
 // SAFETY: an array of plain data without padding has none either.
 unsafe impl<T: Pod, const N: usize> Pod for [T; N] {}
 

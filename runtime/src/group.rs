@@ -5,7 +5,7 @@ use crate::engine::diagnosis::RecentCall;
 use crate::engine::{Current, Engine, GroupCell, Prepared, lock};
 use crate::op::Op;
 use crate::validate;
-use ronde_core::call::{Call, CallOptions};
+use ronde_core::call::{Blocks, Call, CallOptions};
 use ronde_core::collective::OpHandle;
 use ronde_core::error::{Error, Misuse, Outcome, Result};
 use ronde_core::membership::View;
@@ -20,7 +20,11 @@ use std::time::Duration;
 /// Tag of the library's own calls on a group.
 const INTERNAL_TAG: Tag = Tag(u32::MAX);
 
-/// Rust types that are element types.
+/// Rust types that are element types: integers of 8 to 64 bits, [`half::f16`], [`half::bf16`], `f32`, `f64`, and with the
+/// feature `num-complex` its `Complex<f32>` and `Complex<f64>`.
+///
+/// The others have no type of Rust that every byte of a peer would be a value of: [`Group::run`] takes them as bytes, with
+/// [`DType::Bool`] and so on. Types of your own that are laid out as an element type may implement this.
 pub trait Element: Pod {
     /// Their number.
     const DTYPE: DType;
@@ -30,7 +34,9 @@ macro_rules! element {
     ($($rust:ty => $dtype:ident),*) => { $(impl Element for $rust { const DTYPE: DType = DType::$dtype; })* };
 }
 element!(i8 => I8, u8 => U8, i16 => I16, u16 => U16, i32 => I32, u32 => U32, i64 => I64, u64 => U64,
-         f32 => F32, f64 => F64);
+         f32 => F32, f64 => F64, half::f16 => F16, half::bf16 => Bf16);
+#[cfg(feature = "num-complex")]
+element!(num_complex::Complex<f32> => C64, num_complex::Complex<f64> => C128);
 
 /// A group of peers. Cheap to clone; clones are the same group.
 ///
@@ -417,6 +423,86 @@ impl Group {
         self.moving(Collective::Scatter, output.len(), input, output, root, &CallOptions::default())
     }
 
+    // Blocks of different sizes. `Blocks::dense` makes those that follow each other; what lies between blocks stays as
+    // it is.
+
+    /// Gathers every rank's `input` into its block of `output`. All ranks give the same blocks; `input` is as long as
+    /// one's own.
+    pub fn all_gather_v<T: Element>(
+        &self,
+        input: &[T],
+        output: &mut [T],
+        blocks: &Blocks,
+    ) -> Result<Outcome> {
+        self.check_own("all_gather_v: the input", input.len(), blocks)?;
+        let recv = blocks.clone();
+        self.moving_blocks(Call { recv, ..part::<T>(Collective::AllGatherV, input.len(), 0) }, input, output)
+    }
+
+    /// Reduces the blocks of all ranks' `input` and gives each rank its own in `output`, which is as long. All ranks
+    /// give the same blocks.
+    pub fn reduce_scatter_v<T: Element>(
+        &self,
+        input: &[T],
+        blocks: &Blocks,
+        output: &mut [T],
+        op: ReduceOp,
+    ) -> Result<Outcome> {
+        self.check_own("reduce_scatter_v: the output", output.len(), blocks)?;
+        let (send, reduction) = (blocks.clone(), Some(Reduction::Builtin(op)));
+        let call = part::<T>(Collective::ReduceScatterV, output.len(), 0);
+        self.moving_blocks(Call { send, reduction, ..call }, input, output)
+    }
+
+    /// Exchanges blocks: block i of `input` goes to rank i, and what rank i sends here becomes block i of `output`. Both
+    /// sides of an exchange give its length alike.
+    pub fn all_to_all_v<T: Element>(
+        &self,
+        input: &[T],
+        send: &Blocks,
+        output: &mut [T],
+        recv: &Blocks,
+    ) -> Result<Outcome> {
+        let (send, recv) = (send.clone(), recv.clone());
+        self.moving_blocks(Call { send, recv, ..part::<T>(Collective::AllToAllV, 0, 0) }, input, output)
+    }
+
+    /// Gathers every rank's `input` into its block of `output` at `root`. Output and blocks are used there only, and may be
+    /// empty elsewhere.
+    pub fn gather_v<T: Element>(
+        &self,
+        input: &[T],
+        output: &mut [T],
+        blocks: &Blocks,
+        root: u32,
+    ) -> Result<Outcome> {
+        if self.rank() == root {
+            self.check_own("gather_v: the root's input", input.len(), blocks)?;
+        }
+        let recv = blocks.clone();
+        self.moving_blocks(Call { recv, ..part::<T>(Collective::GatherV, input.len(), root) }, input, output)
+    }
+
+    /// Scatters the blocks of `input` at `root`; `output` is as long as one's own. Input and blocks are used at the root
+    /// only, and may be empty elsewhere.
+    pub fn scatter_v<T: Element>(
+        &self,
+        input: &[T],
+        blocks: &Blocks,
+        output: &mut [T],
+        root: u32,
+    ) -> Result<Outcome> {
+        if self.rank() == root {
+            self.check_own("scatter_v: the root's output", output.len(), blocks)?;
+        }
+        let send = blocks.clone();
+        self.moving_blocks(
+            Call { send, ..part::<T>(Collective::ScatterV, output.len(), root) },
+            input,
+            output,
+        )
+    }
+
     /// Agrees on a flag: whether all who are there say yes; the outcome says who is not there. Everybody gets the same answer,
     /// whoever dies meanwhile, and an answer that anybody got holds for all: it commits by Done. (The fault-tolerant
     /// agreement of ULFM, MPI's proposal for user-level failure mitigation.)
@@ -462,6 +548,22 @@ impl Group {
         self.moving(Collective::Recv, data.len(), &[], data, from, options)
     }
 
+    /// A slice that holds this rank's block and nothing else has its length. Blocks for another number of ranks are named
+    /// when the call is checked.
+    fn check_own(&self, what: &str, got: usize, blocks: &Blocks) -> Result<()> {
+        match blocks.counts.get(self.rank() as usize) {
+            Some(&count) if count != got => {
+                let text = format!("{what} has {got} elements, this rank's block {count}");
+                Err(Misuse::Other(text.into()).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn moving_blocks<T: Element>(&self, call: Call, input: &[T], output: &mut [T]) -> Result<Outcome> {
+        lend(|lender| self.run(Call { input: lender.shared(input), output: lender.unique(output), ..call }))
+    }
+
     fn reducing<T: Element>(
         &self,
         collective: Collective,
@@ -500,6 +602,11 @@ impl Group {
             })
         })
     }
+}
+
+/// A call with default options.
+fn part<T: Element>(collective: Collective, count: usize, peer: u32) -> Call {
+    Call { peer, ..call::<T>(collective, count, &CallOptions::default()) }
 }
 
 fn call<T: Element>(collective: Collective, count: usize, options: &CallOptions) -> Call {

@@ -28,6 +28,11 @@ pub use config::{Config, Preset};
 pub use coordinator::{job_status, serve_coordinator};
 pub use engine::diagnosis::RecentCall;
 pub use group::{Element, Group, LinkInfo, Update};
+/// Floats of 16 bits as elements.
+pub use half::{bf16, f16};
+/// Complex numbers, with the feature `num-complex`.
+#[cfg(feature = "num-complex")]
+pub use num_complex::Complex;
 pub use op::Op;
 pub use ronde_algorithms::{CostTable, Costs};
 pub use ronde_core::call::{Blocks, Call, CallOptions};
