@@ -29,6 +29,7 @@
 #include <functional>
 #include <iterator>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -291,19 +292,93 @@ private:
     std::unique_ptr<ronde_op, free> handle_;
 };
 
-// How to join; what is left alone comes from the environment.
+// A key-value store that all processes reach; see ronde_store. Both functions may be called from any thread while `join`
+// runs, and report failures by throwing: what the exception says becomes part of that of `join`.
+struct store {
+    std::function<void(const std::string &key, const std::string &value)> set;
+    // Waits until the key is set, at most so long; then gives nothing.
+    std::function<std::optional<std::string>(const std::string &key, std::chrono::milliseconds timeout)> get;
+};
+
+// For which network: how long a peer may be silent before it is lost.
+enum class preset { lan = 1, wan = 2 };
+
+// How to join; what is left alone comes from the environment. See ronde_config.
 struct config {
     std::optional<std::string> coordinator, token, advertise, transports, interfaces;
     std::optional<ronde_id> id;
+    std::optional<ronde::store> store;
     std::optional<int> rank, ranks, min_peers, max_peers;
+    std::optional<ronde::preset> preset;
     std::chrono::milliseconds timeout{0}, connect_timeout{0};
     int streams = 0;
-    bool wan = false, insecure = false, shrink_only = false, newcomer = false;
+    std::uint16_t first_port = 0, last_port = 0; // ports to listen on, the first free one; without a last only the first
+    bool insecure = false, shrink_only = false, newcomer = false;
 };
 
 namespace detail {
+// A store as C calls it. Exceptions stop here, and are told by `problem`.
+class c_store {
+public:
+    explicit c_store(const std::optional<store> &from) : functions_(from.value_or(store{})) {
+        const bool whole = functions_.set && functions_.get;
+        value_ = {sizeof value_, this, whole ? set : nullptr, whole ? get : nullptr};
+    }
+    c_store(const c_store &) = delete;
+    c_store &operator=(const c_store &) = delete;
+    const ronde_store *address() const noexcept { return &value_; }
+
+    // What the last function that failed said, after a colon.
+    std::string problem() const {
+        const std::lock_guard<std::mutex> hold(mutex_);
+        return problem_.empty() ? "" : ": " + problem_;
+    }
+
+private:
+    static int set(void *context, const char *key, const void *value, std::size_t bytes) noexcept {
+        return static_cast<c_store *>(context)->attempt([&](const store &functions) {
+            functions.set(key, std::string(static_cast<const char *>(value), bytes));
+            return true;
+        });
+    }
+    static int get(void *context, const char *key, void *value, std::size_t *bytes, std::int64_t timeout_ms) noexcept {
+        return static_cast<c_store *>(context)->attempt([&](const store &functions) {
+            const auto got = functions.get(key, std::chrono::milliseconds(timeout_ms));
+            if (!got || got->size() > *bytes) return false;
+            std::memcpy(value, got->data(), got->size());
+            *bytes = got->size();
+            return true;
+        });
+    }
+
+    template <class F>
+    int attempt(F f) noexcept {
+        try {
+            return f(functions_) ? 0 : 1;
+        } catch (const std::exception &exception) {
+            remember(exception.what());
+        } catch (...) {
+            remember("an exception that is no std::exception");
+        }
+        return 1;
+    }
+    void remember(const char *text) noexcept {
+        try {
+            const std::lock_guard<std::mutex> hold(mutex_);
+            problem_ = text;
+        } catch (...) {
+            // No memory for a text: the status alone tells of the failure.
+        }
+    }
+
+    const store functions_;
+    ronde_store value_;
+    mutable std::mutex mutex_;
+    std::string problem_;
+};
+
 struct c_config {
-    explicit c_config(const config &from) {
+    explicit c_config(const config &from) : store(from.store) {
         auto text = [](const std::optional<std::string> &s) { return s ? s->c_str() : nullptr; };
         value.coordinator = text(from.coordinator);
         value.token = text(from.token);
@@ -311,6 +386,7 @@ struct c_config {
         value.transports = text(from.transports);
         value.interfaces = text(from.interfaces);
         value.id = from.id ? &*from.id : nullptr;
+        value.store = from.store ? store.address() : nullptr;
         value.rank = from.rank.value_or(-1);
         value.ranks = from.ranks.value_or(0);
         value.min_peers = from.min_peers.value_or(0);
@@ -318,20 +394,27 @@ struct c_config {
         value.timeout_ms = static_cast<std::int64_t>(from.timeout.count());
         value.connect_timeout_ms = static_cast<std::int64_t>(from.connect_timeout.count());
         value.streams = from.streams;
-        value.preset = from.wan ? 2 : 0;
+        value.first_port = from.first_port;
+        value.last_port = from.last_port;
+        value.preset = from.preset ? static_cast<std::int32_t>(*from.preset) : 0;
         value.insecure = from.insecure ? 1 : 0;
         value.shrink_only = from.shrink_only ? 1 : 0;
         value.newcomer = from.newcomer ? 1 : 0;
     }
     const ronde_config *get() const noexcept { return &value; }
+    void check(ronde_status status) const {
+        if (status != RONDE_OK) throw error(status, ronde_last_error() + store.problem());
+    }
     ronde_config value = RONDE_CONFIG_INIT;
+    c_store store;
 };
 } // namespace detail
 
 // Starts the coordinator of one job here and gives its id.
 inline ronde_id create_id(const config &with = {}) {
     ronde_id id;
-    detail::check(ronde_id_create(detail::c_config(with).get(), &id));
+    const detail::c_config config(with);
+    config.check(ronde_id_create(config.get(), &id));
     return id;
 }
 
@@ -357,7 +440,8 @@ class group {
 public:
     static group join(const config &with = {}) {
         ronde_group *handle = nullptr;
-        detail::check(ronde_join(detail::c_config(with).get(), &handle));
+        const detail::c_config config(with);
+        config.check(ronde_join(config.get(), &handle));
         return group(handle);
     }
 

@@ -1,15 +1,21 @@
 // ronde.hpp: every member once or more, with values, and its checks of lengths.
 //
-// usage: wrapper | wrapper grow      (the second not under a launcher)
+// usage: wrapper | wrapper grow | wrapper config      (the last two not under a launcher)
 #include <array>
 #include <atomic>
+#include <arpa/inet.h>
 #include <chrono>
+#include <condition_variable>
 #include <cstdlib>
 #include <iostream>
+#include <map>
+#include <mutex>
 #include <poll.h>
 #include <ronde.hpp>
 #include <string_view>
+#include <sys/socket.h>
 #include <thread>
+#include <unistd.h>
 #include <vector>
 
 #define CHECK(condition)                                                             \
@@ -81,9 +87,141 @@ void member(const ronde_id &id, bool is_newcomer) {
     if (newcomer.joinable()) newcomer.join();
 }
 
+// Every field of ronde_config can be said, and what is not said is left to the library.
+void fields() {
+    const ronde_config left = RONDE_CONFIG_INIT;
+    const ronde_config none = *ronde::detail::c_config({}).get();
+    CHECK(std::memcmp(&left, &none, sizeof left) == 0);
+
+    ronde::config config;
+    config.coordinator = "a:1", config.token = "b", config.advertise = "c", config.transports = "d", config.interfaces = "e";
+    config.id = ronde_id{{7}};
+    config.store = ronde::store{[](auto &&...) {}, [](auto &&...) { return std::nullopt; }};
+    config.timeout = std::chrono::seconds(1), config.connect_timeout = std::chrono::seconds(2);
+    config.rank = 3, config.ranks = 4, config.preset = ronde::preset::lan, config.insecure = true, config.streams = 5;
+    config.first_port = 6, config.last_port = 7, config.min_peers = 8, config.max_peers = 9;
+    config.shrink_only = true, config.newcomer = true;
+    const ronde::detail::c_config all(config);
+    const ronde_config &c = *all.get();
+    CHECK(c.size == sizeof c && std::string_view(c.coordinator) == "a:1" && std::string_view(c.token) == "b");
+    CHECK(std::string_view(c.advertise) == "c" && std::string_view(c.transports) == "d");
+    CHECK(std::string_view(c.interfaces) == "e" && c.id->bytes[0] == 7);
+    CHECK(c.store->size == sizeof *c.store && c.store->set != nullptr && c.store->get != nullptr);
+    CHECK(c.timeout_ms == 1000 && c.connect_timeout_ms == 2000 && c.rank == 3 && c.ranks == 4 && c.preset == 1);
+    CHECK(c.insecure == 1 && c.streams == 5 && c.first_port == 6 && c.last_port == 7 && c.min_peers == 8);
+    CHECK(c.max_peers == 9 && c.shrink_only == 1 && c.newcomer == 1);
+    config.preset = ronde::preset::wan;
+    CHECK(ronde::detail::c_config(config).get()->preset == 2);
+}
+
+// A store in the memory of this process, for ranks that are threads.
+struct values {
+    std::mutex mutex;
+    std::condition_variable changed;
+    std::map<std::string, std::string> of;
+
+    ronde::store store() {
+        auto set = [this](const std::string &key, const std::string &value) {
+            const std::lock_guard<std::mutex> hold(mutex);
+            of[key] = value;
+            changed.notify_all();
+        };
+        auto get = [this](const std::string &key, std::chrono::milliseconds timeout) -> std::optional<std::string> {
+            std::unique_lock<std::mutex> hold(mutex);
+            if (!changed.wait_for(hold, timeout, [&] { return of.count(key) > 0; })) return std::nullopt;
+            return of[key];
+        };
+        return {set, get};
+    }
+};
+
+sockaddr_in loopback(std::uint16_t port) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET, address.sin_port = htons(port), address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    return address;
+}
+
+// A port that is in use until this object ends.
+struct taken_port {
+    taken_port() {
+        sockaddr_in address = loopback(0);
+        socklen_t length = sizeof address;
+        auto *place = reinterpret_cast<sockaddr *>(&address);
+        CHECK(bind(socket, place, length) == 0 && listen(socket, 1) == 0 && getsockname(socket, place, &length) == 0);
+        number = ntohs(address.sin_port);
+    }
+    taken_port(const taken_port &) = delete;
+    taken_port &operator=(const taken_port &) = delete;
+    ~taken_port() { close(socket); }
+    int socket = ::socket(AF_INET, SOCK_STREAM, 0);
+    std::uint16_t number = 0;
+};
+
+bool listens(std::uint16_t port) {
+    const sockaddr_in address = loopback(port);
+    const int socket = ::socket(AF_INET, SOCK_STREAM, 0);
+    const bool connected = connect(socket, reinterpret_cast<const sockaddr *>(&address), sizeof address) == 0;
+    close(socket);
+    return connected;
+}
+
+// Two ranks meet through a store, and listen in a range of ports: one of them at the first.
+void meet() {
+    values kept;
+    const std::uint16_t port = taken_port().number;
+    auto rank = [&](int number) {
+        ronde::config config;
+        config.store = kept.store();
+        config.rank = number, config.ranks = 2, config.connect_timeout = std::chrono::seconds(30);
+        config.first_port = port, config.last_port = static_cast<std::uint16_t>(port + 100);
+        auto group = ronde::group::join(config);
+        CHECK(group.rank() == number && group.size() == 2);
+        CHECK(listens(port));
+        group.barrier();
+        std::vector<int> x(10, number + 1);
+        group.all_reduce(x);
+        CHECK(x == std::vector<int>(10, 3));
+        group.close();
+    };
+    std::thread other(rank, 1);
+    rank(0);
+    other.join();
+    CHECK(kept.of.size() == 1 && kept.of.begin()->first.rfind("ronde/", 0) == 0);
+}
+
+// What stands in the way of joining, in the words of the library and of the store.
+void refuse() {
+    ronde::config config;
+    config.rank = 0, config.ranks = 2, config.connect_timeout = std::chrono::seconds(5);
+    const taken_port taken;
+    config.first_port = config.last_port = taken.number;
+    values kept;
+    config.store = kept.store();
+    throws(RONDE_RESOURCE, "no free port", [&] { (void)ronde::group::join(config); });
+
+    config = {};
+    config.ranks = 2, config.connect_timeout = std::chrono::milliseconds(100);
+    config.store = ronde::store{[](auto &&...) { throw std::runtime_error("the disk is full"); },
+                                [](auto &&...) -> std::optional<std::string> { throw 7; }};
+    config.rank = 0;
+    throws(RONDE_JOIN_FAILED, "the disk is full", [&] { (void)ronde::group::join(config); });
+    config.rank = 1;
+    throws(RONDE_JOIN_FAILED, "no std::exception", [&] { (void)ronde::group::join(config); });
+    config.store->get = [](auto &&...) { return std::string(100000, 'x'); };
+    throws(RONDE_JOIN_FAILED, "get function", [&] { (void)ronde::group::join(config); });
+    config.store->get = nullptr;
+    throws(RONDE_INVALID_ARGUMENT, "function of the store", [&] { (void)ronde::group::join(config); });
+}
+
 int main(int argc, char **argv) {
     if (argc == 2 && std::string_view(argv[1]) == "grow") {
         member(ronde::create_id(), false);
+        return 0;
+    }
+    if (argc == 2 && std::string_view(argv[1]) == "config") {
+        fields();
+        meet();
+        refuse();
         return 0;
     }
     static_assert(ronde::dtype_of<unsigned char>::value == RONDE_U8 && ronde::dtype_of<long long>::value == RONDE_I64);
