@@ -158,11 +158,14 @@ private:
 inline const reduction sum{RONDE_SUM}, prod{RONDE_PROD}, min{RONDE_MIN}, max{RONDE_MAX}, avg{RONDE_AVG},
     band{RONDE_BAND}, bor{RONDE_BOR}, bxor{RONDE_BXOR};
 
+// What a call does when a peer is lost; see the constants of these names.
+enum class tolerance { recover = RONDE_RECOVER, none = RONDE_NONE, per_window = RONDE_PER_WINDOW };
+
 // Options of one call.
 struct options {
     std::chrono::milliseconds timeout{0}; // 0: the group's
     std::uint32_t tag = 0;
-    bool recover = true;
+    ronde::tolerance tolerance = ronde::tolerance::recover;
     std::string algorithm; // empty: chosen
 };
 
@@ -171,7 +174,7 @@ struct c_options {
     explicit c_options(const options &from) {
         value.timeout_ms = static_cast<std::int64_t>(from.timeout.count());
         value.tag = from.tag;
-        value.tolerance = from.recover ? RONDE_RECOVER : RONDE_NONE;
+        value.tolerance = static_cast<std::int32_t>(from.tolerance);
         value.algorithm = from.algorithm.empty() ? nullptr : from.algorithm.c_str();
     }
     const ronde_options *get() const noexcept { return &value; }

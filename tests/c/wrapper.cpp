@@ -357,9 +357,16 @@ int main(int argc, char **argv) {
     throws(RONDE_INVALID_ARGUMENT, "lengths differ", [&] { group.all_reduce(x, one, ronde::sum); });
     throws(RONDE_INVALID_ARGUMENT, "one entry for each rank", [&] { group.all_gather_v(own, together, {{}, {}}); });
     with = {};
-    with.tag = 9, with.timeout = std::chrono::seconds(20), with.recover = false, with.algorithm = "one-shot";
+    with.tag = 9, with.timeout = std::chrono::seconds(20), with.algorithm = "one-shot";
+    with.tolerance = ronde::tolerance::none;
     group.all_reduce(word, ronde::sum, with);
     CHECK(word[0] == 77 * n);
+    with = {};
+    with.tolerance = ronde::tolerance::per_window;
+    CHECK(ronde::detail::c_options(with).get()->tolerance == RONDE_PER_WINDOW);
+    std::vector<float> windows(1 << 20, 1.0f);
+    CHECK(group.all_reduce(windows, ronde::sum, with).parts.empty());
+    CHECK(windows == std::vector<float>(1 << 20, static_cast<float>(n)));
 
     ronde::group moved = std::move(group);
     moved.barrier();
