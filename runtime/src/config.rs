@@ -149,7 +149,7 @@ impl Config {
             config.costs = Some(costs);
         }
         if let Some(ports) = environment::variable("RONDE_PORT") {
-            config.ports = parse_ports(&ports)?;
+            config.ports = Config::parse_ports(&ports)?;
         }
         let presets = [("lan", Preset::Lan), ("wan", Preset::Wan)];
         config.preset = one_of("RONDE_PRESET", &presets)?.unwrap_or_default();
@@ -269,6 +269,20 @@ impl Config {
     pub fn ports(mut self, first: u16, last: u16) -> Config {
         self.ports = (first, last);
         self
+    }
+
+    /// Reads ports as the variable `RONDE_PORT` has them: `4000` or `4000-4010`.
+    pub fn parse_ports(text: &str) -> Result<(u16, u16)> {
+        let bad =
+            || Error::join(format!("RONDE_PORT={text} is neither a port nor a range such as 4000-4010"));
+        let number = |part: &str| part.trim().parse::<u16>().map_err(|_| bad());
+        match text.split_once('-') {
+            None => number(text).map(|port| (port, port)),
+            Some((first, last)) => {
+                let range = (number(first)?, number(last)?);
+                if range.0 <= range.1 { Ok(range) } else { Err(bad()) }
+            }
+        }
     }
 
     /// Address (host or host:port) that the others shall use for this process.
@@ -394,18 +408,6 @@ fn one_of<T: Copy>(name: &str, choices: &[(&str, T)]) -> Result<Option<T>> {
     chosen.map(Some).ok_or_else(|| Error::join(format!("{name}={text} is none of {}", known())))
 }
 
-fn parse_ports(text: &str) -> Result<(u16, u16)> {
-    let bad = || Error::join(format!("RONDE_PORT={text} is neither a port nor a range such as 4000-4010"));
-    let number = |part: &str| part.trim().parse::<u16>().map_err(|_| bad());
-    match text.split_once('-') {
-        None => number(text).map(|port| (port, port)),
-        Some((first, last)) => {
-            let range = (number(first)?, number(last)?);
-            if range.0 <= range.1 { Ok(range) } else { Err(bad()) }
-        }
-    }
-}
-
 /// `300`, `300s`, `250ms`, `5m`.
 fn parse_duration(name: &str, text: &str) -> Result<Duration> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -434,9 +436,9 @@ mod tests {
         for bad in ["", "0", "-1", "5h", "abc", "1e400"] {
             assert!(parse_duration("X", bad).is_err(), "{bad}");
         }
-        assert_eq!(parse_ports("4000-4010").unwrap(), (4000, 4010));
+        assert_eq!(Config::parse_ports("4000-4010").unwrap(), (4000, 4010));
         for bad in ["", "x", "5-4", "70000"] {
-            assert!(parse_ports(bad).is_err(), "{bad}");
+            assert!(Config::parse_ports(bad).is_err(), "{bad}");
         }
     }
 

@@ -3,6 +3,7 @@
 mod host;
 mod memory;
 mod network;
+mod ports;
 
 use crate::args::DoctorArgs;
 use crate::bench::to_json;

@@ -1,6 +1,6 @@
 //! Interfaces, addresses, ports, and what the kernel allows sockets.
 
-use super::{Files, Finding, Verdict};
+use super::{Files, Finding, Verdict, ports};
 use crate::quantity::show_bytes;
 use if_addrs::Interface;
 use std::collections::BTreeMap;
@@ -14,9 +14,11 @@ const BUFFER_WANTED: u64 = 64 << 20;
 
 pub(super) fn examine(files: &Files) -> Vec<Finding> {
     let mut findings = interfaces(if_addrs::get_if_addrs().unwrap_or_default());
-    findings.push(chosen_address(std::env::var("RONDE_COORDINATOR").ok().as_deref()));
+    let setting = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let (coordinator, port) = (setting("RONDE_COORDINATOR"), setting("RONDE_PORT"));
+    findings.push(chosen_address(coordinator.as_deref()));
     findings.push(loopback_port());
-    findings.push(port_range(files));
+    findings.push(ports::examine(files, port.as_deref(), coordinator.as_deref()));
     findings.extend([buffers(files, "rmem", "received"), buffers(files, "wmem", "sent")]);
     findings.extend(congestion_control(files));
     findings
@@ -82,13 +84,6 @@ fn loopback_port() -> Finding {
             "every process listens on one port: allow it (sandbox, limits, free ports)",
         ),
     }
-}
-
-fn port_range(files: &Files) -> Finding {
-    let range = files.text("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or("unknown".into());
-    let range = range.split_whitespace().collect::<Vec<_>>().join("-");
-    Finding::new(NETWORK, "ports", format!("one per process, out of {range}"))
-        .with(Verdict::Note, "behind a firewall, open a range and name it: RONDE_PORT=4000-4010")
 }
 
 fn buffers(files: &Files, kind: &str, direction: &str) -> Finding {
