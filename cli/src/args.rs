@@ -1,9 +1,10 @@
 //! The command line as data.
 
 use crate::bench::names;
+use crate::gpu_flags::{GpuFlags, local_register};
 use crate::quantity::parse_bytes;
 use clap::error::ErrorKind;
-use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use ronde::{DType, ReduceOp};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -209,6 +210,9 @@ pub(crate) struct BenchArgs {
     /// Take the vectors from registered memory, which local peers read directly
     #[arg(long)]
     pub(crate) registered: bool,
+    /// 1: as --registered
+    #[arg(short = 'R', long = "local_register", action = ArgAction::Set, default_value = "0", value_name = "0|1", value_parser = local_register)]
+    pub(crate) local_register: bool,
     /// pairs: also draw the bandwidths as a heat map
     #[arg(long, value_name = "FILE.svg")]
     pub(crate) heatmap: Option<PathBuf>,
@@ -216,6 +220,15 @@ pub(crate) struct BenchArgs {
     pub(crate) join: JoinArgs,
     #[command(flatten)]
     pub(crate) recover: RecoverArgs,
+    #[command(flatten)]
+    pub(crate) gpu_flags: GpuFlags,
+}
+
+impl BenchArgs {
+    /// Vectors come from registered memory.
+    pub(crate) fn is_registered(&self) -> bool {
+        self.registered || self.local_register
+    }
 }
 
 /// What only `bench recover` takes.

@@ -9,6 +9,7 @@ mod coordinator;
 mod demo;
 mod doctor;
 mod exit;
+mod gpu_flags;
 mod launch;
 mod output_file;
 mod quantity;

@@ -43,6 +43,29 @@ fn wrong_command_lines_end_with_255() {
 }
 
 #[test]
+fn flags_for_gpus_are_refused_with_what_to_use() {
+    let help = String::from_utf8_lossy(&ronde("bench --help").stdout).into_owned();
+    for (flags, instead) in [
+        ("-t 4", "--ranks 4"),
+        ("--ngpus 8", "--ranks 8"),
+        ("-p 2", "0..=1"),
+        ("-y 1", "leave it out"),
+        ("--cudagraph 1", "-m"),
+        ("-R 2", "-R 1"),
+        ("-x 1", "--algorithm"),
+        ("-D 1", "--algorithm"),
+        ("-V 8", "leave it out"),
+    ] {
+        let output = ronde(&format!("bench all-reduce {flags}"));
+        assert_eq!(output.status.code(), Some(255), "{flags}");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains(instead), "{flags}: {text}");
+        let flag = flags.split(' ').next().unwrap();
+        assert!(help.contains(flag), "the help is silent on {flag}");
+    }
+}
+
+#[test]
 fn requests_that_cannot_be_met_end_with_6() {
     for line in [
         "bench all-reduce -b 2 -e 1",

@@ -133,6 +133,23 @@ fn operations_in_flight_together_do_not_mix() {
     assert_eq!(report["env"]["RONDE_TOKEN"], "(hidden)");
 }
 
+/// A line as scripts of nccl-tests have it.
+#[test]
+fn flags_for_gpus_that_ask_for_nothing_are_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.json");
+    let line = format!(
+        "bench all-reduce --ranks 2 -b 8 -e 8K -f 32 -n 2 -t 1 -g 1 -p 1 -y 0 -G 0 -x 0 -D 0 -V 16 -R 1 -J {}",
+        path.display()
+    );
+    let text = assert_ok(&line, &run(&line));
+    assert!(text.contains("memory: registered"), "{text}");
+    let report = json(&path);
+    assert_nothing_wrong(&report, 3);
+    assert_eq!(report["config"]["registered"], true);
+    assert_eq!(report["config"]["parallel_init"], true);
+}
+
 #[test]
 fn pairs_give_a_table_and_a_picture() {
     let folder = tempfile::tempdir().unwrap();

@@ -184,12 +184,12 @@ impl ReportConfig {
             blocking_collectives: args.blocking > 0,
             per_iter_timing: args.per_iter,
             per_iter_skip: args.per_iter_skip,
-            parallel_init: false,
+            parallel_init: args.gpu_flags.parallel_init,
             average: average_name(args.average),
             unalign: args.unalign,
             tolerance: tolerance_name(args.tolerance),
             algorithm: args.algorithm.clone(),
-            registered: args.registered,
+            registered: args.is_registered(),
             devices,
         }
     }

@@ -227,7 +227,7 @@ fn method(args: &BenchArgs) -> ronde::Result<Method> {
         per_iter: args.per_iter,
         per_iter_skip: args.per_iter_skip,
         unalign: args.unalign,
-        registered: args.registered,
+        registered: args.is_registered(),
         options: options(args)?,
     })
 }
@@ -272,7 +272,7 @@ fn head(args: &BenchArgs, min: u64, max: u64, devices: &[Device]) -> String {
         args.unalign,
         json::tolerance_name(args.tolerance),
         args.algorithm.as_deref().unwrap_or("chosen"),
-        if args.registered { "registered" } else { "plain" },
+        if args.is_registered() { "registered" } else { "plain" },
         json::average_name(args.average),
     );
     for device in devices {

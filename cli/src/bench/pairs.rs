@@ -145,7 +145,7 @@ fn report(matrix: &Matrix, latency_bytes: u64, bandwidth_bytes: u64) -> Report {
 fn measure(args: &BenchArgs, backend: &dyn Backend, small: usize, large: usize) -> Result<Matrix> {
     let mut matrix = Matrix::new(backend.ranks());
     let options = super::options(args)?;
-    let mut memory = backend.allocate(2 * small.max(large * IN_FLIGHT).max(1), args.registered)?;
+    let mut memory = backend.allocate(2 * small.max(large * IN_FLIGHT).max(1), args.is_registered())?;
     for from in 0..backend.ranks() {
         for to in (0..backend.ranks()).filter(|to| *to != from) {
             let mut link = Link { backend, from, to, options: &options, bytes: memory.bytes_mut() };
