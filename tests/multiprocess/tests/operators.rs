@@ -7,6 +7,7 @@ use rand::{Rng, SeedableRng};
 use ronde::memory::lend;
 use ronde::{Blocks, Call, Collective, DType, Group, Outcome, Reduction, UserReduce};
 use ronde_multiprocess::everywhere;
+use std::ops::Range;
 use std::sync::Arc;
 
 const POISON: f32 = -7777.5;
@@ -304,6 +305,98 @@ fn blocks_of_all_sizes_reduced_and_exchanged() {
             run(group, call, &input, &mut output);
             let expected: Vec<Vec<f32>> = (0..ranks).map(|from| block(from, rank)).collect();
             assert_blocks(&output, &recv, &expected, "all_to_all_v");
+        }
+    });
+}
+
+/// Runs a call in place: input and output are stretches of one memory.
+fn run_in_one(group: &Group, call: Call, data: &mut [f32], from: Range<usize>, to: Range<usize>) {
+    let outcome = lend(|lender| {
+        let all = lender.unique(data);
+        let part = |range: &Range<usize>| all.slice(4 * range.start, 4 * range.len());
+        group.run(Call { dtype: DType::F32, input: part(&from), output: part(&to), ..call })
+    });
+    let _ = outcome.unwrap();
+}
+
+/// A rank's own block of the longer side is the shorter side. Nothing changes but what is received.
+#[test]
+fn blocks_of_all_sizes_in_place() {
+    everywhere(|group| {
+        let (rank, ranks) = (group.rank() as usize, group.size());
+        for seed in 200..212u64 {
+            let mut rng = SmallRng::seed_from_u64(seed);
+            let counts = random_counts(&mut rng, ranks);
+            let (blocks, len) = scattered(&mut rng, &counts);
+            let part = |of: usize| blocks.offsets[of]..blocks.offsets[of] + counts[of];
+            let (own, count) = (part(rank), counts[rank]);
+            let inputs: Vec<Vec<f32>> = (0..ranks).map(|r| values(seed, r, len)).collect();
+            let (mine, root) = (&inputs[rank], seed as usize % ranks as usize);
+            // With each rank's own block in its place, and the memory of a rank before the call around it.
+            let gathered = |around: &[f32]| {
+                let mut all = around.to_vec();
+                (0..inputs.len()).for_each(|of| all[part(of)].copy_from_slice(&inputs[of][part(of)]));
+                all
+            };
+            let call = |collective, send: &Blocks, recv: &Blocks| {
+                let (send, recv) = (send.clone(), recv.clone());
+                Call { collective, count, peer: 0, send, recv, ..Call::EMPTY }
+            };
+            let (at_root, none) = (rank == root, Blocks::default());
+            let rooted = |call: Call| Call { peer: root as u32, ..call };
+
+            let mut data = mine.clone();
+            let all_gather = call(Collective::AllGatherV, &none, &blocks);
+            run_in_one(group, all_gather, &mut data, own.clone(), 0..len);
+            assert_eq!(bits(&data), bits(&gathered(mine)), "all_gather_v");
+
+            let mut data = mine.clone();
+            let reduction = Some(Reduction::Builtin(ronde::ReduceOp::Max));
+            let reduce_scatter = Call { reduction, ..call(Collective::ReduceScatterV, &blocks, &none) };
+            run_in_one(group, reduce_scatter, &mut data, 0..len, own.clone());
+            let greatest = |i: usize| inputs.iter().map(|input| input[i]).fold(f32::NEG_INFINITY, f32::max);
+            let mut expected = mine.clone();
+            own.clone().for_each(|i| expected[i] = greatest(i));
+            assert_eq!(bits(&data), bits(&expected), "reduce_scatter_v");
+
+            let mut data = mine.clone();
+            let gather = rooted(call(Collective::GatherV, &none, if at_root { &blocks } else { &none }));
+            run_in_one(group, gather, &mut data, own.clone(), if at_root { 0..len } else { 0..0 });
+            let expected = if at_root { gathered(mine) } else { mine.clone() };
+            assert_eq!(bits(&data), bits(&expected), "gather_v");
+
+            let mut data = mine.clone();
+            let scatter = rooted(call(Collective::ScatterV, if at_root { &blocks } else { &none }, &none));
+            run_in_one(group, scatter, &mut data, if at_root { 0..len } else { 0..0 }, own.clone());
+            let mut expected = mine.clone();
+            expected[own.clone()].copy_from_slice(&inputs[root][own]);
+            assert_eq!(bits(&data), bits(&expected), "scatter_v");
+        }
+    });
+}
+
+/// In place, what a rank sends to another is as long as what comes back, and lies where that goes.
+#[test]
+fn blocks_of_all_sizes_exchanged_in_place() {
+    everywhere(|group| {
+        let (rank, ranks) = (group.rank(), group.size());
+        for seed in 300..306u64 {
+            let length = |a: u32, b: u32| {
+                let pair = u64::from(a.min(b)) << 8 | u64::from(a.max(b));
+                SmallRng::seed_from_u64(seed << 16 | pair).random_range(0..30_000)
+            };
+            let block = |from: u32, to: u32| values(seed * 100 + u64::from(to), from, length(from, to));
+            let counts: Vec<usize> = (0..ranks).map(|other| length(rank, other)).collect();
+            let (blocks, len) = scattered(&mut SmallRng::seed_from_u64(seed << 8 | u64::from(rank)), &counts);
+            let mut data = vec![POISON; len];
+            for (to, (&offset, &count)) in (0..).zip(blocks.offsets.iter().zip(&counts)) {
+                data[offset..offset + count].copy_from_slice(&block(rank, to));
+            }
+            let (send, recv) = (blocks.clone(), blocks.clone());
+            let call = Call { collective: Collective::AllToAllV, send, recv, ..Call::EMPTY };
+            run_in_one(group, call, &mut data, 0..len, 0..len);
+            let expected: Vec<Vec<f32>> = (0..ranks).map(|from| block(from, rank)).collect();
+            assert_blocks(&data, &blocks, &expected, "all_to_all_v");
         }
     });
 }
