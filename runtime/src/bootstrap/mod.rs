@@ -199,20 +199,21 @@ struct Meeting {
 
 impl Meeting {
     fn arrange(config: &Config, deadline: Instant) -> Result<Meeting> {
-        let id = match (&config.id, &config.store) {
-            (Some(id), _) => Some(id.clone()),
-            (None, Some(store)) => Some(store::exchange(&**store, config, deadline)?),
-            (None, None) => None,
-        };
-        match id {
-            Some(id) => Meeting::by_id(&id, config),
-            None => Meeting::at_address(config),
+        match (&config.id, &config.store) {
+            (Some(id), _) => {
+                let addresses = id.addresses(config)?;
+                Meeting::by_id(id, addresses, id.take_host())
+            }
+            (None, Some(store)) => {
+                let (id, host) = store::exchange(&**store, config, deadline)?;
+                Meeting::by_id(&id, id.addresses(config)?, host)
+            }
+            (None, None) => Meeting::at_address(config),
         }
     }
 
-    fn by_id(id: &RondeId, config: &Config) -> Result<Meeting> {
-        let addresses = id.addresses(config)?;
-        match id.take_host() {
+    fn by_id(id: &RondeId, addresses: Vec<SocketAddr>, host: Option<id::Host>) -> Result<Meeting> {
+        match host {
             Some(id::Host { identity, listener, inbox }) => {
                 Ok(Meeting { identity, addresses, host: Some((listener, inbox)) })
             }

@@ -1,6 +1,6 @@
 //! Starting over a key-value store that a framework already has.
 
-use super::id::RondeId;
+use super::id::{Host, RondeId};
 use crate::config::Config;
 use ronde_core::error::{Error, Result};
 use std::time::{Duration, Instant};
@@ -19,16 +19,25 @@ pub trait Store: Send + Sync {
 /// The key that the id travels under.
 const KEY: &str = "ronde/id";
 
-/// Rank 0 makes the id and puts it into the store; the others wait for it.
-pub(super) fn exchange(store: &dyn Store, config: &Config, deadline: Instant) -> Result<RondeId> {
+/// Rank 0 makes the id, puts it into the store and hosts the coordinator; the others wait for it.
+pub(super) fn exchange(
+    store: &dyn Store,
+    config: &Config,
+    deadline: Instant,
+) -> Result<(RondeId, Option<Host>)> {
     match config.rank {
         Some(0) => {
             let id = RondeId::create(config)?;
-            // Nobody can join an id that nobody was told.
-            store.set(KEY, id.as_bytes()).inspect_err(|_| drop(id.take_host()))?;
-            Ok(id)
+            // Before others know of the id: a rank that is a thread of this process would take it. It ends with an error,
+            // since nobody can join an id that nobody was told.
+            let host = id.take_host();
+            store.set(KEY, id.as_bytes())?;
+            Ok((id, host))
         }
-        Some(_) => RondeId::from_bytes(&store.get(KEY, deadline.saturating_duration_since(Instant::now()))?),
+        Some(_) => {
+            let value = store.get(KEY, deadline.saturating_duration_since(Instant::now()))?;
+            Ok((RondeId::from_bytes(&value)?, None))
+        }
         None => Err(Error::join("starting over a store needs a rank in every process")),
     }
 }

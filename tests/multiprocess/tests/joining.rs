@@ -90,6 +90,35 @@ fn over_a_store() {
     expect_working(join_all(ranks), 1);
 }
 
+/// A store that tells others of a value some time before the one who sets it goes on.
+#[derive(Default)]
+struct Slow(Memory);
+
+impl Store for Slow {
+    fn set(&self, key: &str, value: &[u8]) -> Result<()> {
+        self.0.set(key, value)?;
+        // What must not happen gets the time to happen: there is nothing to wait for.
+        std::thread::park_timeout(Duration::from_millis(50));
+        Ok(())
+    }
+
+    fn get(&self, key: &str, patience: Duration) -> Result<Vec<u8>> {
+        self.0.get(key, patience)
+    }
+}
+
+/// Ranks that are threads of one process: another one must not take the listener, at the port that is rank 0's alone.
+#[test]
+fn rank_0_hosts_what_it_put_into_a_store() {
+    let (store, port) = (Arc::new(Slow::default()), free_port());
+    let rank = |rank: u32| {
+        let config = Config::new().store(store.clone()).rank(rank).size(3);
+        if rank == 0 { config.ports(port, port) } else { config }
+    };
+    let ranks = (0..3).map(|number| rank(number).connect_timeout(Duration::from_secs(10))).collect();
+    expect_working(join_all(ranks), 1);
+}
+
 #[test]
 fn a_store_that_fails_or_stays_empty_is_an_error() {
     let store = Arc::new(Memory::default());
