@@ -2,7 +2,7 @@
 
 use crate::buffer::Registry;
 use crate::region::{self, Mapping};
-use crate::ring::{Counters, Ordering, Outstanding};
+use crate::ring::{Counters, Outstanding};
 use crate::socket::{End, Message, Socket};
 use ronde_core::Segment;
 use ronde_core::frame::{HEADER_BYTES, Header, LINK_BYTE, pad};
@@ -190,13 +190,13 @@ impl ShmLink {
         if self.tail + bytes as u64 - self.room_from <= limit {
             return true;
         }
-        self.room_from = self.their_counters().consumed.0.load(Ordering::Acquire).min(self.tail);
+        self.room_from = self.their_counters().given_back().min(self.tail);
         self.tail + bytes as u64 - self.room_from <= limit
     }
 
     fn publish(&mut self, bytes: usize) {
         self.tail += bytes as u64;
-        self.my_counters().tail.0.store(self.tail, Ordering::Release);
+        self.my_counters().publish(self.tail);
         self.wake_peer();
     }
 
@@ -247,7 +247,7 @@ impl ShmLink {
 
     fn report_sent(&mut self, receiver: &mut dyn Receiver) -> bool {
         let Some((end, _)) = self.pending.front() else { return false };
-        self.room_from = self.their_counters().consumed.0.load(Ordering::Acquire).min(self.tail);
+        self.room_from = self.their_counters().given_back().min(self.tail);
         if *end > self.room_from {
             return false;
         }
@@ -374,7 +374,7 @@ impl ShmLink {
     fn announce_consumed(&mut self) {
         if self.consumed != self.announced_consumed {
             self.announced_consumed = self.consumed;
-            self.my_counters().consumed.0.store(self.consumed, Ordering::Release);
+            self.my_counters().give_back(self.consumed);
             self.wake_peer();
         }
     }
@@ -409,9 +409,7 @@ impl ShmLink {
         }
         match &self.ended {
             // What was published before the end is delivered first.
-            Some(failure) if self.their_counters().tail.0.load(Ordering::Acquire) == self.head => {
-                Err(*failure)
-            }
+            Some(failure) if self.their_counters().published() == self.head => Err(*failure),
             _ => Ok(()),
         }
     }
@@ -474,7 +472,7 @@ impl Link for ShmLink {
 
     fn poll(&mut self, receiver: &mut dyn Receiver) -> Result<bool, LinkFailure> {
         let sent = self.report_sent(receiver);
-        let tail = self.their_counters().tail.0.load(Ordering::Acquire);
+        let tail = self.their_counters().published();
         if tail == self.head {
             self.announce_consumed();
             self.unblock(receiver);
@@ -510,11 +508,10 @@ impl Link for ShmLink {
         self.announce_consumed();
         self.my_counters().start_sleep();
         let theirs = self.their_counters();
-        let news = theirs.tail.0.load(Ordering::Acquire) != self.head
-            || theirs.consumed.0.load(Ordering::Acquire) > self.room_from
-            || self.ended.is_some();
+        let news =
+            theirs.published() != self.head || theirs.given_back() > self.room_from || self.ended.is_some();
         if news {
-            self.room_from = self.their_counters().consumed.0.load(Ordering::Acquire).min(self.tail);
+            self.room_from = self.their_counters().given_back().min(self.tail);
             self.empty_polls = POLLS_PER_LOOK;
         }
         !news

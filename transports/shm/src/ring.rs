@@ -11,25 +11,25 @@
 //! wake-up is lost.
 
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicU64, Ordering, fence};
+use loom::sync::atomic::{AtomicU64, Ordering, fence};
 #[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// The counters that one side writes. On the wire of a region each lies in a pair of cache lines.
 #[repr(C, align(128))]
-pub(crate) struct Padded(pub(crate) AtomicU64);
+struct Padded(AtomicU64);
 
 /// Everything one side tells the other.
 #[repr(C)]
 pub(crate) struct Counters {
     /// Bytes published in one's own ring.
-    pub(crate) tail: Padded,
+    tail: Padded,
     /// Bytes given back of the other's ring.
-    pub(crate) consumed: Padded,
+    consumed: Padded,
     /// Odd while this side sleeps.
-    pub(crate) sleeping: Padded,
+    sleeping: Padded,
     /// Not 0 once this side has taken back registered memory that the other may still read.
-    pub(crate) revoked: Padded,
+    revoked: Padded,
 }
 
 impl Counters {
@@ -37,6 +37,26 @@ impl Counters {
     pub(crate) fn new() -> Counters {
         let zero = || Padded(AtomicU64::new(0));
         Counters { tail: zero(), consumed: zero(), sleeping: zero(), revoked: zero() }
+    }
+
+    /// Lets the other side see one's own ring up to a position; every byte before it is written.
+    pub(crate) fn publish(&self, tail: u64) {
+        self.tail.0.store(tail, Ordering::Release);
+    }
+
+    /// How far the owner has published its ring: every byte before that may be read.
+    pub(crate) fn published(&self) -> u64 {
+        self.tail.0.load(Ordering::Acquire)
+    }
+
+    /// Gives the other's ring back up to a position: no byte before it is read any more.
+    pub(crate) fn give_back(&self, consumed: u64) {
+        self.consumed.0.store(consumed, Ordering::Release);
+    }
+
+    /// How far the owner has given this side's ring back: every byte before that may be written again.
+    pub(crate) fn given_back(&self) -> u64 {
+        self.consumed.0.load(Ordering::Acquire)
     }
 
     /// Takes back all registered memory that was lent: from the return of this on, its owner may write it.
@@ -143,6 +163,7 @@ mod tests {
 #[cfg(all(test, loom))]
 mod loom_tests {
     use super::*;
+    use loom::cell::UnsafeCell;
     use loom::sync::Arc;
     use loom::sync::atomic::AtomicBool;
     use loom::thread;
@@ -157,38 +178,136 @@ mod loom_tests {
             let publish = {
                 let (writer, sleeper, woken) = (writer.clone(), sleeper.clone(), woken.clone());
                 thread::spawn(move || {
-                    writer.tail.0.store(64, Ordering::Release);
+                    writer.publish(64);
                     if sleeper.must_wake(0).is_some() {
                         woken.store(true, Ordering::SeqCst);
                     }
                 })
             };
             sleeper.start_sleep();
-            let saw = writer.tail.0.load(Ordering::Acquire) == 64;
+            let saw = writer.published() == 64;
             publish.join().unwrap();
             assert!(saw || woken.load(Ordering::SeqCst));
         });
     }
 
-    /// Bytes written before a publication are there for who sees it.
+    /// A ring of two bytes, each a record, between a writer and a reader. Loom sees every access to a byte: one that
+    /// the other side's is not ordered with fails the test.
+    struct Ring {
+        bytes: [UnsafeCell<u64>; Ring::BYTES as usize],
+        writer: Counters,
+        reader: Counters,
+    }
+
+    impl Ring {
+        const BYTES: u64 = 2;
+        /// So many records: the last of them takes the place of the first.
+        const RECORDS: u64 = 3;
+
+        fn new() -> Arc<Ring> {
+            let bytes = std::array::from_fn(|_| UnsafeCell::new(u64::MAX));
+            Arc::new(Ring { bytes, writer: Counters::new(), reader: Counters::new() })
+        }
+
+        fn at(&self, position: u64) -> &UnsafeCell<u64> {
+            &self.bytes[(position % Ring::BYTES) as usize]
+        }
+
+        /// Writes its position into each record, as soon as there is room.
+        fn write_all(&self) {
+            let mut room_from = 0;
+            for position in 0..Ring::RECORDS {
+                while position + 1 - room_from > Ring::BYTES {
+                    room_from = self.reader.given_back();
+                    thread::yield_now();
+                }
+                // SAFETY: the reader has given back what was there.
+                self.at(position).with_mut(|byte| unsafe { *byte = position });
+                self.writer.publish(position + 1);
+            }
+        }
+
+        fn await_published(&self, tail: u64) {
+            while self.writer.published() < tail {
+                thread::yield_now();
+            }
+        }
+
+        fn assert_holds(&self, position: u64) {
+            // SAFETY: it was published and was not given back.
+            assert_eq!(self.at(position).with(|byte| unsafe { *byte }), position);
+        }
+    }
+
+    /// Runs a reader against the writer of a ring, in every order.
+    fn against_the_writer(read_all: impl Fn(&Ring) + Sync + Send + 'static) {
+        loom::model(move || {
+            let ring = Ring::new();
+            let write = {
+                let ring = ring.clone();
+                thread::spawn(move || ring.write_all())
+            };
+            read_all(&ring);
+            write.join().unwrap();
+        });
+    }
+
+    /// Bytes that were written before a publication are there for who sees it, and none is overwritten before it was
+    /// given back.
     #[test]
-    fn published_bytes_are_visible() {
+    fn the_writer_goes_round_behind_the_reader() {
+        against_the_writer(|ring| {
+            let mut outstanding = Outstanding::default();
+            for position in 0..Ring::RECORDS {
+                ring.await_published(position + 1);
+                ring.assert_holds(position);
+                let number = outstanding.add(position + 1);
+                ring.reader.give_back(outstanding.give_back(number).expect("the first of them"));
+            }
+        });
+    }
+
+    /// A record that is read for longer than the one behind it keeps both from being overwritten; with its end both are
+    /// given back at once.
+    #[test]
+    fn records_that_are_given_back_out_of_order_are_announced_in_order() {
+        against_the_writer(|ring| {
+            let mut outstanding = Outstanding::default();
+            ring.await_published(Ring::BYTES);
+            let [first, second] = [1, 2].map(|end| outstanding.add(end));
+            ring.assert_holds(1);
+            assert_eq!(outstanding.give_back(second), None);
+            assert!(outstanding.is_held_up());
+            assert_eq!(ring.writer.published(), Ring::BYTES, "there is no room for a third");
+            ring.assert_holds(0);
+            let consumed = outstanding.give_back(first).expect("nothing is before it");
+            assert_eq!(consumed, Ring::BYTES);
+            ring.reader.give_back(consumed);
+            ring.await_published(Ring::RECORDS);
+            ring.assert_holds(2);
+        });
+    }
+
+    /// Lent memory is written again as soon as it was taken back, also in the middle of a read: whoever has read such
+    /// bytes is told so afterwards.
+    #[test]
+    fn bytes_that_were_taken_back_are_not_taken_for_data() {
         loom::model(|| {
-            let counters = Arc::new(Counters::new());
-            let byte = Arc::new(loom::cell::UnsafeCell::new(0u8));
-            let publish = {
-                let (counters, byte) = (counters.clone(), byte.clone());
+            let owner = Arc::new(Counters::new());
+            // Stands for plain memory, of which any byte may be seen old or new: both sides touch it at one time.
+            let lent = Arc::new([AtomicU64::new(7), AtomicU64::new(7)]);
+            let take_back = {
+                let (owner, lent) = (owner.clone(), lent.clone());
                 thread::spawn(move || {
-                    // SAFETY: the reader reads only after it has seen the publication below.
-                    byte.with_mut(|p| unsafe { *p = 7 });
-                    counters.tail.0.store(1, Ordering::Release);
+                    owner.revoke();
+                    lent.iter().for_each(|byte| byte.store(8, Ordering::Relaxed));
                 })
             };
-            if counters.tail.0.load(Ordering::Acquire) == 1 {
-                // SAFETY: the writer is done with the byte.
-                assert_eq!(byte.with(|p| unsafe { *p }), 7);
-            }
-            publish.join().unwrap();
+            let read = [&lent[0], &lent[1]].map(|byte| byte.load(Ordering::Relaxed));
+            let is_data = !owner.has_revoked();
+            assert!(!is_data || read == [7, 7], "{read:?} was taken for what was lent");
+            take_back.join().unwrap();
+            assert!(owner.has_revoked());
         });
     }
 }
