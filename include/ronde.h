@@ -215,10 +215,11 @@ typedef struct ronde_config {
     int32_t max_peers;          /* nobody joins a job of so many; said where the coordinator is [any number] */
     int32_t shrink_only;        /* 1: nobody joins once the job runs; said where the coordinator is [no] */
     int32_t newcomer;           /* 1: join a job that runs; neither host the coordinator nor claim a rank [no] */
+    const char *job;            /* name of the job, where several have one coordinator, up to 128 bytes [none] */
 } ronde_config;
 
 #define RONDE_CONFIG_INIT \
-    { sizeof(ronde_config), NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+    { sizeof(ronde_config), NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL }
 
 /* Starts the coordinator of one job in this process, whatever its rank, and gives its id; every process of the
  * job, this one too, then joins with it. config may be NULL; max_peers and shrink_only are said here. */

@@ -308,7 +308,7 @@ enum class preset { lan = 1, wan = 2 };
 
 // How to join; what is left alone comes from the environment. See ronde_config.
 struct config {
-    std::optional<std::string> coordinator, token, advertise, transports, interfaces;
+    std::optional<std::string> coordinator, token, job, advertise, transports, interfaces;
     std::optional<ronde_id> id;
     std::optional<ronde::store> store;
     std::optional<int> rank, ranks, min_peers, max_peers;
@@ -385,6 +385,7 @@ struct c_config {
         auto text = [](const std::optional<std::string> &s) { return s ? s->c_str() : nullptr; };
         value.coordinator = text(from.coordinator);
         value.token = text(from.token);
+        value.job = text(from.job);
         value.advertise = text(from.advertise);
         value.transports = text(from.transports);
         value.interfaces = text(from.interfaces);

@@ -34,6 +34,7 @@ pub struct ronde_config {
     pub(crate) max_peers: i32,
     pub(crate) shrink_only: i32,
     pub(crate) newcomer: i32,
+    pub(crate) job: *const c_char,
 }
 // SAFETY: `repr(C)`, starts with a `usize`, no padding, pointers and integers take any value.
 unsafe impl Sized for ronde_config {
@@ -120,6 +121,9 @@ unsafe fn config(place: *const ronde_config) -> Result<Config> {
     }
     if let Some(filter) = string(given.interfaces, "interfaces")? {
         config = config.interfaces(filter);
+    }
+    if let Some(name) = string(given.job, "job")? {
+        config = config.job(name)?;
     }
     // SAFETY: as above.
     if let Some(id) = unsafe { given.id.as_ref() } {

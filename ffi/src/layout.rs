@@ -58,7 +58,8 @@ fn structs(facts: &mut Facts) {
             min_peers,
             max_peers,
             shrink_only,
-            newcomer
+            newcomer,
+            job
         }
     );
     layout!(facts, ronde_id {});

@@ -157,6 +157,7 @@ static void configs(void) {
     REFUSED(timeout_ms, -1, RONDE_INVALID_ARGUMENT, "timeout_ms is -1");
     REFUSED(transports, "pigeon", RONDE_JOIN_FAILED, "pigeon");
     REFUSED(coordinator, "nonsense", RONDE_JOIN_FAILED, "nonsense");
+    REFUSED(job, "two\nlines", RONDE_JOIN_FAILED, "RONDE_JOB");
     REFUSED(coordinator, "\xff", RONDE_INVALID_ARGUMENT, "UTF-8");
     REFUSED(id, &zero, RONDE_JOIN_FAILED, "id");
     REFUSED(store, &empty, RONDE_INVALID_ARGUMENT, "store");

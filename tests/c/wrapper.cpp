@@ -100,7 +100,7 @@ void fields() {
     config.timeout = std::chrono::seconds(1), config.connect_timeout = std::chrono::seconds(2);
     config.rank = 3, config.ranks = 4, config.preset = ronde::preset::lan, config.insecure = true, config.streams = 5;
     config.first_port = 6, config.last_port = 7, config.min_peers = 8, config.max_peers = 9;
-    config.shrink_only = true, config.newcomer = true;
+    config.shrink_only = true, config.newcomer = true, config.job = "f";
     const ronde::detail::c_config all(config);
     const ronde_config &c = *all.get();
     CHECK(c.size == sizeof c && std::string_view(c.coordinator) == "a:1" && std::string_view(c.token) == "b");
@@ -109,7 +109,7 @@ void fields() {
     CHECK(c.store->size == sizeof *c.store && c.store->set != nullptr && c.store->get != nullptr);
     CHECK(c.timeout_ms == 1000 && c.connect_timeout_ms == 2000 && c.rank == 3 && c.ranks == 4 && c.preset == 1);
     CHECK(c.insecure == 1 && c.streams == 5 && c.first_port == 6 && c.last_port == 7 && c.min_peers == 8);
-    CHECK(c.max_peers == 9 && c.shrink_only == 1 && c.newcomer == 1);
+    CHECK(c.max_peers == 9 && c.shrink_only == 1 && c.newcomer == 1 && std::string_view(c.job) == "f");
     config.preset = ronde::preset::wan;
     CHECK(ronde::detail::c_config(config).get()->preset == 2);
 }
