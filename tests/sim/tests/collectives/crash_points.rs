@@ -16,7 +16,7 @@ struct Kind {
     count: usize,
 }
 
-const KINDS: [Kind; 19] = {
+const KINDS: [Kind; 26] = {
     use Collective::*;
     use Tolerance::*;
     const fn kind(
@@ -47,6 +47,13 @@ const KINDS: [Kind; 19] = {
         kind(Gather, "direct", Recover, 40),
         kind(Scatter, "direct", Recover, 40),
         kind(Barrier, "dissemination", Recover, 0),
+        kind(AllGatherV, "direct", Recover, 40),
+        kind(AllGatherV, "ring", Recover, 40),
+        kind(ReduceScatterV, "direct", Recover, 40),
+        kind(ReduceScatterV, "ring", Recover, 40),
+        kind(AllToAllV, "direct", Recover, 40),
+        kind(GatherV, "direct", Recover, 40),
+        kind(ScatterV, "direct", Recover, 40),
     ]
 };
 

@@ -3,6 +3,7 @@
 //! Elements are random 64-bit numbers added modulo 2^64, so a contribution that is lost, doubled or
 //! put in the wrong place shows in the sum.
 
+mod blocks;
 mod case;
 mod churn;
 mod crash_points;

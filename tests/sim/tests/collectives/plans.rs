@@ -1,6 +1,7 @@
 //! Every plan over worlds of 1 to 33 ranks.
 
 use crate::case::{BUDGET, Memory, Spec, build, nodes, run};
+use crate::random_op::{Op, OpSpec, Reduces};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use ronde_algorithms::{Tuning, algorithms_for};
@@ -9,22 +10,27 @@ use ronde_core::collective::Limits;
 use ronde_core::{Collective, Tolerance};
 use ronde_sim::Cluster;
 
-fn check(spec: &Spec, seed: u64, what: &str) {
-    let mut rng = SmallRng::seed_from_u64(seed);
+/// A job of so many ranks with short windows, narrow limits and any nodes.
+fn cluster(world: usize, seed: u64, rng: &mut SmallRng) -> Cluster {
     let tuning = Tuning {
         window_bytes: 1 << rng.random_range(7..12),
         min_shard_bytes: 64,
         max_piece_bytes: 256,
         windows_in_flight: 3,
     };
-    let nodes = nodes(spec.world, &mut rng);
+    let nodes = nodes(world, rng);
     let limits = Limits {
         eager_bytes: 1 << rng.random_range(9..14),
         view_bytes: 4096,
         open_windows: rng.random_range(3..20),
         ..Limits::default()
     };
-    let mut cluster = Cluster::new(&nodes, seed, &limits, tuning);
+    Cluster::new(&nodes, seed, &limits, tuning)
+}
+
+fn check(spec: &Spec, seed: u64, what: &str) {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let mut cluster = cluster(spec.world, seed, &mut rng);
     let case = build(spec, &mut rng);
     let values: Vec<_> = case.inputs.iter().map(Memory::values).collect();
     run(&mut cluster, &case, &values, what);
@@ -75,6 +81,69 @@ fn rooted() {
     for collective in [Collective::Broadcast, Collective::Reduce, Collective::Gather, Collective::Scatter] {
         sweep(collective, false);
     }
+}
+
+/// Starts an op on all ranks, some after some rounds, and checks what each gets.
+fn check_op(spec: &OpSpec, world: usize, seed: u64, what: &str) {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let mut cluster = cluster(world, seed, &mut rng);
+    let op = Op::new(spec, world, &mut rng);
+    let handles: Vec<_> = (0..world)
+        .map(|rank| {
+            for other in 0..rank {
+                cluster.step(other);
+            }
+            cluster.start(rank, op.call(rank), spec.in_place).expect(what)
+        })
+        .collect();
+    for (rank, result) in cluster.finish(&handles, BUDGET).into_iter().enumerate() {
+        let outcome = result.expect(what);
+        assert_eq!(outcome.contributors as usize, world, "{what}");
+        op.check(rank, &outcome, &format!("{what}: rank {rank}"));
+    }
+}
+
+/// Blocks of any lengths, of which many are empty, some far longer than the others, and some have gaps between them.
+fn sweep_uneven(collective: Collective) {
+    let mut seed = collective as u64 * 1_000_003;
+    for &algorithm in algorithms_for(collective) {
+        for world in 1usize..=33 {
+            for (count, in_place) in
+                [0, 1, 7, 129].into_iter().flat_map(|count| [(count, false), (count, true)])
+            {
+                seed += 1;
+                let spec = OpSpec {
+                    collective,
+                    algorithm: Some(algorithm.name().to_string()),
+                    tolerance: if seed.is_multiple_of(3) { Tolerance::None } else { Tolerance::Recover },
+                    count,
+                    root: seed as usize,
+                    in_place,
+                    tag: 0,
+                    reduces: Reduces::Sum,
+                };
+                let what = format!("world {world} seed {seed} {spec:?}");
+                check_op(&spec, world, seed, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn uneven_all_gather_and_reduce_scatter() {
+    sweep_uneven(Collective::AllGatherV);
+    sweep_uneven(Collective::ReduceScatterV);
+}
+
+#[test]
+fn uneven_all_to_all() {
+    sweep_uneven(Collective::AllToAllV);
+}
+
+#[test]
+fn uneven_gather_and_scatter() {
+    sweep_uneven(Collective::GatherV);
+    sweep_uneven(Collective::ScatterV);
 }
 
 /// An op needs at most one vector of staging from 4 MiB on, and below at most a vector for each rank,

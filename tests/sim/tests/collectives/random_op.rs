@@ -1,10 +1,11 @@
 //! Random collectives with their memory and an oracle that knows who contributed.
 
+use crate::blocks::Layout;
 use crate::case::{Memory, POISON, values_of};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use ronde_algorithms::{Algorithm, algorithms_for};
-use ronde_core::call::{Call, CallOptions};
+use ronde_core::call::{Blocks, Call, CallOptions};
 use ronde_core::error::{Error, Outcome};
 use ronde_core::reduce::Reduction;
 use ronde_core::{Collective, DType, ReduceOp, Result, Segment, Tag, Tolerance};
@@ -24,6 +25,7 @@ pub(crate) struct OpSpec {
     pub(crate) collective: Collective,
     pub(crate) algorithm: Option<String>,
     pub(crate) tolerance: Tolerance,
+    /// Of uneven calls, about the elements of a block.
     pub(crate) count: usize,
     /// Taken modulo the number of ranks.
     pub(crate) root: usize,
@@ -104,6 +106,7 @@ pub(crate) struct Op {
     reduction: ReduceOp,
     /// By rank, of a weighted average, whose inputs are multiplied by them already.
     weights: Option<Vec<u32>>,
+    blocks: Layout,
     inputs: Vec<Vec<u64>>,
     sources: Vec<Memory>,
     outputs: Vec<Memory>,
@@ -120,7 +123,7 @@ pub(crate) enum Told {
     Lost(String),
 }
 
-const KINDS: [Collective; 9] = [
+const KINDS: [Collective; 14] = [
     Collective::AllReduce,
     Collective::ReduceScatter,
     Collective::AllGather,
@@ -130,6 +133,11 @@ const KINDS: [Collective; 9] = [
     Collective::Gather,
     Collective::Scatter,
     Collective::Barrier,
+    Collective::AllGatherV,
+    Collective::ReduceScatterV,
+    Collective::AllToAllV,
+    Collective::GatherV,
+    Collective::ScatterV,
 ];
 
 impl Op {
@@ -137,16 +145,16 @@ impl Op {
     pub(crate) fn new(spec: &OpSpec, world: usize, rng: &mut SmallRng) -> Op {
         use Collective::*;
         let OpSpec { collective, count, in_place, tolerance, tag, .. } = *spec;
-        let (input, output) = match collective {
+        let blocks = Layout::draw(collective, count, world, in_place, rng);
+        let sizes = |rank: usize| match collective {
             AllReduce | Reduce | Broadcast => (count, count),
-            ReduceScatter | Scatter => (world * count, count),
-            AllGather | Gather => (count, world * count),
-            AllToAll => (world * count, world * count),
-            _ => (0, 0),
+            Barrier => (0, 0),
+            _ => blocks.sizes(rank),
         };
-        let inputs: Vec<Vec<u64>> = (0..world).map(|_| (0..input).map(|_| rng.random()).collect()).collect();
+        let inputs: Vec<Vec<u64>> =
+            (0..world).map(|rank| (0..sizes(rank).0).map(|_| rng.random()).collect()).collect();
         let sources: Vec<Memory> = inputs.iter().map(|values| Memory::new(values)).collect();
-        let outputs: Vec<Memory> = (0..world).map(|_| Memory::new(&vec![POISON; output])).collect();
+        let outputs: Vec<Memory> = (0..world).map(|rank| Memory::new(&vec![POISON; sizes(rank).1])).collect();
         let algorithm = spec.algorithm.as_deref().and_then(Algorithm::from_name).map(Algorithm::name);
         let root = spec.root % world;
         let reduction = if spec.reduces == Reduces::Sum { ReduceOp::Sum } else { ReduceOp::Avg };
@@ -162,20 +170,21 @@ impl Op {
             tag,
             reduction,
             weights,
+            blocks,
             inputs,
             sources,
             outputs,
         };
-        if in_place && matches!(collective, AllGather | Gather) {
+        if in_place && matches!(collective, AllGather | AllGatherV | Gather | GatherV) {
             for rank in 0..world {
-                op.sources[rank].segment().copy_to(&op.own_block(&op.outputs[rank], rank));
+                op.sources[rank].segment().copy_to(&op.own_block(&op.outputs[rank], &op.blocks.recv, rank));
             }
         }
         op
     }
 
-    fn own_block(&self, memory: &Memory, rank: usize) -> Segment {
-        memory.segment().slice(rank * self.count * 8, self.count * 8)
+    fn own_block(&self, memory: &Memory, blocks: &[Blocks], rank: usize) -> Segment {
+        memory.segment().slice(blocks[rank].offsets[rank] * 8, self.blocks.own(rank) * 8)
     }
 
     fn is_root(&self, rank: usize) -> bool {
@@ -186,38 +195,50 @@ impl Op {
     fn memory(&self, rank: usize) -> (Segment, Segment) {
         use Collective::*;
         let (source, output) = (&self.sources[rank], &self.outputs[rank]);
+        let Layout { send, recv, .. } = &self.blocks;
         match self.collective {
-            AllReduce | AllToAll | Broadcast | Reduce if self.in_place => {
+            AllReduce | AllToAll | AllToAllV | Broadcast | Reduce if self.in_place => {
                 (source.segment(), source.segment())
             }
-            AllGather if self.in_place => (self.own_block(output, rank), output.segment()),
-            Gather if self.in_place && self.is_root(rank) => (self.own_block(output, rank), output.segment()),
-            ReduceScatter if self.in_place => (source.segment(), self.own_block(source, rank)),
-            Scatter if self.in_place && self.is_root(rank) => {
-                (source.segment(), self.own_block(source, rank))
+            AllGather | AllGatherV if self.in_place => (self.own_block(output, recv, rank), output.segment()),
+            Gather | GatherV if self.in_place && self.is_root(rank) => {
+                (self.own_block(output, recv, rank), output.segment())
+            }
+            ReduceScatter | ReduceScatterV if self.in_place => {
+                (source.segment(), self.own_block(source, send, rank))
+            }
+            Scatter | ScatterV if self.in_place && self.is_root(rank) => {
+                (source.segment(), self.own_block(source, send, rank))
             }
             _ => (source.segment(), output.segment()),
         }
     }
 
     pub(crate) fn call(&self, rank: usize) -> Call {
+        use Collective::*;
         let (input, output) = self.memory(rank);
         let at_root = rank == self.root;
         let rooted = self.collective.has_root();
-        let sends = !rooted || at_root || matches!(self.collective, Collective::Reduce | Collective::Gather);
-        let receives =
-            !rooted || at_root || matches!(self.collective, Collective::Broadcast | Collective::Scatter);
+        let sends = !rooted || at_root || matches!(self.collective, Reduce | Gather | GatherV);
+        let receives = !rooted || at_root || matches!(self.collective, Broadcast | Scatter | ScatterV);
+        let (send, recv) = self.blocks.said(rank, at_root);
+        let count = match self.collective {
+            AllToAllV => 0,
+            collective if collective.is_uneven() => self.blocks.own(rank),
+            _ => self.count,
+        };
         let (tag, tolerance, algorithm) = (Tag(self.tag), self.tolerance, self.algorithm);
         Call {
             collective: self.collective,
             dtype: DType::U64,
-            count: self.count,
+            count,
             peer: if rooted { self.root as u32 } else { 0 },
             reduction: self.collective.reduces().then(|| self.reduction(rank)),
             input: if sends { input } else { Segment::EMPTY },
             output: if receives { output } else { Segment::EMPTY },
+            send,
+            recv,
             options: CallOptions { tag, tolerance, algorithm, ..CallOptions::default() },
-            ..Call::EMPTY
         }
     }
 
@@ -230,7 +251,12 @@ impl Op {
 
     /// Element `i` of what these ranks make together.
     fn reduced(&self, here: &[usize], i: usize) -> u64 {
-        let sum = here.iter().fold(0u64, |sum, &r| sum.wrapping_add(self.inputs[r][i]));
+        self.reduced_at(here, |_| i)
+    }
+
+    /// The same of an element that each rank has somewhere else.
+    fn reduced_at(&self, here: &[usize], at: impl Fn(usize) -> usize) -> u64 {
+        let sum = here.iter().fold(0u64, |sum, &r| sum.wrapping_add(self.inputs[r][at(r)]));
         match (&self.weights, self.reduction) {
             (Some(weights), _) => sum / here.iter().map(|&r| u64::from(weights[r])).sum::<u64>(),
             (None, ReduceOp::Avg) => sum / here.len() as u64,
@@ -310,7 +336,7 @@ impl Op {
     }
 
     /// Checks what a rank got against the inputs of those who are said to have contributed.
-    pub(crate) fn check(&self, rank: usize, outcome: &Outcome, what: &str) {
+    pub(crate) fn check<'a>(&'a self, rank: usize, outcome: &Outcome, what: &str) {
         use Collective::*;
         let world = self.inputs.len();
         let here: Vec<usize> = (0..world).filter(|&r| !outcome.absent.contains(&(r as u32))).collect();
@@ -333,20 +359,33 @@ impl Op {
                 "{what}{which}: wrong from {differs:?} on"
             );
         };
-        let blocks = |expected: &dyn Fn(usize) -> Vec<u64>| {
+        // What a rank gave to another.
+        let given = |from: usize, to: usize| {
+            let (start, count) = (self.blocks.send[from].offsets[to], self.blocks.send[from].counts[to]);
+            &self.inputs[from][start..start + count]
+        };
+        let blocks = |expected: &dyn Fn(usize) -> &'a [u64]| {
+            let recv = &self.blocks.recv[rank];
             for &r in &here {
-                same(&got[r * c..(r + 1) * c], &expected(r), &format!(": block of {r}"));
+                let (start, count) = (recv.offsets[r], recv.counts[r]);
+                same(&got[start..start + count], expected(r), &format!(": block of {r}"));
             }
+            let poisoned = self.memory(rank).1.as_ptr() == self.outputs[rank].segment().as_ptr();
+            let gaps = if poisoned { self.blocks.gaps(rank) } else { Vec::new() };
+            assert!(gaps.iter().all(|&at| got[at] == POISON), "{what}: written between the blocks");
         };
         match self.collective {
             AllReduce => same(&got, &(0..c).map(sum).collect::<Vec<_>>(), &""),
             Reduce if at_root => same(&got, &(0..c).map(sum).collect::<Vec<_>>(), &""),
-            ReduceScatter => same(&got, &(rank * c..(rank + 1) * c).map(sum).collect::<Vec<_>>(), &""),
+            ReduceScatter | ReduceScatterV => {
+                let sum = |i| self.reduced_at(&here, |r| self.blocks.send[r].offsets[rank] + i);
+                same(&got, &(0..self.blocks.own(rank)).map(sum).collect::<Vec<_>>(), &"");
+            }
             Broadcast => same(&got, &self.inputs[self.root], &""),
-            Scatter => same(&got, &self.inputs[self.root][rank * c..(rank + 1) * c], &""),
-            AllGather => blocks(&|r| self.inputs[r].clone()),
-            Gather if at_root => blocks(&|r| self.inputs[r].clone()),
-            AllToAll => blocks(&|r| self.inputs[r][rank * c..(rank + 1) * c].to_vec()),
+            Scatter | ScatterV => same(&got, given(self.root, rank), &""),
+            AllGather | AllGatherV => blocks(&|r| &self.inputs[r]),
+            Gather | GatherV if at_root => blocks(&|r| &self.inputs[r]),
+            AllToAll | AllToAllV => blocks(&|r| given(r, rank)),
             _ => {}
         }
         if !self.in_place {
