@@ -5,7 +5,8 @@
 //! 0. An op that ended with an error somewhere, for want of somebody who was lost, does so everywhere.
 //! 1. An op from which a survivor has returned keeps the contributors that it had. Survivors that lack the
 //!    result get it from one that returned.
-//! 2. An op whose complete result, of one attempt, every survivor holds is committed as it stands.
+//! 2. An op whose complete result, of one attempt, every survivor holds is committed as it stands. As of 1., those who
+//!    have not returned from it tell each other once more if it commits by Done, so that nothing is left uncompared.
 //! 3. Every other op starts again among the survivors.
 //!
 //! Of an op that commits window by window, what a survivor knows to be final is so for all, and so is what all hold
@@ -95,6 +96,8 @@ pub struct Commit {
     pub provider: Option<MemberId>,
     /// Who lacks it.
     pub receivers: Vec<MemberId>,
+    /// Who holds it and has not returned: if it commits by Done, they tell each other before they do.
+    pub holders: Vec<MemberId>,
 }
 
 /// What becomes of every op that was open when a peer was lost.
@@ -158,8 +161,7 @@ pub fn plan(reports: &BTreeMap<MemberId, Report>) -> RecoveryPlan {
         plan.horizons.push((formation, tag, started));
         let commits: Vec<Commit> = open_ops(&members)
             .into_iter()
-            .filter_map(|seq| settle(&members, seq))
-            .map(|(seq, provider, receivers)| Commit { formation, tag, seq, provider, receivers })
+            .filter_map(|seq| settle(&members, (formation, tag, seq)))
             .collect();
         let committed: BTreeSet<Seq> = commits.iter().map(|commit| commit.seq).collect();
         let is_open = |seq: &Seq| !committed.contains(seq);
@@ -220,16 +222,22 @@ fn rests(members: &[(MemberId, &TagReport)]) -> BTreeMap<Seq, u64> {
     by_op.iter().map(|(seq, said)| (*seq, begin(said))).filter(|(_, begin)| *begin > 0).collect()
 }
 
-/// How an op is committed, if it is: who provides the result, and to whom.
-fn settle(members: &[(MemberId, &TagReport)], seq: Seq) -> Option<(Seq, Option<MemberId>, Vec<MemberId>)> {
+/// How an op is committed, if it is.
+fn settle(
+    members: &[(MemberId, &TagReport)],
+    (formation, tag, seq): (Formation, Tag, Seq),
+) -> Option<Commit> {
     // It cannot be carried out without the lost, also where its result was complete.
     if members.iter().any(|(_, tag)| tag.failed.contains(&seq)) && !planted::has(Bug::FailuresCountAsReturns)
     {
         return None;
     }
     let lacks = |tag: &TagReport| !tag.has_returned(seq) && tag.attempt(seq).is_none();
-    let receivers: Vec<MemberId> =
-        members.iter().filter(|(_, tag)| lacks(tag)).map(|(member, _)| *member).collect();
+    let who = |is: &dyn Fn(&TagReport) -> bool| -> Vec<MemberId> {
+        members.iter().filter(|(_, tag)| is(tag)).map(|(member, _)| *member).collect()
+    };
+    let receivers = who(&lacks);
+    let holders = who(&|tag| !tag.has_returned(seq) && !lacks(tag));
     let provider = members.iter().find(|(_, tag)| tag.has_returned(seq)).map(|(member, _)| *member);
     if planted::has(Bug::WhatSomebodyReturnedStartsAgain) {
         return None;
@@ -240,7 +248,7 @@ fn settle(members: &[(MemberId, &TagReport)], seq: Seq) -> Option<(Seq, Option<M
     let alike =
         attempts.all(|attempt| Some(attempt) == first) || planted::has(Bug::ResultsOfAllAttemptsAreAlike);
     let held = receivers.is_empty() && alike || planted::has(Bug::CommitWhatOnlySomeHold);
-    (provider.is_some() || held).then_some((seq, provider, receivers))
+    (provider.is_some() || held).then_some(Commit { formation, tag, seq, provider, receivers, holders })
 }
 
 #[cfg(test)]
@@ -279,6 +287,8 @@ mod tests {
     fn what_a_survivor_returned_is_provided_to_those_who_lack_it() {
         let plan = plan_of(vec![report(6, 4, &[], &[]), report(7, 5, &[6], &[]), report(5, 4, &[], &[4])]);
         assert_eq!(commits(&plan), [(4, Some(1), vec![0]), (6, Some(1), vec![0, 2])]);
+        assert_eq!(plan.commits[0].holders, [MemberId(2)], "the second has returned, the first lacks it");
+        assert_eq!(plan.commits[1].holders, []);
         assert_eq!(plan.horizons, [(GROUP, Tag(0), Seq(7))]);
     }
 
@@ -286,6 +296,7 @@ mod tests {
     fn what_everybody_holds_is_committed_and_the_rest_starts_again() {
         let plan = plan_of(vec![report(3, 0, &[], &[0, 2]), report(3, 0, &[], &[0, 1])]);
         assert_eq!(commits(&plan), [(0, None, vec![])]);
+        assert_eq!(plan.commits[0].holders, [MemberId(0), MemberId(1)]);
     }
 
     /// A coordinator told one to start again and died before it told the other.

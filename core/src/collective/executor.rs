@@ -399,6 +399,7 @@ impl<P: Plan> Executor<P> {
         op.set_plan(plan);
         let Some(call) = &op.call else { return };
         op.commit = commit;
+        op.given_in = state.epoch;
         op.descriptor = Descriptor::of(call, op.plan_digest(), commit);
         op.header = Header {
             op: op.id,

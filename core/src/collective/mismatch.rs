@@ -2,8 +2,9 @@
 //!
 //! Most differences show in the fingerprint that every frame carries. Sizes that may differ from rank to rank, the blocks of
 //! uneven calls, do not: there the Done of each rank tells every other how many bytes it sends to it and takes from it, so
-//! that nobody returns before that is known to agree. Who waits for long asks, which tells the same. Calls that tolerate no loss send no Done. What comes for one that has
-//! no step for it, open or ended, is noticed all the same.
+//! that nobody returns before that is known to agree. After a loss Done is told again, also of what the plan commits as it
+//! stands: what told of a difference may have been on its way. Who waits for long asks, which tells the same. Calls that
+//! tolerate no loss send no Done. What comes for one that has no step for it, open or ended, is noticed all the same.
 
 use super::executor::{Effect, Executor};
 use super::op::Phase;
@@ -18,7 +19,7 @@ impl<P: Plan> Executor<P> {
     pub(super) fn tell_mismatch(&mut self, at: usize, to: usize) {
         let op = &mut self.ops[at];
         op.phase = Phase::Stalled;
-        if std::mem::replace(&mut op.mismatch_told, true) {
+        if std::mem::replace(&mut op.disagrees, true) {
             return;
         }
         let label = if op.receives { TO_SENDER } else { 0 };
@@ -134,7 +135,7 @@ impl<P: Plan> Executor<P> {
     fn report_blocks(&mut self, at: usize, from: usize, words: (String, String)) {
         let op = &mut self.ops[at];
         if matches!(op.phase, Phase::Running) {
-            op.phase = Phase::Stalled;
+            (op.phase, op.disagrees) = (Phase::Stalled, true);
             self.report_mismatch(at, from, words);
         }
     }

@@ -125,7 +125,7 @@ impl<P: Plan> Executor<P> {
             let of_op = |tag: &&mut TagReport| (tag.formation, tag.tag) == (op.id.formation(), op.id.tag);
             let (Phase::Frozen, Some(tag)) = (&op.phase, tags.iter_mut().find(of_op)) else { continue };
             if op.is_complete() {
-                tag.complete.push((op.id.seq, op.header.epoch));
+                tag.complete.push((op.id.seq, op.given_in));
             }
             tag.partial.extend(op.partial());
             if op.holds_data() {
@@ -199,8 +199,15 @@ impl<P: Plan> Executor<P> {
         };
         let commit = plan.commit(op.id.formation(), op.id.tag, op.id.seq);
         let committed = commit.is_some() && call.options.tolerance != Tolerance::None;
-        if committed && op.is_complete() {
-            op.end_well(&mut self.shared);
+        if let Some(commit) = commit.filter(|_| committed && op.is_complete()) {
+            if op.commit != Commit::Done {
+                // It holds something of every member, so all have made this call.
+                op.end_well(&mut self.shared);
+                return;
+            }
+            let group = &self.shared.groups[op.group.0];
+            op.confirm(group, commit.holders.iter().filter_map(|member| group.rank_of(member.index())));
+            self.deliver_early(at);
             return;
         }
         // Others count as returned also where they ended with an error, for want of somebody who was lost:

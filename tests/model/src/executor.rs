@@ -73,6 +73,8 @@ pub struct Op {
     pub commit: Commit,
     /// Of the attempt.
     pub epoch: Epoch,
+    /// In what epoch, and who else has to tell that its result is complete: of the attempt, or of a plan that commits it.
+    pub confirms: (Epoch, Set),
     /// Who takes part in the attempt.
     pub contributors: Set,
     /// What it contributes to a safe point.
@@ -94,16 +96,20 @@ impl Op {
     fn end(&mut self, end: End, commit: Commit) {
         self.phase = Phase::Ended(end, commit);
         (self.epoch, self.contributors, self.flags) = (Epoch(0), 0, [0; 2]);
-        (self.planned, self.commit) = (false, Commit::Local);
+        (self.planned, self.commit, self.confirms) = (false, Commit::Local, (Epoch(0), 0));
+    }
+
+    /// Tells others, who tell the same, that the complete result is here.
+    fn confirm(&mut self, end: End, epoch: Epoch, with: Set) {
+        self.phase = Phase::Running(Some(end));
+        self.confirms = (epoch, with);
+        self.told.push((epoch, with));
     }
 
     /// The attempt's complete result is here.
     pub fn complete(&mut self, end: End) {
         match self.commit {
-            Commit::Done => {
-                self.phase = Phase::Running(Some(end));
-                self.told.push((self.epoch, self.contributors));
-            }
+            Commit::Done => self.confirm(end, self.epoch, self.contributors),
             commit => self.end(end, commit),
         }
     }
@@ -262,6 +268,7 @@ impl Executor {
             planned: false,
             commit: Commit::Local,
             epoch: Epoch(0),
+            confirms: (Epoch(0), 0),
             contributors: 0,
             flags,
             sent: Vec::new(),
@@ -297,6 +304,7 @@ impl Executor {
         for group in &mut self.groups {
             group.epoch = epoch;
             for op in group.ops.iter_mut().flatten() {
+                op.confirms = (Epoch(0), 0);
                 op.phase = match op.phase {
                     Phase::Running(result) => Phase::Frozen(result),
                     Phase::Awaiting => Phase::Frozen(None),
@@ -349,7 +357,11 @@ impl Executor {
                     op.provided.push((epoch, to, end));
                 }
             }
-            (Phase::Frozen(Some(end)), Some(_)) => op.end(end, Commit::Done),
+            // What they hold is known to be one result, but not that all have made the same call.
+            (Phase::Frozen(Some(end)), Some(commit)) => {
+                let holders = commit.holders.iter().filter_map(process).fold(0, |set, p| set | 1 << p);
+                op.confirm(end, epoch, holders);
+            }
             (Phase::Frozen(None), Some(_)) if op.planned && op.commit == Commit::Log => {
                 op.phase = Phase::Awaiting;
             }

@@ -204,12 +204,12 @@ impl World {
                     }
                 }
                 Phase::Running(Some(_)) => {
+                    let (epoch, with) = op.confirms;
                     let has_come = |q| {
                         let told = self.op_of(q, key).map(|op| &op.told);
-                        from(q)
-                            && told.is_some_and(|s| s.iter().any(|s| s.0 == op.epoch && s.1 >> p & 1 == 1))
+                        from(q) && told.is_some_and(|s| s.iter().any(|s| s.0 == epoch && s.1 >> p & 1 == 1))
                     };
-                    if each(op.contributors).all(|q| q == p || has_come(q)) {
+                    if each(with).all(|q| q == p || has_come(q)) {
                         steps.push(Step::Return(p, key));
                     }
                 }
@@ -266,7 +266,9 @@ impl World {
                 !sent.is_some_and(|o| o.sent.iter().any(|s| s.0 == op.epoch && s.1 >> p & 1 == 1))
             }
             Phase::Running(Some(_)) => {
-                !sent.is_some_and(|o| o.told.iter().any(|s| s.0 == op.epoch && s.1 >> p & 1 == 1))
+                let (epoch, with) = op.confirms;
+                with >> from & 1 == 1
+                    && !sent.is_some_and(|o| o.told.iter().any(|s| s.0 == epoch && s.1 >> p & 1 == 1))
             }
             _ => false,
         }

@@ -15,7 +15,6 @@ impl<P: Plan> OpState<P> {
     /// Sets the counters for the first attempt in a group.
     pub(crate) fn reset(&mut self, group: &GroupState) {
         self.life = self.life.wrapping_add(1);
-        self.mismatch_told = false;
         self.counted = false;
         self.planned = false;
         self.holds_data = false;
@@ -39,27 +38,43 @@ impl<P: Plan> OpState<P> {
         self.phase = Phase::Running;
         self.next_window = 0;
         self.finished_windows = 0;
-        self.done_next = 0;
         self.weight = None;
         self.digest = None;
-        self.digests.clear();
         self.enter_to.clear();
         self.expected.clear();
         self.window_limits.clear();
         self.window_limit = 0;
-        for flags in [&mut self.entered, &mut self.asked, &mut self.done_from] {
+        self.absent.clear();
+        self.absent.extend(group.lost_ranks());
+        self.expect(group, (0..world).filter(|&rank| !group.is_lost(rank)));
+    }
+
+    /// The plan of recovery commits the complete result that is here. Those who hold theirs and have not returned still tell
+    /// each other so: what Done compares (calls, blocks, digests) was perhaps on its way when the attempt ended. Who has
+    /// returned has compared with all.
+    pub(crate) fn confirm(&mut self, group: &GroupState, holders: impl Iterator<Item = usize>) {
+        self.attempt = self.attempt.wrapping_add(1);
+        self.phase = Phase::Running;
+        self.header.epoch = group.epoch;
+        self.expect(group, holders);
+    }
+
+    /// Nothing has come yet. The op commits once it and the others of these ranks have told each other Done.
+    fn expect(&mut self, group: &GroupState, tellers: impl Iterator<Item = usize>) {
+        let world = group.members.len();
+        self.disagrees = false;
+        self.done_next = 0;
+        self.digests.clear();
+        for flags in [&mut self.entered, &mut self.asked, &mut self.done_to] {
             flags.clear();
             flags.resize(world, false);
         }
         self.eager.clear();
         self.eager.resize(world, 0);
-        self.done_missing = group.present() as u32 - 1;
-        self.absent.clear();
-        self.absent.extend(group.lost_ranks());
-        self.done_from[group.me] = true;
-        for &rank in &self.absent {
-            self.done_from[rank as usize] = true;
-        }
+        tellers.filter(|&rank| rank != group.me).for_each(|rank| self.done_to[rank] = true);
+        self.done_from.clear();
+        self.done_from.extend(self.done_to.iter().map(|tells| !tells));
+        self.done_missing = self.done_from.iter().filter(|told| !**told).count() as u32;
     }
 
     /// An op in place copies what it overwrites of its input, since it may have to start again: each window as it
@@ -83,14 +98,16 @@ impl<P: Plan> OpState<P> {
 
     /// Ends the attempt: gives slots and views back.
     pub(crate) fn freeze(&mut self, shared: &mut Shared) {
-        if matches!(self.phase, Phase::Running) {
+        // What two found out, one may not have heard, nor the coordinator: they find it out again.
+        let disagrees = self.disagrees && matches!(self.phase, Phase::Stalled);
+        if disagrees || matches!(self.phase, Phase::Running) {
             self.frozen_at = self.held_windows();
             let is_broadcast =
                 self.call.as_ref().is_some_and(|call| call.collective == Collective::Broadcast);
             self.holds_data |=
                 is_broadcast && (self.is_complete() || planted::has(Bug::WhoHoldsPartHoldsAll));
         }
-        if matches!(self.phase, Phase::Running | Phase::Awaiting) {
+        if disagrees || matches!(self.phase, Phase::Running | Phase::Awaiting) {
             self.phase = Phase::Frozen;
         }
         self.unload_windows(shared);

@@ -94,11 +94,10 @@ impl<P: Plan> OpState<P> {
     }
 
     fn commit_by_done(&mut self, shared: &mut Shared, links: &mut Links) -> bool {
-        let me = shared.groups[self.group.0].me;
         let mut moved = false;
         while (self.done_next as usize) < self.entered.len() {
             let rank = self.done_next as usize;
-            let wanted = rank != me && !shared.groups[self.group.0].is_lost(rank);
+            let wanted = self.done_to[rank];
             if wanted && !self.control(FrameKind::Done, rank, shared, links) {
                 return moved;
             }
@@ -170,7 +169,7 @@ impl<P: Plan> OpState<P> {
     pub(crate) fn end_well(&mut self, shared: &mut Shared) -> bool {
         let stable_through = self.stable_through(shared);
         let mut outcome = Outcome {
-            epoch: self.header.epoch,
+            epoch: self.given_in,
             contributors: self.contributors,
             absent: self.absent.clone(),
             parts: Vec::new(),

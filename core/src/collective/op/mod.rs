@@ -23,7 +23,7 @@ use crate::memory::Segment;
 use crate::plan::{Action, Place, Plan, Span, StepId};
 use crate::reduce::{Kernels, ReduceSpec, Reduction};
 use crate::transport::Submit;
-use crate::{Instant, OpId, Result};
+use crate::{Epoch, Instant, OpId, Result};
 use backup::Backup;
 pub(crate) use commit::Commit;
 pub use digest::{Digests, Divergence};
@@ -106,6 +106,8 @@ pub(crate) struct OpState<P> {
     /// What this rank has said of itself.
     window_limit: u32,
     pub(crate) enter_to: Vec<u32>,
+    /// By group rank: it is told Done.
+    done_to: Vec<bool>,
     pub(crate) done_from: Vec<bool>,
     pub(crate) done_missing: u32,
     done_next: u32,
@@ -117,7 +119,10 @@ pub(crate) struct OpState<P> {
     digest: Option<u64>,
     /// What others said of theirs, by group rank; empty while nobody did.
     digests: Vec<u64>,
-    pub(crate) mismatch_told: bool,
+    /// Another makes another call: that was said, or the coordinator heard.
+    pub(crate) disagrees: bool,
+    /// The epoch of the attempt that gives the result. Frames name a later one where the plan of recovery has committed it.
+    pub(crate) given_in: Epoch,
     /// `returned_through` counts this op.
     counted: bool,
     pub(crate) sent_bytes: u64,
@@ -168,6 +173,7 @@ impl<P: Plan> OpState<P> {
             window_limits: Vec::new(),
             window_limit: 0,
             enter_to: Vec::new(),
+            done_to: Vec::new(),
             done_from: Vec::new(),
             done_missing: 0,
             done_next: 0,
@@ -175,7 +181,8 @@ impl<P: Plan> OpState<P> {
             weight: None,
             digest: None,
             digests: Vec::new(),
-            mismatch_told: false,
+            disagrees: false,
+            given_in: Epoch(0),
             counted: false,
             sent_bytes: 0,
             received_bytes: 0,

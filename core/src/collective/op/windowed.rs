@@ -131,7 +131,7 @@ impl<P: Plan> OpState<P> {
             false => (0, 0),
         };
         let [committed, held] = [committed, held].map(|windows| self.windowed.bytes(windows) as u64);
-        Some(Partial { seq: self.id.seq, attempt: self.header.epoch, committed, held })
+        Some(Partial { seq: self.id.seq, attempt: self.given_in, committed, held })
     }
 
     /// The vector is final up to here: the op goes on with the rest. False if that cannot be.

@@ -6,6 +6,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use ronde_core::call::{Blocks, Call, CallOptions};
 use ronde_core::collective::{Effect, Limits, OpHandle};
+use ronde_core::error::Error;
 use ronde_core::reduce::Reduction;
 use ronde_core::{Collective, DType, ReduceOp, Tolerance};
 use ronde_sim::{Cluster, InFlight};
@@ -58,6 +59,33 @@ impl Job {
     fn own(&self, rank: usize) -> usize {
         let counts = if self.sent[rank].is_empty() { &self.taken[rank] } else { &self.sent[rank] };
         counts[rank]
+    }
+
+    fn gives_counts_of_all(&self) -> bool {
+        matches!(self.collective, Collective::AllGatherV | Collective::ReduceScatterV)
+    }
+
+    /// Of two ranks the first sends more than the second takes, or, where that is noticed, less.
+    fn disagree(&mut self, rng: &mut SmallRng) -> (usize, usize) {
+        let other = (self.root + rng.random_range(1..self.sent.len())) % self.sent.len();
+        let is_gather = self.collective == Collective::GatherV;
+        let (from, to) = if is_gather { (other, self.root) } else { (self.root, other) };
+        let more = *[1, 5, 40, 64, 700].choose(rng).unwrap();
+        let less = !self.is_strict() && rng.random();
+        let counts_of_all = self.gives_counts_of_all();
+        let changed = match self.collective {
+            Collective::AllToAllV if less => &mut self.taken[to][from],
+            Collective::AllToAllV => &mut self.sent[from][to],
+            Collective::GatherV if less => &mut self.taken[to][from],
+            Collective::GatherV => &mut self.taken[from][from],
+            Collective::ScatterV if less => &mut self.sent[to][to],
+            Collective::ScatterV => &mut self.sent[from][to],
+            Collective::AllGatherV => &mut self.taken[from][to],
+            _ => &mut self.sent[from][to],
+        };
+        // The call of one who gives one list of counts may also have an empty block.
+        *changed = if counts_of_all && rng.random() { 0 } else { *changed + more };
+        (from, to)
     }
 
     /// The call of a rank with its memory.
@@ -163,24 +191,8 @@ fn blocks_that_disagree() {
         let world = rng.random_range(2..6);
         let mut cluster = Cluster::new(&vec![0; world], seed, &Limits::default(), SMALL);
         let mut job = Job::draw(&mut rng, collective, world);
-        let other = (job.root + rng.random_range(1..world)) % world;
-        let (from, to) =
-            if collective == Collective::GatherV { (other, job.root) } else { (job.root, other) };
-        let more = *[1, 5, 40, 64, 700].choose(&mut rng).unwrap();
-        let less = !job.is_strict() && rng.random();
-        let counts_of_all = matches!(collective, Collective::AllGatherV | Collective::ReduceScatterV);
-        let changed = match collective {
-            Collective::AllToAllV if less => &mut job.taken[to][from],
-            Collective::AllToAllV => &mut job.sent[from][to],
-            Collective::GatherV if less => &mut job.taken[to][from],
-            Collective::GatherV => &mut job.taken[from][from],
-            Collective::ScatterV if less => &mut job.sent[to][to],
-            Collective::ScatterV => &mut job.sent[from][to],
-            Collective::AllGatherV => &mut job.taken[from][to],
-            _ => &mut job.sent[from][to],
-        };
-        // The call of one who gives one list of counts may also have an empty block.
-        *changed = if counts_of_all && rng.random() { 0 } else { *changed + more };
+        let (from, to) = job.disagree(&mut rng);
+        let counts_of_all = job.gives_counts_of_all();
         let what =
             format!("seed {seed} {collective} of {world}, {from} to {to}, {:?}", job.options.tolerance);
         let (handles, _memory) = start(&job, &mut cluster, &mut rng);
@@ -205,6 +217,58 @@ fn blocks_that_disagree() {
             let ended = cluster.peers[rank].executor.has_ended(handles[rank]);
             assert!(job.is_strict() || !ended, "{what}: rank {rank} has ended well; told: {told:?}");
         }
+    }
+}
+
+/// A rank dies at some moment, which is noticed after a while.
+fn lose(victim: usize, cluster: &mut Cluster, rng: &mut SmallRng) {
+    let wait = |cluster: &mut Cluster, rng: &mut SmallRng| {
+        for _ in 0..rng.random_range(0..60) {
+            cluster.step(rng.random_range(0..cluster.peers.len()));
+        }
+    };
+    wait(cluster, rng);
+    let in_flight = [InFlight::Delivered, InFlight::Lost, InFlight::Cut];
+    cluster.kill(victim, *in_flight.choose(rng).unwrap());
+    wait(cluster, rng);
+    cluster.notice_death(victim);
+}
+
+/// The coordinator's verdict.
+fn end_all(cluster: &mut Cluster) {
+    (0..cluster.peers.len()).for_each(|rank| cluster.fail(rank, &Error::resource("calls that disagree")));
+}
+
+/// The same in the moment in which somebody else is lost: what all who are left hold is committed after it was compared.
+#[test]
+fn blocks_that_disagree_while_somebody_is_lost() {
+    for (seed, collective) in (0..2000).flat_map(|seed| UNEVEN.map(|collective| (seed, collective))) {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let world = rng.random_range(3..6);
+        let mut cluster = Cluster::new(&vec![0; world], seed, &Limits::default(), SMALL);
+        let mut job = Job::draw(&mut rng, collective, world);
+        job.options.tolerance = Tolerance::Recover;
+        let (from, to) = job.disagree(&mut rng);
+        let others: Vec<usize> = (0..world).filter(|rank| ![from, to].contains(rank)).collect();
+        let victim = *others.choose(&mut rng).unwrap();
+        let what = format!("seed {seed} {collective} of {world}, {from} to {to}, without {victim}");
+        let (handles, _memory) = start(&job, &mut cluster, &mut rng);
+        lose(victim, &mut cluster, &mut rng);
+        let mut told: Vec<Effect> = Vec::new();
+        let mut rounds_after = 0;
+        cluster.run_until(BUDGET, |cluster| {
+            cluster.step_control();
+            cluster.alive().into_iter().for_each(|rank| told.extend(cluster.effects(rank)));
+            let ended = [from, to].iter().any(|&rank| cluster.peers[rank].executor.has_ended(handles[rank]));
+            rounds_after += usize::from(!told.is_empty() || ended);
+            rounds_after > 200
+        });
+        assert!(!told.is_empty(), "{what}");
+        for rank in [from, to] {
+            let ended = cluster.peers[rank].executor.has_ended(handles[rank]);
+            assert!(!ended, "{what}: rank {rank} has ended; told: {told:?}");
+        }
+        end_all(&mut cluster);
     }
 }
 
@@ -240,9 +304,15 @@ fn roots_that_disagree() {
             };
             let _ = cluster.start(rank, call, false).unwrap();
         }
+        // In some jobs one is lost to whom neither root means anything.
+        let bystander = (0..world).find(|rank| ![odd, root, of_odd].contains(rank));
+        if let Some(victim) = bystander.filter(|_| tolerance == Tolerance::Recover && rng.random()) {
+            lose(victim, &mut cluster, &mut rng);
+        }
         let mut told = Vec::new();
         cluster.run_until(BUDGET, |cluster| {
-            (0..world).for_each(|rank| told.extend(cluster.effects(rank)));
+            cluster.step_control();
+            cluster.alive().into_iter().for_each(|rank| told.extend(cluster.effects(rank)));
             !told.is_empty()
         });
         for effect in told {
@@ -251,5 +321,6 @@ fn roots_that_disagree() {
             let named = |root: usize| both.contains(&format!("root {root}"));
             assert!(named(root) && named(of_odd), "{what}: {both}");
         }
+        end_all(&mut cluster);
     }
 }
