@@ -8,7 +8,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-COLOURS = {"openmpi": "tab:red", "gloo": "tab:orange", "ronde": "tab:blue"}
+COLOURS = {"openmpi": "tab:red", "gloo": "tab:orange", "bare": "tab:gray", "ronde": "tab:blue"}
 LINES = {"shm": "-", "tcp": "--"}
 
 

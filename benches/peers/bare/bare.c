@@ -76,7 +76,7 @@ static void take_in(const exchange_t *x, size_t offset, const char *bytes, size_
     for (size_t i = 0; i < len / sizeof(float); i++) sum[i] = a[i] + b[i];
 }
 
-/* What is added is read a piece at a time, and never before what it overwrites has left. */
+/* What is added is read a piece at a time. Nothing is overwritten before it has left. */
 static void exchange_tcp(const exchange_t *x) {
     size_t sent = 0, got = 0, added = 0;
     int spins = 0;
@@ -88,9 +88,10 @@ static void exchange_tcp(const exchange_t *x) {
             sent += n > 0 ? (size_t)n : 0;
         }
         if (got < x->len) {
-            size_t room = got - added + READ < READ ? 0 : READ - (got - added), left = x->len - got;
+            size_t room = READ - (got - added), left = (x->in == x->out ? sent : x->len) - got;
             char *into = x->addend ? scratch + (got - added) : x->in + got;
-            ssize_t n = room == 0 ? 0 : recv(channel, into, left < room ? left : room, 0);
+            if (room > left) room = left;
+            ssize_t n = room == 0 ? 0 : recv(channel, into, room, 0);
             if (n < 0 && errno != EAGAIN) fail("recv");
             if (n == 0 && room > 0) exit(1);
             got += n > 0 ? (size_t)n : 0;
