@@ -377,7 +377,7 @@ private:
     const store functions_;
     ronde_store value_;
     mutable std::mutex mutex_;
-    std::string problem_;
+    mutable std::string problem_;
 };
 
 struct c_config {

@@ -2,7 +2,7 @@
 
 use crate::bootstrap::{Family, InterfaceFilter, MAX_STREAMS, RondeId, Store};
 use crate::environment;
-use crate::jobs::LONGEST_NAME;
+use crate::jobs::{LONGEST_NAME, is_name};
 use ronde_algorithms::CostTable;
 use ronde_core::collective::Digests;
 use ronde_core::error::{Error, Result};
@@ -257,7 +257,7 @@ impl Config {
     /// any other refuses processes of another job by name. Default: none, which is a name too.
     pub fn job(mut self, name: impl Into<String>) -> Result<Config> {
         let name = name.into();
-        if name.len() > LONGEST_NAME || name.chars().any(char::is_control) {
+        if !is_name(&name) {
             let text = format!("a job's name has up to {LONGEST_NAME} printing bytes: {name:?} (RONDE_JOB)");
             return Err(Error::join(text));
         }
@@ -374,7 +374,7 @@ impl Config {
 
     /// What everybody is to reckon with, as text.
     pub(crate) fn costs_of_members(&self) -> String {
-        let cores = environment::cores() as u32;
+        let cores = environment::cores_of_machine() as u32;
         match self.costs {
             None => format!("cores={cores}"),
             Some(costs @ CostTable { cores: 0, .. }) => CostTable { cores, ..costs }.to_string(),

@@ -62,11 +62,12 @@ pub fn serve_coordinator(config: &Config, address: SocketAddr, keep: bool) -> Re
     let (listener, inbox) = Listener::new(config, &identity, tcp, Some(coordinators))?;
     // No member is in this process.
     drop(inbox);
-    loop {
+    if !keep {
         listener.wait_for_the_jobs();
-        if !keep {
-            return Ok(());
-        }
+        return Ok(());
+    }
+    loop {
+        std::thread::park();
     }
 }
 
@@ -105,10 +106,19 @@ pub(crate) struct Shell {
     farewells: VecDeque<(std::time::Instant, u64)>,
     start: std::time::Instant,
     stopped: bool,
+    /// It ends when everybody who came has gone again before the job has formed.
+    may_idle: bool,
+    was_joined: bool,
 }
 
 impl Shell {
-    pub(crate) fn new(machine: Coordinator, events: mpsc::SyncSender<Event>, taken_over: Addresses) -> Shell {
+    /// `may_idle`: it ends when everybody who came has gone again before the job has formed.
+    pub(crate) fn new(
+        machine: Coordinator,
+        events: mpsc::SyncSender<Event>,
+        taken_over: Addresses,
+        may_idle: bool,
+    ) -> Shell {
         Shell {
             machine,
             streams: BTreeMap::new(),
@@ -118,6 +128,8 @@ impl Shell {
             farewells: VecDeque::new(),
             start: std::time::Instant::now(),
             stopped: false,
+            may_idle,
+            was_joined: false,
         }
     }
 
@@ -125,9 +137,12 @@ impl Shell {
         Instant(self.start.elapsed().as_nanos() as u64)
     }
 
-    /// Until the job has ended.
-    pub(crate) fn run(&mut self, queue: &mpsc::Receiver<Event>) {
+    /// Until the job has ended; false if it never was one.
+    pub(crate) fn run(&mut self, queue: &mpsc::Receiver<Event>) -> bool {
         while !self.machine.is_finished() && !self.stopped {
+            if self.may_idle && self.was_joined && self.streams.is_empty() && self.machine.is_unused() {
+                return false;
+            }
             let wait = match self.machine.next_deadline() {
                 Some(deadline) => deadline.since(self.now()).max(Duration::from_millis(1)),
                 None => Duration::from_secs(1),
@@ -138,7 +153,7 @@ impl Shell {
             match queue.recv_timeout(wait) {
                 Ok(event) => self.handle(event),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
-                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return true,
             }
             // Everything that is already here is taken in before time passes judgement.
             while let Ok(event) = queue.try_recv() {
@@ -149,6 +164,7 @@ impl Shell {
             self.end_farewells();
         }
         self.see_them_off(queue);
+        true
     }
 
     /// Members that have not closed in time, such as those that are stopped, keep no thread here.
@@ -210,6 +226,7 @@ impl Shell {
     fn connected(&mut self, connection: u64, stream: Served) {
         if stream.0.set_write_timeout(Some(WRITE_PATIENCE)).is_ok() {
             self.streams.insert(connection, stream);
+            self.was_joined = true;
         }
     }
 

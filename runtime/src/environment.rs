@@ -68,6 +68,18 @@ pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
+/// Processors of this machine, as far as this process can know: 0 if it may use only some of them, since the others' ranks may
+/// have those that are left.
+pub(crate) fn cores_of_machine() -> usize {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let allowed = read("/proc/self/status").and_then(|status| {
+        let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        list.map(|list| list.trim().to_owned())
+    });
+    let online = read("/sys/devices/system/cpu/online").map(|list| list.trim().to_owned());
+    if allowed.is_some() && allowed == online { cores() } else { 0 }
+}
+
 /// This machine's name.
 pub(crate) fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()

@@ -10,7 +10,8 @@ use crate::engine::lock;
 use ronde_core::Instant;
 use ronde_core::error::{Error, Result};
 use ronde_core::membership::{Coordinator, CoordinatorOptions, Effect, FromMember, ToMember};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
@@ -20,6 +21,9 @@ use std::time::Duration;
 const MOST_JOBS: usize = 1024;
 /// Longest name of a job, in bytes.
 pub(crate) const LONGEST_NAME: usize = 128;
+/// How long somebody who was turned away has to hear it, and how many bytes it may have sent meanwhile.
+const FAREWELL: Duration = Duration::from_millis(500);
+const MAX_UNREAD: u64 = 64 << 10;
 /// How long a coordinator whose host gives up waits for its members to hear of it.
 const LAST_WAIT: Duration = Duration::from_millis(500);
 
@@ -47,8 +51,10 @@ struct Jobs {
 struct Running {
     /// Where the events of each job go.
     queues: BTreeMap<String, mpsc::SyncSender<Event>>,
-    /// Jobs that there have been.
+    /// Jobs that there have been, but for those of which nobody stayed until they formed.
     started: u64,
+    /// Names of jobs that have ended here: who belonged to one of those and did not hear of its end comes too late.
+    ended: BTreeSet<String>,
 }
 
 impl Coordinators {
@@ -118,6 +124,30 @@ impl Drop for Coordinators {
     }
 }
 
+/// The end of a job, also where its coordinator panics.
+struct End {
+    jobs: Arc<Jobs>,
+    job: String,
+    formed: bool,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let running = &mut *lock(&self.jobs.running);
+        running.queues.remove(&self.job);
+        if !self.formed {
+            running.started -= 1;
+        } else if self.jobs.only.is_none() {
+            // Of very many the first by name are forgotten: they are only refused a little later.
+            if running.ended.len() >= MOST_JOBS {
+                running.ended.pop_first();
+            }
+            running.ended.insert(std::mem::take(&mut self.job));
+        }
+        self.jobs.changed.notify_all();
+    }
+}
+
 fn options(config: &Config) -> CoordinatorOptions {
     CoordinatorOptions {
         size: config.size,
@@ -163,16 +193,15 @@ impl Jobs {
         machine: Coordinator,
     ) -> Result<mpsc::SyncSender<Event>> {
         let (events, queue) = mpsc::sync_channel(4096);
-        let mut shell = Shell::new(machine, events.clone(), self.taken_over.clone());
-        let (jobs, job) = (self.clone(), name.to_owned());
+        let mut shell = Shell::new(machine, events.clone(), self.taken_over.clone(), self.only.is_none());
+        let mut end = End { jobs: self.clone(), job: name.to_owned(), formed: true };
         std::thread::Builder::new()
             .name("ronde-coordinator".into())
             .spawn(move || {
-                shell.run(&queue);
+                end.formed = shell.run(&queue);
                 // Whoever comes from now on is of the next job of this name.
                 drop(queue);
-                lock(&jobs.running).queues.remove(&job);
-                jobs.changed.notify_all();
+                drop(end);
             })
             .map_err(|e| Error::resource(format!("cannot start the coordinator: {e}")))?;
         running.queues.insert(name.to_owned(), events.clone());
@@ -196,15 +225,14 @@ impl Jobs {
     fn first_message(&self, stream: &TcpStream) -> Option<(String, FromMember)> {
         stream.set_read_timeout(Some(self.first_word)).ok()?;
         match read_message(stream).ok()? {
-            FromMember::Job(name) if name.len() <= LONGEST_NAME => Some((name, read_message(stream).ok()?)),
+            FromMember::Job(name) if is_name(&name) => Some((name, read_message(stream).ok()?)),
             FromMember::Job(_) => None,
             first => Some((String::new(), first)),
         }
     }
 
     fn serve(self: &Arc<Jobs>, stream: &TcpStream, name: &str, first: FromMember) {
-        let asks = matches!(first, FromMember::Status);
-        let queue = match self.queue(name, asks) {
+        let queue = match self.queue(name, &first) {
             Ok(Some(queue)) => queue,
             Ok(None) => return self.describe_none(stream),
             Err(why) => {
@@ -230,13 +258,17 @@ impl Jobs {
         let _ = queue.send(Event::Closed(connection));
     }
 
-    /// Where the events of a job go; the first of a job starts its coordinator, unless it only asks.
+    /// Where the events of a job go; the first who wants to join it starts its coordinator.
     fn queue(
         self: &Arc<Jobs>,
         name: &str,
-        asks: bool,
+        first: &FromMember,
     ) -> std::result::Result<Option<mpsc::SyncSender<Event>>, Box<ToMember>> {
         let mut running = lock(&self.running);
+        // Else it would be taken for a member of a job whose coordinator was started again.
+        if matches!(first, FromMember::Rejoin(_)) && running.ended.contains(name) {
+            return Err(Box::new(ToMember::TryLater));
+        }
         if let Some(queue) = running.queues.get(name) {
             return Ok(Some(queue.clone()));
         }
@@ -250,7 +282,7 @@ impl Jobs {
                 )),
             }));
         }
-        if asks {
+        if !matches!(first, FromMember::Hello(_) | FromMember::Rejoin(_)) {
             return Ok(None);
         }
         if running.queues.len() >= MOST_JOBS {
@@ -277,7 +309,13 @@ impl Jobs {
 /// Ends a connection so that what was said last arrives: one that is closed with bytes unread is reset.
 fn end_after_words(stream: &TcpStream) {
     let _ = stream.shutdown(Shutdown::Write);
-    while read_message::<FromMember>(stream).is_ok() {}
+    let _ = stream.set_read_timeout(Some(FAREWELL));
+    let _ = std::io::copy(&mut stream.take(MAX_UNREAD), &mut std::io::sink());
+}
+
+/// Whether a job may be called that.
+pub(crate) fn is_name(name: &str) -> bool {
+    name.len() <= LONGEST_NAME && !name.chars().any(char::is_control)
 }
 
 fn named(job: &str) -> String {

@@ -202,7 +202,7 @@ impl<P: Plan> Executor<P> {
         if let Some(commit) = commit.filter(|_| committed && op.is_complete()) {
             if op.commit != Commit::Done {
                 // It holds something of every member, so all have made this call.
-                op.end_well(&mut self.shared);
+                op.end_if_alike(&mut self.shared);
                 return;
             }
             let group = &self.shared.groups[op.group.0];
@@ -214,6 +214,8 @@ impl<P: Plan> Executor<P> {
         // what does not commit by log has no result to wait for, and ends alike here.
         if committed && op.commits_by_log() {
             op.phase = Phase::Awaiting;
+            // The provider may be lost with half of it sent.
+            op.save_input(&mut self.shared.pool);
             self.deliver_early(at);
             return;
         }

@@ -57,9 +57,6 @@ impl Succession {
         silent: bool,
         is_over: &dyn Fn() -> bool,
     ) -> Found {
-        if !silent {
-            std::thread::sleep(std::time::Duration::from_millis(300));
-        }
         let start = Instant::now();
         let now = || ronde_core::Instant(start.elapsed().as_nanos() as u64);
         let mut search = Search::new(self.peer(), silent, self.config.suspect_after(), now());

@@ -37,10 +37,10 @@ use views::Registered;
 pub(crate) use views::{Current, GroupCell};
 
 /// How long the engine waits for the coordinator's verdict before it fails ops on its own: at least so long, and
-/// so many times as long as a member may be silent, since one that has just taken over may wait for a quorum. While
-/// another member is looked for that hosts it the wait begins again: that search ends by itself.
+/// so many times as long as a member may be silent: another coordinator may have to be found first, of which one says
+/// nothing, and that one may wait for a quorum.
 const VERDICT_PATIENCE: Duration = Duration::from_secs(5);
-const VERDICT_SILENCES: u32 = QUORUM_SILENCES + 2;
+const VERDICT_SILENCES: u32 = QUORUM_SILENCES + 4;
 /// How often at most heartbeats are told how far the ops are.
 const PUBLISH_EVERY: Duration = Duration::from_millis(50);
 /// A call that takes longer asks those it waits for how they make it.

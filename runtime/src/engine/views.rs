@@ -182,11 +182,6 @@ impl Engine {
         // What the one before said counts, also what nobody has looked at yet; and who has died is seen now.
         self.poll(inner);
         let view = inner.follower.view();
-        if view.host.is_some()
-            && let Some((since, ..)) = &mut inner.pending_verdict
-        {
-            *since = self.now();
-        }
         let is_dead = |m: &&MemberInfo| {
             let at = m.id.index();
             m.peer != inner.me && inner.links.get(at).is_none_or(Option::is_none)

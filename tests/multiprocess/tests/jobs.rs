@@ -102,6 +102,20 @@ fn what_ends_one_job_is_no_matter_of_another() {
     blue.close().unwrap();
 }
 
+/// It neither keeps the coordinator from ending nor spoils the next job of that name.
+#[test]
+fn a_job_that_nobody_waited_for_is_forgotten() {
+    let port = free_port();
+    let coordinator = serve(port, false);
+    let lonely = of_job(port, "blue").rank(1).size(7).connect_timeout(Duration::from_millis(100)).join();
+    let text = lonely.map(drop).unwrap_err().to_string();
+    assert!(text.contains("1 of 7"), "{text}");
+    for rank in ranks_of(port, "blue", 2, sums_then_leaves) {
+        assert_eq!(rank.join().unwrap(), 2);
+    }
+    coordinator.join().unwrap().unwrap();
+}
+
 #[test]
 fn the_coordinator_of_one_job_names_it_to_those_of_another() {
     let port = free_port();

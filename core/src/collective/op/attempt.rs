@@ -120,6 +120,17 @@ impl<P: Plan> OpState<P> {
         failpoint::reach(Point::Frozen, &self.id, 0);
     }
 
+    /// Before a result comes from another member: that overwrites the input of an op in place, also where its own steps have
+    /// not. Without what it lacks an all-gather has its own block unchanged.
+    pub(crate) fn save_input(&mut self, pool: &mut SlotPool) {
+        if let Some(call) = &self.call
+            && call.collective.reduces()
+            && call.input.overlaps(&call.output)
+        {
+            self.backup.save_all(call, pool);
+        }
+    }
+
     /// What the op had overwritten is as before.
     pub(crate) fn restore_input(&mut self, pool: &mut SlotPool) {
         if let Some(call) = &self.call

@@ -57,6 +57,19 @@ impl Backup {
         self.blocks.push((window.index, block));
     }
 
+    /// Copies all of the output, unless windows were saved: they have overwritten it.
+    pub(super) fn save_all(&mut self, call: &Call, pool: &mut SlotPool) {
+        let len = call.output.len();
+        if self.wanted || len == 0 {
+            return;
+        }
+        self.wanted = true;
+        let block = pool.take(len);
+        call.output.copy_to(&block.segment(0, len));
+        self.ranges.push(Saved { window: 0, offset: 0, len, at: 0 });
+        self.blocks.push((0, block));
+    }
+
     /// Makes one of ranges that touch, from the given one on, since most windows write a stretch in many steps, and
     /// some of it twice. Gives each its place in the block; returns the size of that.
     fn join_ranges(&mut self, first: usize) -> usize {
@@ -128,6 +141,26 @@ mod tests {
         let bytes = backup.join_ranges(1);
         assert_eq!((backup.ranges[0].offset, backup.ranges[0].len), (500, 7), "of another window");
         (backup.ranges[1..].iter().map(|saved| (saved.offset, saved.len, saved.at)).collect(), bytes)
+    }
+
+    #[test]
+    fn all_of_the_output_comes_back() {
+        let (arena, mut pool) = (Arena::new(64), SlotPool::new());
+        let output = arena.segment(3, 41);
+        let call = Call { input: output.clone(), output: output.clone(), ..Call::EMPTY };
+        let before: Vec<u8> = (0..41).map(|i| i * 5).collect();
+        output.fill_from(&before);
+        let mut backup = Backup::default();
+        backup.save_all(&call, &mut pool);
+        output.fill_from(&[0xa5; 41]);
+        // What is saved is what there was first.
+        backup.save_all(&call, &mut pool);
+        backup.restore(&call);
+        assert_eq!(output.bytes(), before);
+        backup.clear(&mut pool);
+        output.fill_from(&[1; 41]);
+        backup.restore(&call);
+        assert_eq!(output.bytes(), [1; 41], "nothing is kept");
     }
 
     #[test]

@@ -114,12 +114,12 @@ impl<P: Plan> OpState<P> {
     }
 
     /// Ends the op unless what others hold is known to be something else.
-    pub(super) fn end_if_alike(&mut self, shared: &mut Shared) -> bool {
+    pub(crate) fn end_if_alike(&mut self, shared: &mut Shared) -> bool {
         match self.divergence(shared) {
             None => self.end_well(shared),
             Some(divergence) => {
-                // It must not end well: waits for the coordinator's verdict.
-                self.phase = Phase::Stalled;
+                // It must not end well: waits for the coordinator's verdict. If that is lost they compare again.
+                (self.phase, self.disagrees) = (Phase::Stalled, true);
                 shared.effects.push(Effect::Diverged(divergence));
                 true
             }

@@ -111,6 +111,8 @@ const LINGER: Duration = Duration::from_secs(1);
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Coordinator {
     options: CoordinatorOptions,
+    /// The size and the least number of peers that it was given, not told by those who came.
+    given: (Option<u32>, Option<u32>),
     state: State,
     members: BTreeMap<u64, Member>,
     epoch: Epoch,
@@ -144,6 +146,7 @@ impl Coordinator {
     /// A coordinator that waits for its members.
     pub fn new(options: CoordinatorOptions) -> Coordinator {
         Coordinator {
+            given: (options.size, options.min_peers),
             options,
             state: State::Gathering,
             members: BTreeMap::new(),
@@ -204,6 +207,11 @@ impl Coordinator {
         }
     }
 
+    /// True while no job has formed and nobody waits for one.
+    pub fn is_unused(&self) -> bool {
+        matches!(self.state, State::Gathering) && self.members.is_empty()
+    }
+
     /// A message came.
     pub fn handle_message(&mut self, connection: u64, message: FromMember, now: Instant) {
         if let Some(member) = self.members.get_mut(&connection) {
@@ -259,6 +267,10 @@ impl Coordinator {
         }
         self.members.remove(&connection);
         self.forget_waiting(connection);
+        if self.is_unused() {
+            // Whoever comes next may mean another job.
+            (self.options.size, self.options.min_peers) = self.given;
+        }
         if matches!(self.state, State::Gathering) {
             self.tell_gathering();
         }
