@@ -49,7 +49,7 @@ pub enum InFlight {
     Delivered,
     /// Nothing of it arrives.
     Lost,
-    /// Of each connection what was sent first arrives, up to some point.
+    /// Of each connection what was sent first arrives, up to some point, which may be within a frame.
     Cut,
 }
 
@@ -122,6 +122,8 @@ impl Bytes {
 struct Message {
     header: Header,
     bytes: Bytes,
+    /// Half of the payload comes, and then nothing more.
+    torn: bool,
 }
 
 /// From one process to another.
@@ -138,6 +140,8 @@ struct Direction {
 }
 
 struct Wire {
+    /// Links are streams of bytes, not rings of frames.
+    streams: bool,
     /// By (from, to).
     directions: Vec<Direction>,
     /// By process: it has died.
@@ -164,7 +168,11 @@ impl Wire {
         for other in (0..processes).filter(|&other| other != process) {
             let frames = &mut self.directions[process * processes + other].frames;
             let kept = in_flight.kept(frames.len(), &mut self.rng);
-            frames.truncate(kept);
+            let torn = in_flight == InFlight::Cut && self.streams && kept < frames.len();
+            frames.truncate(kept + usize::from(torn));
+            if let Some(last) = frames.last_mut().filter(|_| torn) {
+                last.torn = true;
+            }
             self.make_due(other, process);
         }
     }
@@ -202,6 +210,7 @@ impl Network {
     /// A full mesh of so many.
     pub fn new(processes: usize, rates: Rates, seed: u64) -> Network {
         let wire = Wire {
+            streams: !rates.views,
             directions: (0..processes * processes).map(|_| Direction::default()).collect(),
             dead: vec![false; processes],
             due: vec![vec![0; processes.div_ceil(64)]; processes],
@@ -315,9 +324,14 @@ impl SimLink {
     }
 
     fn deliver(&mut self, message: Message, receiver: &mut dyn Receiver) {
-        let Message { header, bytes } = message;
+        let Message { header, bytes, torn } = message;
         let payload = bytes.segment();
-        if self.rates.views {
+        if torn {
+            if let Placement::Into(memory) = receiver.place(self.peer, &header) {
+                let half = payload.len() / 2;
+                payload.slice(0, half).copy_to(&memory.slice(0, half));
+            }
+        } else if self.rates.views {
             let token = self.next_view;
             self.next_view += 1;
             self.views.push((token, bytes));
@@ -381,7 +395,10 @@ impl SimLink {
         if is_over(&wire) {
             return Err(LinkFailure::PeerDied);
         }
-        let waiting = wire.directions[back].frames.len();
+        let frames = &wire.directions[back].frames;
+        // Nothing comes after half a frame.
+        let torn = frames.len() > 1 && frames.last().is_some_and(|last| last.torn);
+        let waiting = frames.len() - usize::from(torn);
         let at = if reorder { wire.rng.random_range(0..waiting) } else { 0 };
         Ok(Some(wire.directions[back].frames.remove(at)))
     }
@@ -417,13 +434,13 @@ impl Link for SimLink {
         wire.directions[out].used += bytes * (1 + usize::from(duplicated));
         if duplicated {
             let bytes = wire.pool.copy(payload);
-            wire.directions[out].frames.push(Message { header: *header, bytes });
+            wire.directions[out].frames.push(Message { header: *header, bytes, torn: false });
         }
         let bytes = match pending {
             true => Bytes::Lent(payload.clone(), cookie),
             false => wire.pool.copy(payload),
         };
-        wire.directions[out].frames.push(Message { header: *header, bytes });
+        wire.directions[out].frames.push(Message { header: *header, bytes, torn: false });
         wire.make_due(self.other, self.me);
         drop(wire);
         self.lent += usize::from(pending);

@@ -198,9 +198,10 @@ mod tests {
         runs.finish(start);
     }
 
-    /// Who else of three may die at an event, and how.
+    /// Who else of three may die at an event, and how: also within a frame.
     fn second_deaths(event: u64, first: usize) -> [(u64, usize, InFlight); 4] {
         let others = [(first + 1) % 3, (first + 2) % 3];
-        std::array::from_fn(|at| (event, others[at / 2], FATES[at % 2]))
+        let fates = [InFlight::Delivered, InFlight::Cut];
+        std::array::from_fn(|at| (event, others[at / 2], fates[at % 2]))
     }
 }
