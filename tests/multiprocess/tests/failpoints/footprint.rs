@@ -107,11 +107,10 @@ impl Counts {
         }
     }
 
-    fn is_within(&self, expected: &Counts, slack: usize) -> bool {
-        // A thread on which a connection proves itself may have been counted before.
+    fn is_within(&self, expected: &Counts) -> bool {
+        // A connection that proved itself, or was turned away, and its thread may have been counted before.
         self.threads <= expected.threads
             && self.sockets <= expected.sockets
-            && self.sockets + slack >= expected.sockets
             && (self.other_descriptors, self.rings) == (expected.other_descriptors, expected.rings)
     }
 }
@@ -136,10 +135,10 @@ impl Footprint {
     /// Waits until all that was kept for these ranks is gone, and nothing has come instead.
     pub(crate) fn expect_without(&self, lost: &[u32]) -> Result<(), String> {
         let until = Instant::now() + PATIENCE;
-        let (expected, slack) = self.expected(lost);
+        let expected = self.expected(lost);
         loop {
             let now = Counts::now();
-            if now.is_within(&expected, slack) {
+            if now.is_within(&expected) {
                 return Ok(());
             }
             if Instant::now() > until {
@@ -150,8 +149,8 @@ impl Footprint {
         }
     }
 
-    /// What is left, and how much less may be.
-    fn expected(&self, lost: &[u32]) -> (Counts, usize) {
+    /// What may be left.
+    fn expected(&self, lost: &[u32]) -> Counts {
         let mut expected = self.counts.clone();
         let shared = self.shares.iter().filter(|rank| lost.contains(rank)).count();
         expected.rings -= shared * expected.rings / self.shares.len().max(1);
@@ -170,6 +169,6 @@ impl Footprint {
         let may_take_over = usize::from(succeeds || hosts && self.has_succeeded);
         expected.sockets += may_take_over;
         expected.threads += may_take_over;
-        (expected, may_take_over)
+        expected
     }
 }
