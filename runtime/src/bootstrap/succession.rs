@@ -65,6 +65,7 @@ impl Succession {
         }
         while !is_over() {
             let Some((rejoin, heirs)) = events.rejoin() else { return Found::Nothing };
+            let (before, successor) = (rejoin.view.host, heirs.first().map(|heir| heir.id));
             let (answer, host) = match search.next(rejoin, heirs, now()) {
                 Step::AskAgain(rejoin) => (self.ask(&self.addresses, &rejoin), None),
                 Step::Ask(heir, rejoin) => {
@@ -72,7 +73,9 @@ impl Succession {
                     if rejoin.hosts_coordinator && self.host(listener).is_none() {
                         return Found::Nothing;
                     }
-                    (self.ask(&self.addresses(&heir, listener), &rejoin), Some(heir.id))
+                    // Who takes its place listens at its address too, and is the one that takes others in.
+                    let host = if before == Some(heir.id) { successor } else { Some(heir.id) };
+                    (self.ask(&self.addresses(&heir, listener), &rejoin), host)
                 }
                 Step::GiveUp => return Found::Nothing,
             };
