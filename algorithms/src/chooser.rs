@@ -89,9 +89,7 @@ impl<'a> Model<'a> {
 
     /// Small ops commit by log, without a message; in all others everybody tells everybody that it is done.
     fn done(&self) -> f64 {
-        let limits = Limits::default();
-        let slow = self.topology.nodes().count() > 1;
-        let limit = if slow { limits.log_op_bytes_syscall } else { limits.log_op_bytes_memory };
+        let limit = Limits::default().log_op_bytes(self.topology.nodes().count() > 1);
         match self.bytes <= limit as f64 {
             true => 0.0,
             false => self.c.latency + (self.n - 1.0) * self.c.message / 2.0,

@@ -21,7 +21,8 @@ const LEAST_REDUCE: f64 = 5e-12;
 impl Group {
     /// Measures what a message and a byte cost between ranks 0 and 1, and what reducing costs, in about a
     /// second. All ranks call it, and get the name of the kind of link (`shm`, `tcp` where all ranks
-    /// are on one machine, `net` where they are on several) and its costs as rank 0 saw them; put them in a [`CostTable`](crate::CostTable) for [`Config::costs`](crate::Config::costs) or `RONDE_COSTS`.
+    /// are on one machine, `net` where they are on several) and its costs as rank 0 saw them; put them in a
+    /// [`CostTable`](crate::CostTable) for [`Config::costs`](crate::Config::costs) or `RONDE_COSTS`.
     pub fn measure_costs(&self) -> Result<(&'static str, Costs)> {
         if self.size() < 2 {
             return Err(Misuse::Other("costs are measured between two ranks".into()).into());

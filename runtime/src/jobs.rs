@@ -194,10 +194,12 @@ impl Jobs {
     ) -> Result<mpsc::SyncSender<Event>> {
         let (events, queue) = mpsc::sync_channel(4096);
         let mut shell = Shell::new(machine, events.clone(), self.taken_over.clone(), self.only.is_none());
-        let mut end = End { jobs: self.clone(), job: name.to_owned(), formed: true };
+        let (jobs, job) = (self.clone(), name.to_owned());
         std::thread::Builder::new()
             .name("ronde-coordinator".into())
             .spawn(move || {
+                // Not before: its end takes the lock that whoever cannot start this thread holds.
+                let mut end = End { jobs, job, formed: true };
                 end.formed = shell.run(&queue);
                 // Whoever comes from now on is of the next job of this name.
                 drop(queue);

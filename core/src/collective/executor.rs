@@ -46,6 +46,13 @@ pub struct Limits {
     pub digests: Digests,
 }
 
+impl Limits {
+    /// The largest vector that commits by log, by whether a frame between some two members costs a system call.
+    pub fn log_op_bytes(&self, syscall_per_frame: bool) -> usize {
+        if syscall_per_frame { self.log_op_bytes_syscall } else { self.log_op_bytes_memory }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Limits {
         Limits {

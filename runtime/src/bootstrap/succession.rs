@@ -73,7 +73,8 @@ impl Succession {
                     if rejoin.hosts_coordinator && self.host(listener).is_none() {
                         return Found::Nothing;
                     }
-                    // Who takes its place listens at its address too, and is the one that takes others in.
+                    // Only one that takes its place takes others in, and listens at its address too: the first heir, unless
+                    // that one is lost as well.
                     let host = if before == Some(heir.id) { successor } else { Some(heir.id) };
                     (self.ask(&self.addresses(&heir, listener), &rejoin), host)
                 }

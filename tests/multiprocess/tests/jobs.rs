@@ -25,6 +25,16 @@ fn serve(port: u16, keep: bool) -> JoinHandle<Result<()>> {
     coordinator
 }
 
+/// Its jobs have ended: so does it.
+fn ends(coordinator: JoinHandle<Result<()>>) {
+    let until = Instant::now() + PATIENCE;
+    while !coordinator.is_finished() {
+        assert!(Instant::now() < until, "the coordinator goes on without jobs");
+        std::thread::yield_now();
+    }
+    coordinator.join().unwrap().unwrap();
+}
+
 /// The ranks of a job, which all do the same.
 fn ranks_of<T: Send + 'static>(
     port: u16,
@@ -64,12 +74,7 @@ fn jobs_of_several_names_have_one_coordinator() {
         let sums: Vec<u64> = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
         assert_eq!(sums, vec![u64::from(size); size as usize]);
     }
-    let until = Instant::now() + PATIENCE;
-    while !coordinator.is_finished() {
-        assert!(Instant::now() < until, "the coordinator goes on without jobs");
-        std::thread::yield_now();
-    }
-    coordinator.join().unwrap().unwrap();
+    ends(coordinator);
 }
 
 #[test]
@@ -113,7 +118,7 @@ fn a_job_that_nobody_waited_for_is_forgotten() {
     for rank in ranks_of(port, "blue", 2, sums_then_leaves) {
         assert_eq!(rank.join().unwrap(), 2);
     }
-    coordinator.join().unwrap().unwrap();
+    ends(coordinator);
 }
 
 #[test]

@@ -53,8 +53,7 @@ impl Commit {
         if !by_log || group.is_recovered(call.options.tag, seq) {
             return Commit::Done;
         }
-        let slow = group.syscall_per_frame;
-        let limit = if slow { limits.log_op_bytes_syscall } else { limits.log_op_bytes_memory };
+        let limit = limits.log_op_bytes(group.syscall_per_frame);
         let blocks = if call.collective == Collective::AllGather { group.members.len() } else { 1 };
         if blocks * call.count * call.dtype.size() <= limit { Commit::Log } else { Commit::Done }
     }
