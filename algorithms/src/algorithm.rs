@@ -88,7 +88,7 @@ pub fn algorithms_for(collective: Collective) -> &'static [Algorithm] {
         | Collective::AllGather
         | Collective::AllGatherV => &[Direct, Ring],
         Collective::Broadcast | Collective::Reduce => &[Direct, Tree, Chain],
-        Collective::Barrier => &[Dissemination],
+        Collective::Barrier | Collective::Commit => &[Dissemination],
         Collective::Send | Collective::Recv => &[PointToPoint],
         _ => &[Direct],
     }

@@ -25,7 +25,7 @@ pub fn choose(shape: &Shape<'_>, topology: &Topology) -> Algorithm {
         Collective::Broadcast => model.broadcast(),
         Collective::Reduce if shape.ordered || rounds_once => Algorithm::Direct,
         Collective::Reduce => model.reduce(),
-        Collective::Barrier => Algorithm::Dissemination,
+        Collective::Barrier | Collective::Commit => Algorithm::Dissemination,
         Collective::Send | Collective::Recv => Algorithm::PointToPoint,
         _ => Algorithm::Direct,
     }

@@ -45,6 +45,8 @@ bugs! {
     TheDeadDoNotCount,
     SilenceProvesDeaths,
     TheTurnedAwayAccuse,
+    SealsDoNotWait,
+    CompleteCallsAreKept,
 }
 
 #[cfg(feature = "planted-bugs")]

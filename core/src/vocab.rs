@@ -144,10 +144,12 @@ pub enum Collective {
     AllToAllV = 13,
     GatherV = 14,
     ScatterV = 15,
+    /// The seal of a commit group: all its calls become final with it.
+    Commit = 16,
 }
 
 impl Collective {
-    /// Every kind, in the order of their numbers.
+    /// Every kind that moves or awaits something by itself, in the order of their numbers.
     pub const ALL: [Collective; 16] = {
         use Collective::*;
         [
@@ -190,12 +192,13 @@ impl Collective {
             AllToAllV => "all_to_all_v",
             GatherV => "gather_v",
             ScatterV => "scatter_v",
+            Commit => "commit",
         }
     }
 
     /// The kind with this number.
     pub fn from_number(number: u8) -> Option<Collective> {
-        Self::ALL.get(number as usize).copied()
+        Self::ALL.iter().chain([&Collective::Commit]).find(|kind| **kind as u8 == number).copied()
     }
 
     /// True if the blocks of the ranks may differ in size (`…_v`).
@@ -243,6 +246,17 @@ pub enum Tolerance {
     /// copied. For vectors of many gigabytes. After an error what was final stays reduced in place, up to where it
     /// is not said; the rest is as it was.
     PerWindow = 2,
+}
+
+impl Tolerance {
+    /// The name used in messages and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Tolerance::None => "none",
+            Tolerance::Recover => "recover",
+            Tolerance::PerWindow => "per-window",
+        }
+    }
 }
 
 /// Nanoseconds since a start that the caller chose; only differences mean anything.

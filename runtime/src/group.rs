@@ -6,7 +6,7 @@ use crate::engine::{Current, Engine, GroupCell, Prepared, lock};
 use crate::op::Op;
 use crate::validate;
 use ronde_core::call::{Blocks, Call, CallOptions};
-use ronde_core::collective::OpHandle;
+use ronde_core::collective::{CommitGroupId, OpHandle};
 use ronde_core::error::{Error, Misuse, Outcome, Result};
 use ronde_core::membership::View;
 use ronde_core::memory::{Arena, Pod, lend};
@@ -180,8 +180,39 @@ impl Group {
         Ok(validate::buffer_bytes(call, current.planner.rank(), current.planner.members().len() as u32)?)
     }
 
+    pub(crate) fn open_commit_group(&self, tag: Tag, most_kept: usize) -> Result<CommitGroupId> {
+        if self.inner.closed.load(Ordering::Relaxed) {
+            return Err(Misuse::Closed.into());
+        }
+        self.inner.engine.open_commit_group(&self.current(), tag, most_kept)
+    }
+
+    /// Starts a call of a commit group. Its seal takes the result.
+    pub(crate) fn start_in(&self, mut call: Call, commit_group: CommitGroupId) -> Result<OpHandle> {
+        let prepared = self.prepare_in(&mut call, Some(commit_group))?;
+        let handle = self.inner.engine.start(prepared, call)?;
+        self.inner.engine.hand_to_background();
+        Ok(handle)
+    }
+
+    /// Starts the seal of these calls.
+    pub(crate) fn start_seal(&self, mut seal: Call, id: CommitGroupId, calls: &[OpHandle]) -> Result<Op> {
+        let prepared = self.prepare_in(&mut seal, Some(id))?;
+        let handle = self.inner.engine.start_seal(prepared, seal, calls)?;
+        self.inner.engine.hand_to_background();
+        Ok(Op::new(self.inner.engine.clone(), handle))
+    }
+
     /// Checks a call and plans it.
     fn prepare(&self, call: &mut Call) -> Result<Prepared> {
+        if call.collective == Collective::Commit {
+            let text = "a commit is no call of its own: Group::commit_group opens what it ends";
+            return Err(Misuse::Other(text.into()).into());
+        }
+        self.prepare_in(call, None)
+    }
+
+    fn prepare_in(&self, call: &mut Call, commit_group: Option<CommitGroupId>) -> Result<Prepared> {
         let group = &*self.inner;
         if group.closed.load(Ordering::Relaxed) {
             return Err(Misuse::Closed.into());
@@ -192,7 +223,7 @@ impl Group {
         let planned = current.planner.plan(call)?;
         let now = group.engine.now();
         let deadline = now.after(call.options.timeout.unwrap_or(group.engine.timeout));
-        Ok(Prepared { current, planned, now, deadline, scratch })
+        Ok(Prepared { current, planned, now, deadline, scratch, commit_group })
     }
 
     /// The input of a pre-multiplied sum or a weighted average is scaled into memory of the library first.
@@ -269,6 +300,10 @@ impl Group {
             return Err(Misuse::Other("update is called on the group of the whole job".into()).into());
         }
         let engine = &self.inner.engine;
+        if engine.has_unsealed() {
+            let text = "a commit group is open: seal it before the safe point (update)";
+            return Err(Misuse::Other(text.into()).into());
+        }
         engine.await_all_ops();
         let mut flags = engine.safe_point_flags();
         let options = CallOptions { tag: INTERNAL_TAG, ..CallOptions::default() };

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod bootstrap;
+mod commit_group;
 mod config;
 mod control;
 mod coordinator;
@@ -24,6 +25,7 @@ mod planner;
 mod validate;
 
 pub use bootstrap::{RondeId, Store};
+pub use commit_group::{CommitGroup, CommitOptions};
 pub use config::{Config, Preset};
 pub use coordinator::{job_status, serve_coordinator};
 pub use engine::diagnosis::RecentCall;

@@ -141,7 +141,7 @@ fn need(call: &Call, rank: Rank, size: u32) -> Result<(usize, usize), Misuse> {
         AllToAll => (all, all),
         Gather => (one, at_root(all)),
         Scatter => (at_root(all), one),
-        Barrier => (0, 0),
+        Barrier | Commit => (0, 0),
         Send => (one, 0),
         Recv => (0, one),
         AllGatherV => (bytes(own(&call.recv))?, bytes(extent(&call.recv))?),
@@ -186,7 +186,7 @@ fn check_overlap(call: &Call, rank: Rank) -> Result<(), Misuse> {
         ReduceScatter | Scatter => block_of(input, output, even),
         AllGatherV | GatherV => block_of(output, input, own(&call.recv)),
         ReduceScatterV | ScatterV => block_of(input, output, own(&call.send)),
-        Barrier | Send | Recv => true,
+        Barrier | Commit | Send | Recv => true,
     };
     if fits { Ok(()) } else { Err(Misuse::Overlap) }
 }

@@ -129,6 +129,7 @@ pub fn build(
         Collective::Scatter | Collective::ScatterV => {
             AnyPlan::Gather(gather::Gather::from_root(shape, tuning))
         }
+        Collective::Commit => AnyPlan::Barrier(barrier::Barrier::without_rounds()),
         Collective::Barrier => AnyPlan::Barrier(barrier::Barrier::new(shape)),
         Collective::Send | Collective::Recv => AnyPlan::Message(message::Message::new(shape, tuning)),
     })

@@ -3,7 +3,7 @@
 use super::op::Commit;
 use crate::call::Call;
 use crate::reduce::Reduction;
-use crate::{Collective, DType};
+use crate::{Collective, DType, Tolerance};
 use xxhash_rust::xxh3::Xxh3;
 
 /// The fields in which the calls of all ranks must agree.
@@ -122,6 +122,10 @@ impl Descriptor {
             mine += &format!(" with tolerance {}", self.tolerance());
             theirs += &format!(" with tolerance {}", other.tolerance());
         }
+        if mine == theirs && self.commit != other.commit {
+            mine += self.in_commit_group();
+            theirs += other.in_commit_group();
+        }
         if mine == theirs && self.count != other.count {
             mine += &format!(" with counts of digest {:016x}", self.count);
             theirs += &format!(" with counts of digest {:016x}", other.count);
@@ -133,11 +137,15 @@ impl Descriptor {
         (mine, theirs)
     }
 
+    fn in_commit_group(&self) -> &'static str {
+        if self.commit == Commit::Group as u8 { " in a commit group" } else { " in no commit group" }
+    }
+
     fn tolerance(&self) -> &'static str {
         match self.commit {
-            commit if commit == Commit::Local as u8 => "none",
-            commit if commit == Commit::Window as u8 => "per-window",
-            _ => "recover",
+            commit if commit == Commit::Local as u8 => Tolerance::None.name(),
+            commit if commit == Commit::Window as u8 => Tolerance::PerWindow.name(),
+            _ => Tolerance::Recover.name(),
         }
     }
 }
@@ -148,6 +156,9 @@ impl std::fmt::Display for Descriptor {
         let dtype = DType::from_number(self.dtype).map_or("unknown", DType::name);
         match self.collective {
             kind if kind == Collective::Barrier as u8 => return f.write_str(collective),
+            kind if kind == Collective::Commit as u8 => {
+                return write!(f, "{collective} of {} calls", self.count);
+            }
             _ if self.is_uneven() => write!(f, "{collective}({dtype}")?,
             _ => write!(f, "{collective}(count {}, {dtype}", self.count)?,
         }

@@ -1,5 +1,6 @@
 //! The table of open ops.
 
+use super::commit_group::{CommitGroupId, CommitGroups};
 use super::early::EarlyFrames;
 use super::generation::Armed;
 use super::group::{GroupIndex, GroupState, NewGroup};
@@ -111,6 +112,8 @@ pub struct NewOp<P> {
     pub now: Instant,
     /// When it is overdue.
     pub deadline: Instant,
+    /// The commit group that it belongs to.
+    pub commit_group: Option<CommitGroupId>,
 }
 
 /// Everything that ops share.
@@ -119,6 +122,7 @@ pub(crate) struct Shared {
     pub(crate) groups: Vec<GroupState>,
     pub(crate) pool: SlotPool,
     pub(crate) log: CommitLog,
+    pub(crate) commit_groups: CommitGroups,
     /// By link: charge of frames whose receiver is not known to have entered their op.
     pub(crate) unentered: Vec<usize>,
     /// By link: the peer was asked how far it is, before that has become urgent.
@@ -293,6 +297,7 @@ impl<P: Plan> Executor<P> {
                 groups: Vec::new(),
                 pool: SlotPool::new(),
                 log: CommitLog::new(limits.log_bytes, limits.log_entries),
+                commit_groups: CommitGroups::default(),
                 unentered: vec![0; links],
                 asking: vec![false; links],
                 held_views: vec![0; links],
@@ -351,8 +356,12 @@ impl<P: Plan> Executor<P> {
 
     /// Starts a call with its plan. The caller has checked the call's buffers against the plan.
     pub fn start(&mut self, new: NewOp<P>, links: &mut Links, kernels: &dyn Kernels) -> Result<OpHandle> {
-        let NewOp { group, call, plan, source, now, deadline } = new;
+        let NewOp { group, call, plan, source, now, deadline, commit_group } = new;
         let at = self.take_slot()?;
+        if let Err(refused) = self.shared.commit_groups.admit(commit_group, group, &call) {
+            self.release_slot(at);
+            return Err(refused.into());
+        }
         let state = &mut self.shared.groups[group.0];
         let op = &mut self.ops[at];
         op.reset(state);
@@ -368,6 +377,9 @@ impl<P: Plan> Executor<P> {
         op.group = group;
         op.started = now;
         op.deadline = deadline;
+        op.patience = deadline.since(now);
+        op.commit_group = commit_group;
+        op.seals = call.collective == Collective::Commit;
         op.own_weight = match call.reduction {
             Some(Reduction::WeightedAvg(weight)) => Some(weight),
             _ => None,
@@ -402,7 +414,8 @@ impl<P: Plan> Executor<P> {
         let op = &mut self.ops[at];
         let Some(call) = &op.call else { return };
         let state = &self.shared.groups[op.group.0];
-        let commit = Commit::of(state, op.id.seq, call, &plan, &self.shared.limits);
+        let in_commit_group = op.commit_group.is_some();
+        let commit = Commit::of(state, op.id.seq, (call, in_commit_group), &plan, &self.shared.limits);
         op.set_plan(plan);
         let Some(call) = &op.call else { return };
         op.commit = commit;
@@ -436,6 +449,10 @@ impl<P: Plan> Executor<P> {
         Ok(self.ops.len() - 1)
     }
 
+    pub(super) fn release_slot(&mut self, at: usize) {
+        self.free.push(at);
+    }
+
     /// Runs everything that can run. Returns true if anything moved.
     pub fn advance(&mut self, links: &mut Links, kernels: &dyn Kernels) -> bool {
         self.shared.flush(links);
@@ -455,6 +472,9 @@ impl<P: Plan> Executor<P> {
         let moved = self.ops[at].run(at, &mut self.shared, links, kernels);
         if matches!(self.ops[at].phase, Phase::Ended(_)) {
             self.active.retain(|&a| a != at);
+            if self.ops[at].seals {
+                self.end_commit_group(at);
+            }
         }
         if !self.shared.releases.is_empty() {
             self.shared.flush(links);
@@ -561,13 +581,19 @@ impl<P: Plan> Executor<P> {
 
     /// The earliest deadline of an open op.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.active.iter().map(|&at| self.ops[at].deadline).min()
+        let ops = self.active.iter().map(|&at| &self.ops[at]).filter(|op| !op.is_held());
+        ops.map(|op| op.deadline).min()
     }
 
     /// An op that is past its deadline: its id, kind, time waited, and the members that hold it up,
     /// each with whether it has been heard of in this op.
     pub fn overdue(&self, now: Instant) -> Option<Overdue> {
-        let op = self.active.iter().map(|&at| &self.ops[at]).find(|op| op.deadline <= now)?;
+        let mut open = self.active.iter().map(|&at| &self.ops[at]).filter(|op| !op.is_held());
+        let late = open.find(|op| op.deadline <= now)?;
+        // A seal that others have not even been told of waits for a call of its own group.
+        let waits = |op: &&OpState<P>| op.commit_group == late.commit_group && !op.seals && !op.is_held();
+        let holds_up = self.active.iter().map(|&at| &self.ops[at]).find(waits);
+        let op = holds_up.filter(|_| late.seals && !late.is_ready).unwrap_or(late);
         let missing = op.missing();
         let others = op.entered.iter().filter(|entered| **entered).count();
         let state = &self.shared.groups[op.group.0];
@@ -607,6 +633,7 @@ impl<P: Plan> Executor<P> {
         for at in std::mem::take(&mut self.active) {
             self.ops[at].fail(error, &mut self.shared);
         }
+        self.end_commit_groups();
         self.shared.give_views_back(links);
         self.shared.log.clear(&mut self.shared.pool);
         self.early.clear(&mut self.shared.pool);

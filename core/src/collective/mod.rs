@@ -8,12 +8,14 @@
 //!   senders know too, so no correct peer overruns it and a flood closes its link.
 //! * `log` keeps the results of small ops until every member is known to have returned from them, so that
 //!   their commit costs no message (PROTOCOL, Commit).
+//! * `commit_group` makes many calls final at one time.
 //! * `op::digest` compares results among members.
 //! * `mismatch` finds ranks whose calls differ.
 //! * `generation` moves all groups over to a new view at a safe point.
 //! * `recent` records the last calls, for people and for errors.
 //! * `recover` stops everything when a peer is lost, and goes on by the plan of recovery.
 
+mod commit_group;
 mod cookie;
 mod descriptor;
 mod early;
@@ -29,6 +31,7 @@ mod recover;
 mod slots;
 mod window;
 
+pub use commit_group::CommitGroupId;
 pub use descriptor::Descriptor;
 pub use executor::{Effect, Executor, Limits, NewOp, OpHandle, Overdue, WaitsFor};
 pub use group::{GroupIndex, NewGroup};

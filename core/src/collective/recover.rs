@@ -62,7 +62,12 @@ impl<P: Plan> Executor<P> {
             if !op.starts_again() && !broken {
                 continue;
             }
-            self.ops[at].freeze(&mut self.shared);
+            let op = &mut self.ops[at];
+            if op.is_held() {
+                // Until now it waited for its caller, from now on for others.
+                op.deadline = now.after(op.patience);
+            }
+            op.freeze(&mut self.shared);
             if planted::has(Bug::OpsReturnWhileFrozen) && self.ops[at].is_complete() {
                 self.ops[at].end_well(&mut self.shared);
             }
@@ -124,7 +129,8 @@ impl<P: Plan> Executor<P> {
         for op in self.active.iter().map(|&at| &self.ops[at]) {
             let of_op = |tag: &&mut TagReport| (tag.formation, tag.tag) == (op.id.formation(), op.id.tag);
             let (Phase::Frozen, Some(tag)) = (&op.phase, tags.iter_mut().find(of_op)) else { continue };
-            if op.is_complete() {
+            // Of a commit group only the seal counts.
+            if op.is_complete() && op.commit != Commit::Group {
                 tag.complete.push((op.id.seq, op.given_in));
             }
             tag.partial.extend(op.partial());
@@ -174,8 +180,15 @@ impl<P: Plan> Executor<P> {
         }
         self.settle_attempts();
         self.provide_results(plan);
+        let sealed = self.sealed_by(|op| {
+            let OpId { tag, seq, .. } = op.id;
+            matches!(op.phase, Phase::Frozen) && plan.commit(op.id.formation(), tag, seq).is_some()
+        });
+        let complete = self.settle_commit_groups(&sealed);
         for at in self.active.clone() {
-            self.go_on(at, plan, replan, links, kernels);
+            if !complete.contains(&at) {
+                self.go_on(at, plan, replan, links, kernels);
+            }
         }
         let ops = &self.ops;
         self.active.retain(|&at| ops[at].is_open());

@@ -21,12 +21,12 @@ use links::LinkState;
 use ronde_algorithms::AnyPlan;
 use ronde_algorithms::kernels::CpuKernels;
 use ronde_core::call::Call;
-use ronde_core::collective::{Executor, Limits, Links, NewOp, OpHandle};
+use ronde_core::collective::{CommitGroupId, Executor, Limits, Links, NewOp, OpHandle};
 use ronde_core::error::{Aborted, Error, Misuse, Outcome, Result};
 use ronde_core::membership::{CallProgress, Follower, FromMember, MemberInfo, QUORUM_SILENCES, Rejoin};
 use ronde_core::memory::Arena;
 use ronde_core::transport::Link;
-use ronde_core::{Instant, MemberId, PeerId, Rank};
+use ronde_core::{Instant, MemberId, PeerId, Rank, Tag};
 use sleep::Waker;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -179,6 +179,7 @@ pub(crate) struct Prepared {
     pub(crate) now: Instant,
     pub(crate) deadline: Instant,
     pub(crate) scratch: Option<Arena>,
+    pub(crate) commit_group: Option<CommitGroupId>,
 }
 
 /// A lock whose poison means nothing: every critical section leaves the state consistent or fails
@@ -276,7 +277,7 @@ impl Engine {
         if let Some(error) = self.failure() {
             return Err(error);
         }
-        let Prepared { current, planned, now, deadline, scratch } = prepared;
+        let Prepared { current, planned, now, deadline, scratch, commit_group } = prepared;
         if inner.executor.is_past(current.index, current.formation) {
             let text = "the group passed a safe point (update) while this call was being made: make no calls from \
                         other threads meanwhile";
@@ -287,7 +288,7 @@ impl Engine {
             Some(peer) => current.planner.plan(&Call { peer, ..call.clone() })?.plan,
             None => current.planner.renew(planned, &call)?,
         };
-        let new = NewOp { group: current.index, call, plan, source, now, deadline };
+        let new = NewOp { group: current.index, call, plan, source, now, deadline, commit_group };
         let executor = &mut inner.executor;
         let handle = self.contain(|| executor.start(new, &mut inner.links, self.kernels));
         let handle = handle.unwrap_or_else(|panic| {
@@ -305,6 +306,30 @@ impl Engine {
             self.waker.wake();
         }
         Ok(handle)
+    }
+
+    /// Opens a commit group on a group of this generation.
+    pub(crate) fn open_commit_group(
+        &self,
+        current: &Current,
+        tag: Tag,
+        most_kept: usize,
+    ) -> Result<CommitGroupId> {
+        lock(&self.inner).executor.open_commit_group(current.index, tag, most_kept)
+    }
+
+    /// Starts the seal of a commit group; what its calls keep of memory stays until that has ended.
+    pub(crate) fn start_seal(&self, prepared: Prepared, seal: Call, calls: &[OpHandle]) -> Result<OpHandle> {
+        let mut inner = lock(&self.inner);
+        let handle = self.start_locked(&mut inner, prepared, seal)?;
+        let kept = inner.scratch.iter_mut().filter(|(op, _)| calls.contains(op));
+        kept.for_each(|(op, _)| *op = handle);
+        Ok(handle)
+    }
+
+    /// Some commit group waits for its seal.
+    pub(crate) fn has_unsealed(&self) -> bool {
+        lock(&self.inner).executor.has_unsealed()
     }
 
     /// Memory that [`Engine::start`] can keep for an op.
@@ -608,10 +633,8 @@ impl Inner {
     /// The result of an op if it has ended; its scratch goes back.
     fn take(&mut self, handle: OpHandle) -> Option<Result<Outcome>> {
         let result = self.executor.take(handle)?;
-        if let Some(at) = self.scratch.iter().position(|(op, _)| *op == handle) {
-            let (_, arena) = self.scratch.swap_remove(at);
-            self.spare_scratch.push(arena);
-        }
+        let spent = self.scratch.extract_if(.., |(op, _)| *op == handle);
+        self.spare_scratch.extend(spent.map(|(_, arena)| arena));
         Some(result)
     }
 

@@ -21,12 +21,12 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use ronde_algorithms::Tuning;
 use ronde_algorithms::kernels::CpuKernels;
-use ronde_core::call::Call;
-use ronde_core::collective::{Digests, Effect, GroupIndex, Limits, NewGroup, NewOp, OpHandle};
+use ronde_core::call::{Call, CallOptions};
+use ronde_core::collective::{CommitGroupId, Digests, Effect, GroupIndex, Limits, NewGroup, NewOp, OpHandle};
 use ronde_core::error::{Error, Outcome, Result};
 use ronde_core::membership::FromMember;
 use ronde_core::transport::LinkFailure;
-use ronde_core::{Formation, GroupId, Instant, Rank};
+use ronde_core::{Collective, Formation, GroupId, Instant, Rank, Tag};
 
 /// A whole job.
 pub struct Cluster {
@@ -104,6 +104,31 @@ impl Cluster {
         self.start_in(self.peers[process].group, process, call, in_place)
     }
 
+    /// Opens a commit group on one process, for calls of one tag.
+    pub fn open_commit_group(&mut self, process: usize, tag: Tag) -> Result<CommitGroupId> {
+        let peer = &mut self.peers[process];
+        peer.executor.open_commit_group(peer.group, tag, usize::MAX)
+    }
+
+    /// Starts a call of a commit group on one process.
+    pub fn start_together(
+        &mut self,
+        process: usize,
+        call: Call,
+        in_place: bool,
+        commit_group: CommitGroupId,
+    ) -> Result<OpHandle> {
+        self.start_call(self.peers[process].group, process, call, in_place, Some(commit_group))
+    }
+
+    /// Starts the seal of a commit group on one process.
+    pub fn seal(&mut self, process: usize, tag: Tag, commit_group: CommitGroupId) -> Result<OpHandle> {
+        let count = self.peers[process].executor.calls_in(commit_group);
+        let options = CallOptions { tag, ..CallOptions::default() };
+        let seal = Call { collective: Collective::Commit, count, options, ..Call::EMPTY };
+        self.start_together(process, seal, false, commit_group)
+    }
+
     /// Starts a call on one process, in a group of all.
     pub fn start_in(
         &mut self,
@@ -112,11 +137,22 @@ impl Cluster {
         call: Call,
         in_place: bool,
     ) -> Result<OpHandle> {
+        self.start_call(group, process, call, in_place, None)
+    }
+
+    fn start_call(
+        &mut self,
+        group: GroupIndex,
+        process: usize,
+        call: Call,
+        in_place: bool,
+        commit_group: Option<CommitGroupId>,
+    ) -> Result<OpHandle> {
         let source = self.peers[process].executor.redirect(group, &call);
         let planned = Call { peer: source.unwrap_or(call.peer), ..call.clone() };
         let plan = self.planner(process).plan(&planned, in_place)?;
         let (now, deadline) = (Instant(self.now), Instant(u64::MAX));
-        let new = NewOp { group, call, plan, source, now, deadline };
+        let new = NewOp { group, call, plan, source, now, deadline, commit_group };
         let peer = &mut self.peers[process];
         let handle = peer.executor.start(new, &mut peer.links, self.kernels);
         self.bury_the_struck();

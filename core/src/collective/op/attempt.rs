@@ -24,6 +24,7 @@ impl<P: Plan> OpState<P> {
         self.sent_bytes = 0;
         self.received_bytes = 0;
         self.windowed.reset();
+        self.is_ready = false;
         self.start_attempt(group);
     }
 
@@ -85,13 +86,13 @@ impl<P: Plan> OpState<P> {
         let Some(call) = &self.call else { return };
         let changes = call.collective.reduces() || matches!(call.collective, AllToAll | AllToAllV);
         let starts_again = match self.commit {
-            Commit::Done | Commit::Window => true,
+            Commit::Done | Commit::Window | Commit::Group => true,
             Commit::Log => self.plan.as_ref().is_some_and(|plan| !plan.writes_once()),
             Commit::Local => false,
         };
         if changes && starts_again && call.input.overlaps(&call.output) {
             // Windows that soon are final give their blocks to the next, which are in the cache then.
-            let streams = self.commit == Commit::Done && call.output.len() >= limits.streaming_bytes;
+            let streams = self.commit != Commit::Window && call.output.len() >= limits.streaming_bytes;
             self.backup.start(streams);
         }
     }

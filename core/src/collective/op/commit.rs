@@ -24,6 +24,8 @@ pub(crate) enum Commit {
     Done,
     /// Everybody tells everybody of each window.
     Window,
+    /// With the seal of its commit group.
+    Group,
 }
 
 impl Commit {
@@ -31,10 +33,13 @@ impl Commit {
     pub(crate) fn of<P: Plan>(
         group: &GroupState,
         seq: crate::Seq,
-        call: &Call,
+        (call, in_commit_group): (&Call, bool),
         plan: &P,
         limits: &Limits,
     ) -> Commit {
+        if in_commit_group && call.collective != Collective::Commit {
+            return Commit::Group;
+        }
         let alone = group.present() == 1;
         if call.is_strict() || call.collective.is_point_to_point() || alone {
             return Commit::Local;
@@ -62,7 +67,7 @@ impl Commit {
 impl<P: Plan> OpState<P> {
     /// Whether the complete result is here.
     pub(crate) fn is_complete(&self) -> bool {
-        self.planned && self.finished_windows == self.windows
+        self.planned && self.finished_windows == self.windows && (self.is_ready || !self.seals)
     }
 
     pub(super) fn try_commit(&mut self, shared: &mut Shared, links: &mut Links) -> bool {
@@ -71,6 +76,7 @@ impl<P: Plan> OpState<P> {
             Commit::Log => self.commit_by_log(shared, links),
             Commit::Done => self.commit_by_done(shared, links),
             Commit::Window => self.commit_windows(shared, links),
+            Commit::Group => self.wait_for_seal(shared),
         }
     }
 
@@ -208,6 +214,9 @@ impl<P: Plan> OpState<P> {
             self.restore_input(&mut shared.pool);
         }
         self.backup.clear(&mut shared.pool);
+        if let (Err(error), Some(id)) = (&result, self.commit_group) {
+            shared.commit_groups.fail(id, error);
+        }
         self.call = None;
         // Who asked whether this side has entered is told, even now.
         for rank in self.enter_to.drain(..) {

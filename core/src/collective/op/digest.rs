@@ -61,6 +61,15 @@ impl Digests {
         }
         (digest.digest() & !WHOLE).max(2)
     }
+
+    /// What the digests of several results make together; 0 where none was due. Who looks at other calls has another.
+    fn of_sum(self, sum: u64) -> u64 {
+        match (sum, self) {
+            (0, _) => 0,
+            (_, Digests::Always) => sum | WHOLE,
+            _ => (sum & !WHOLE).max(2),
+        }
+    }
 }
 
 /// Members do not hold the same result of an op.
@@ -83,6 +92,10 @@ impl<P: Plan> OpState<P> {
             Collective::Broadcast => &call.output,
             // The blocks of those who are absent hold anything.
             Collective::AllGather if self.is_without_holes() => &call.output,
+            Collective::Commit => {
+                let sum = self.commit_group.map_or(0, |id| shared.commit_groups.digest(id));
+                return shared.limits.digests.of_sum(sum);
+            }
             _ => return 0,
         };
         shared.limits.digests.of(result, self.id.seq)

@@ -5,8 +5,10 @@ mod attempt;
 mod backup;
 mod commit;
 mod digest;
+mod sealed;
 mod windowed;
 
+use super::commit_group::CommitGroupId;
 use super::cookie::Cookie;
 use super::early::charge;
 use super::executor::{Limits, Shared};
@@ -125,6 +127,13 @@ pub(crate) struct OpState<P> {
     pub(crate) given_in: Epoch,
     /// `returned_through` counts this op.
     counted: bool,
+    /// The commit group that it is a call of, or the seal.
+    pub(crate) commit_group: Option<CommitGroupId>,
+    pub(crate) seals: bool,
+    /// In a commit group: it is complete here; for the seal, everything is.
+    pub(crate) is_ready: bool,
+    /// How long it may take.
+    pub(crate) patience: Duration,
     pub(crate) sent_bytes: u64,
     pub(crate) received_bytes: u64,
     sources: Vec<Segment>,
@@ -184,6 +193,10 @@ impl<P: Plan> OpState<P> {
             disagrees: false,
             given_in: Epoch(0),
             counted: false,
+            commit_group: None,
+            seals: false,
+            is_ready: false,
+            patience: Duration::ZERO,
             sent_bytes: 0,
             received_bytes: 0,
             sources: Vec::new(),
@@ -319,7 +332,7 @@ impl<P: Plan> OpState<P> {
         }
         if self.commit == Commit::Window {
             moved |= self.commit_windows(shared, links);
-        } else if self.finished_windows == self.windows {
+        } else if self.finished_windows == self.windows && (!self.seals || self.may_seal(shared)) {
             moved |= self.try_commit(shared, links);
         }
         moved

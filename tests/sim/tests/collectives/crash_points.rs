@@ -14,9 +14,11 @@ struct Kind {
     algorithm: &'static str,
     tolerance: Tolerance,
     count: usize,
+    /// The calls of a job are a commit group.
+    together: bool,
 }
 
-const KINDS: [Kind; 26] = {
+const KINDS: [Kind; 30] = {
     use Collective::*;
     use Tolerance::*;
     const fn kind(
@@ -25,7 +27,10 @@ const KINDS: [Kind; 26] = {
         tolerance: Tolerance,
         count: usize,
     ) -> Kind {
-        Kind { collective, algorithm, tolerance, count }
+        Kind { collective, algorithm, tolerance, count, together: false }
+    }
+    const fn together(collective: Collective, algorithm: &'static str, count: usize) -> Kind {
+        Kind { together: true, ..kind(collective, algorithm, Recover, count) }
     }
     [
         kind(AllReduce, "one-shot", Recover, 5),
@@ -35,6 +40,10 @@ const KINDS: [Kind; 26] = {
         kind(AllReduce, "recursive-doubling", Recover, 20),
         kind(AllReduce, "halving-doubling", Recover, 100),
         kind(AllReduce, "hierarchical", Recover, 100),
+        together(AllReduce, "one-shot", 5),
+        together(AllReduce, "ring", 100),
+        together(AllGather, "direct", 40),
+        together(ReduceScatter, "direct", 40),
         kind(AllGather, "direct", Recover, 40),
         kind(AllGather, "ring", Recover, 40),
         kind(ReduceScatter, "direct", Recover, 40),
@@ -70,6 +79,7 @@ pub(crate) fn jobs(world: usize, seed: u64) -> Vec<Losses> {
             root,
             in_place,
             tag: 0,
+            commit_group: kind.together.then_some(0),
             reduces: if root == 0 { Reduces::WeightedAvg } else { Reduces::Sum },
         };
         jobs.push(Losses {

@@ -7,7 +7,7 @@ use crate::scenario::{Scenario, with_less};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use ronde_core::call::{Call, CallOptions};
-use ronde_core::collective::OpHandle;
+use ronde_core::collective::{CommitGroupId, OpHandle};
 use ronde_core::error::Outcome;
 use ronde_core::{Collective, DType, Result, Segment, Tag};
 use ronde_sim::{Cluster, InFlight};
@@ -179,8 +179,17 @@ pub(crate) struct Tally {
     pub(crate) stable: usize,
     pub(crate) failed: usize,
     pub(crate) whole: usize,
+    /// Commit groups that were final without somebody.
+    pub(crate) together: usize,
     /// Deaths that happened.
     pub(crate) deaths: usize,
+}
+
+/// Calls that one rank has made together.
+struct Together {
+    number: u8,
+    id: CommitGroupId,
+    ops: Vec<usize>,
 }
 
 /// A schedule while it is played.
@@ -192,6 +201,10 @@ struct Job {
     next: Vec<usize>,
     /// By rank: ops in flight.
     open: Vec<Vec<(usize, OpHandle)>>,
+    /// By rank and tag: the commit group that waits for its seal.
+    unsealed: Vec<[Option<Together>; 2]>,
+    /// By rank: seals in flight, with the ops of their groups.
+    seals: Vec<Vec<(OpHandle, Vec<usize>)>>,
     results: Vec<Vec<Option<Result<Outcome>>>>,
     messages: Vec<Message>,
     /// By rank: the next message to look at, and those in flight.
@@ -234,6 +247,8 @@ impl Job {
             ops: losses.ops.iter().map(|spec| Op::new(spec, world, &mut rng)).collect(),
             next: vec![0; world],
             open: vec![Vec::new(); world],
+            unsealed: (0..world).map(|_| Default::default()).collect(),
+            seals: vec![Vec::new(); world],
             results: (0..world).map(|_| (0..losses.ops.len()).map(|_| None).collect()).collect(),
             messages: losses.messages.iter().map(|spec| Message::new(spec, &mut rng)).collect(),
             next_message: vec![0; world],
@@ -281,7 +296,7 @@ impl Job {
         self.see_that_it_ends();
         let living = self.cluster.living();
         let rank = living[self.rng.random_range(0..living.len())];
-        if self.rng.random_ratio(1, 4) && self.next[rank] < self.ops.len() {
+        if self.rng.random_ratio(1, 4) {
             self.start_op(rank);
         }
         if self.rng.random_ratio(1, 4) && self.next_message[rank] < self.messages.len() {
@@ -309,13 +324,37 @@ impl Job {
 
     fn start_op(&mut self, rank: usize) {
         let at = self.next[rank];
+        let Some(op) = self.ops.get(at) else {
+            (0..2).for_each(|tag| self.seal(rank, tag));
+            return;
+        };
+        let tag = op.tag as usize;
+        let is_other = |open: &Together| Some(open.number) != op.commit_group;
+        if self.unsealed[rank][tag].as_ref().is_some_and(is_other) {
+            return self.seal(rank, tag);
+        }
         self.next[rank] += 1;
-        let call = self.ops[at].call(rank);
+        let call = op.call(rank);
         let in_place = call.input.overlaps(&call.output);
+        if let Some(number) = op.commit_group {
+            let together = self.unsealed[rank][tag].get_or_insert_with(|| {
+                let id = self.cluster.open_commit_group(rank, call.options.tag).expect("there is none");
+                Together { number, id, ops: Vec::new() }
+            });
+            together.ops.push(at);
+            let _ = self.cluster.start_together(rank, call, in_place, together.id).expect("it fits");
+            return;
+        }
         match self.cluster.start(rank, call, in_place) {
             Ok(handle) => self.open[rank].push((at, handle)),
             Err(error) => self.results[rank][at] = Some(Err(error)),
         }
+    }
+
+    fn seal(&mut self, rank: usize, tag: usize) {
+        let Some(Together { id, ops, .. }) = self.unsealed[rank][tag].take() else { return };
+        let handle = self.cluster.seal(rank, Tag(tag as u32), id).expect("it is open");
+        self.seals[rank].push((handle, ops));
     }
 
     fn start_message(&mut self, rank: usize) {
@@ -336,6 +375,18 @@ impl Job {
                 ops[at].check(rank, outcome, &format!("op {at} {} rank {rank}", ops[at].collective));
             }
             results[rank][at] = Some(result);
+            false
+        });
+        let Job { seals, cluster, ops, results, .. } = self;
+        seals[rank].retain(|(handle, of_group)| {
+            let Some(result) = cluster.peers[rank].executor.take(*handle) else { return true };
+            for &at in of_group {
+                if let Ok(outcome) = &result {
+                    let what = format!("op {at} {} of {of_group:?} rank {rank}", ops[at].collective);
+                    ops[at].check(rank, outcome, &what);
+                }
+                results[rank][at] = Some(result.clone());
+            }
             false
         });
     }
@@ -365,19 +416,37 @@ impl Job {
         let is_idle = |&rank: &usize| {
             self.next[rank] == self.ops.len()
                 && self.open[rank].is_empty()
+                && self.unsealed[rank].iter().all(Option::is_none)
+                && self.seals[rank].is_empty()
                 && self.next_message[rank] == self.messages.len()
                 && self.in_flight[rank].is_empty()
         };
         self.cluster.living().iter().all(is_idle)
     }
 
+    /// Ops of a tag by their numbers in it, of which seals have one too.
+    fn numbered(&self, tag: u32) -> Vec<Option<usize>> {
+        let mut numbered = Vec::new();
+        let mut open = None;
+        for (at, op) in self.ops.iter().enumerate().filter(|(_, op)| op.tag == tag) {
+            if open.is_some() && open != op.commit_group {
+                numbered.push(None);
+            }
+            open = op.commit_group;
+            numbered.push(Some(at));
+        }
+        numbered.push(None);
+        numbered
+    }
+
     /// What a rank heard to be stable before it died is what the survivors have.
     fn check_stable(&self, rank: usize, tally: &mut Tally) {
         for tag in 0..2 {
-            let of_tag: Vec<usize> = (0..self.ops.len()).filter(|&at| self.ops[at].tag == tag).collect();
-            let heard = of_tag.iter().filter_map(|&at| self.results[rank][at].as_ref()?.as_ref().ok());
+            let of_tag = self.numbered(tag);
+            let heard =
+                of_tag.iter().flatten().filter_map(|&at| self.results[rank][at].as_ref()?.as_ref().ok());
             let stable = heard.map(|outcome| outcome.stable_through.0).max().unwrap_or(0);
-            for &at in &of_tag[..stable as usize] {
+            for &at in of_tag[..stable as usize].iter().flatten() {
                 let Some(Ok(mine)) = &self.results[rank][at] else { continue };
                 let same = |&other: &usize| match &self.results[other][at] {
                     Some(Ok(theirs)) => (&mine.absent, &mine.parts) == (&theirs.absent, &theirs.parts),
@@ -405,6 +474,7 @@ impl Job {
                 }
                 Told::Done { absent, in_parts } => {
                     reduced += usize::from(!absent.is_empty());
+                    tally.together += usize::from(!absent.is_empty() && op.commit_group.is_some());
                     tally.in_parts += usize::from(in_parts);
                     let root_is_gone = op.collective.has_root() && absent.contains(&(op.root as u32));
                     tally.handed_on += usize::from(root_is_gone && op.collective == Collective::Broadcast);

@@ -121,6 +121,7 @@ fn sweep_uneven(collective: Collective) {
                     in_place,
                     tag: 0,
                     reduces: Reduces::Sum,
+                    commit_group: None,
                 };
                 let what = format!("world {world} seed {seed} {spec:?}");
                 check_op(&spec, world, seed, &what);

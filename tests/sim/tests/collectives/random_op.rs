@@ -2,8 +2,8 @@
 
 use crate::blocks::Layout;
 use crate::case::{Memory, POISON, values_of};
-use rand::Rng;
 use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 use ronde_algorithms::{Algorithm, algorithms_for};
 use ronde_core::call::{Blocks, Call, CallOptions};
 use ronde_core::error::{Error, Outcome};
@@ -32,6 +32,9 @@ pub(crate) struct OpSpec {
     pub(crate) in_place: bool,
     pub(crate) tag: u32,
     pub(crate) reduces: Reduces,
+    /// Ops of one tag that follow each other with the same number here make a commit group.
+    #[serde(default)]
+    pub(crate) commit_group: Option<u8>,
 }
 
 impl OpSpec {
@@ -66,6 +69,26 @@ impl OpSpec {
                 1 => Reduces::WeightedAvg,
                 _ => Reduces::Sum,
             },
+            commit_group: None,
+        }
+    }
+
+    /// Makes commit groups of some ops. Everything else stays as it was drawn.
+    pub(crate) fn draw_commit_groups(seed: u64, ops: &mut [OpSpec]) {
+        use Collective::{AllGather, AllGatherV, AllReduce, AllToAll, ReduceScatter, ReduceScatterV};
+        let mut rng = SmallRng::seed_from_u64(seed ^ 0xc0_3317);
+        for number in 0..rng.random_range(0..3) {
+            let tag = rng.random_range(0..2);
+            let from = rng.random_range(0..ops.len());
+            for op in ops.iter_mut().skip(from).take(rng.random_range(1..7)) {
+                let known = matches!(
+                    op.collective,
+                    AllReduce | AllGather | AllGatherV | ReduceScatter | ReduceScatterV | AllToAll
+                );
+                if known {
+                    (op.tag, op.tolerance, op.commit_group) = (tag, Tolerance::Recover, Some(number));
+                }
+            }
         }
     }
 
@@ -79,6 +102,7 @@ impl OpSpec {
         all.push(OpSpec { tolerance: Tolerance::Recover, ..self.clone() });
         all.push(OpSpec { root: 0, ..self.clone() });
         all.push(OpSpec { reduces: Reduces::Sum, ..self.clone() });
+        all.push(OpSpec { commit_group: None, ..self.clone() });
         all.retain(|spec| spec != self && spec.count <= self.count);
         all
     }
@@ -103,6 +127,7 @@ pub(crate) struct Op {
     in_place: bool,
     tolerance: Tolerance,
     pub(crate) tag: u32,
+    pub(crate) commit_group: Option<u8>,
     reduction: ReduceOp,
     /// By rank, of a weighted average, whose inputs are multiplied by them already.
     weights: Option<Vec<u32>>,
@@ -144,7 +169,7 @@ impl Op {
     /// With random elements.
     pub(crate) fn new(spec: &OpSpec, world: usize, rng: &mut SmallRng) -> Op {
         use Collective::*;
-        let OpSpec { collective, count, in_place, tolerance, tag, .. } = *spec;
+        let OpSpec { collective, count, in_place, tolerance, tag, commit_group, .. } = *spec;
         let blocks = Layout::draw(collective, count, world, in_place, rng);
         let sizes = |rank: usize| match collective {
             AllReduce | Reduce | Broadcast => (count, count),
@@ -168,6 +193,7 @@ impl Op {
             in_place,
             tolerance,
             tag,
+            commit_group,
             reduction,
             weights,
             blocks,
@@ -342,7 +368,8 @@ impl Op {
         let here: Vec<usize> = (0..world).filter(|&r| !outcome.absent.contains(&(r as u32))).collect();
         assert_eq!(here.len(), outcome.contributors as usize, "{what}");
         let c = self.count;
-        if let (Some(weights), AllReduce, 1..) = (&self.weights, self.collective, c) {
+        let alone = self.commit_group.is_none();
+        if let (Some(weights), AllReduce, 1.., true) = (&self.weights, self.collective, c, alone) {
             let sum: u32 = here.iter().map(|&r| weights[r]).sum();
             assert_eq!(outcome.weight, Some(f64::from(sum)), "{what}");
         }

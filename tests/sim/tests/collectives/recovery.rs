@@ -34,14 +34,16 @@ pub(crate) fn draw(seed: u64) -> Losses {
     let mut rng = SmallRng::seed_from_u64(seed);
     let world = rng.random_range(2..7);
     let deaths = rng.random_range(1..world);
-    Losses {
+    let mut losses = Losses {
         seed,
         nodes: (0..world).map(|_| rng.random_range(0..2)).collect(),
         limits: NarrowLimits::draw(&mut rng),
         ops: (0..rng.random_range(4..20)).map(|_| OpSpec::draw(&mut rng, world, 2000)).collect(),
         messages: (0..rng.random_range(0..12)).map(|_| draw_message(&mut rng, world)).collect(),
         deaths: draw_deaths(&mut rng, world, deaths, 400),
-    }
+    };
+    OpSpec::draw_commit_groups(seed, &mut losses.ops);
+    losses
 }
 
 #[cfg(not(feature = "planted-bugs"))]
@@ -68,11 +70,12 @@ mod tests {
     #[test]
     fn survivors_go_on() {
         let (count, tally) = play_all("survivors_go_on", 5000, draw);
-        let Tally { reduced, in_parts, handed_on, stable, failed, whole, .. } = tally;
+        let Tally { reduced, in_parts, handed_on, stable, failed, whole, together, .. } = tally;
         let enough = reduced > 1000
             && in_parts > 100
             && handed_on > 20
             && stable > 1000
+            && together > 200
             && failed > 100
             && whole > 1000;
         assert!(count < 5000 || enough, "{tally:?}");
@@ -83,14 +86,16 @@ mod tests {
         let mut rng = SmallRng::seed_from_u64(seed);
         let world = rng.random_range(3..9);
         let deaths = rng.random_range(2..world);
-        Losses {
+        let mut losses = Losses {
             seed,
             nodes: (0..world).map(|_| rng.random_range(0..3)).collect(),
             limits: NarrowLimits::draw(&mut rng),
             ops: (0..rng.random_range(20..31)).map(|_| OpSpec::draw(&mut rng, world, 300)).collect(),
             messages: (0..rng.random_range(0..12)).map(|_| draw_message(&mut rng, world)).collect(),
             deaths: draw_deaths(&mut rng, world, deaths, 800),
-        }
+        };
+        OpSpec::draw_commit_groups(seed, &mut losses.ops);
+        losses
     }
 
     #[test]
@@ -226,6 +231,8 @@ mod planted {
             WindowsThatOnlySomeHoldAreFinal,
             FinalWindowsAreRestored,
             WhoHoldsPartHoldsAll,
+            SealsDoNotWait,
+            CompleteCallsAreKept,
         ];
         let hidden: Vec<Bug> = bugs.into_iter().filter(|bug| !shows(bug)).collect();
         assert!(hidden.is_empty(), "{hidden:?}");
