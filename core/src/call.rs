@@ -41,6 +41,10 @@ pub struct CallOptions {
     pub tolerance: Tolerance,
     /// Force an algorithm by its name (`"ring"`, `"two-shot"`, …); `None` lets the cost model choose.
     pub algorithm: Option<&'static str>,
+    /// A result that anybody returned holds for all, even if whoever returned it dies at once: also small calls commit by a
+    /// round of messages (Done). Without it a small all-reduce, all-gather or barrier of which only members heard that are
+    /// lost may be made again, without these.
+    pub strict_commit: bool,
 }
 
 /// One call.
@@ -90,7 +94,13 @@ impl Call {
         recv: Blocks { counts: Vec::new(), offsets: Vec::new() },
         input: Segment::EMPTY,
         output: Segment::EMPTY,
-        options: CallOptions { timeout: None, tag: Tag(0), tolerance: Tolerance::Recover, algorithm: None },
+        options: CallOptions {
+            timeout: None,
+            tag: Tag(0),
+            tolerance: Tolerance::Recover,
+            algorithm: None,
+            strict_commit: false,
+        },
     };
 
     /// A collective that tolerates no loss.

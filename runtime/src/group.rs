@@ -543,7 +543,7 @@ impl Group {
     /// agreement of ULFM, MPI's proposal for user-level failure mitigation.)
     pub fn agree(&self, flag: bool) -> Result<(bool, Outcome)> {
         let mut flags = [u8::from(flag)];
-        let options = CallOptions { algorithm: Some("two-shot"), ..CallOptions::default() };
+        let options = CallOptions { strict_commit: true, ..CallOptions::default() };
         let outcome = self.all_reduce_with(&mut flags, ReduceOp::Min, &options)?;
         Ok((flags == [1], outcome))
     }
@@ -554,7 +554,7 @@ impl Group {
     pub fn share<T: Element>(&self, data: &mut [T], has_it: bool) -> Result<Outcome> {
         loop {
             let mut giver = [if has_it { self.rank() } else { u32::MAX }];
-            let options = CallOptions { algorithm: Some("two-shot"), ..CallOptions::default() };
+            let options = CallOptions { strict_commit: true, ..CallOptions::default() };
             let _ = self.all_reduce_with(&mut giver, ReduceOp::Min, &options)?;
             if giver == [u32::MAX] {
                 let text = "nobody has the state that is to be shared: those who had it are lost";

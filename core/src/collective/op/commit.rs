@@ -55,7 +55,7 @@ impl Commit {
             Collective::AllReduce | Collective::AllGather => call.count > 0 && plan.windows() == 1,
             _ => false,
         };
-        if !by_log || group.is_recovered(call.options.tag, seq) {
+        if !by_log || call.options.strict_commit || group.is_recovered(call.options.tag, seq) {
             return Commit::Done;
         }
         let limit = limits.log_op_bytes(group.syscall_per_frame);

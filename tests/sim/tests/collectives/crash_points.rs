@@ -16,9 +16,10 @@ struct Kind {
     count: usize,
     /// The calls of a job are a commit group.
     together: bool,
+    strict_commit: bool,
 }
 
-const KINDS: [Kind; 30] = {
+const KINDS: [Kind; 32] = {
     use Collective::*;
     use Tolerance::*;
     const fn kind(
@@ -27,7 +28,10 @@ const KINDS: [Kind; 30] = {
         tolerance: Tolerance,
         count: usize,
     ) -> Kind {
-        Kind { collective, algorithm, tolerance, count, together: false }
+        Kind { collective, algorithm, tolerance, count, together: false, strict_commit: false }
+    }
+    const fn strict(collective: Collective, algorithm: &'static str, count: usize) -> Kind {
+        Kind { strict_commit: true, ..kind(collective, algorithm, Recover, count) }
     }
     const fn together(collective: Collective, algorithm: &'static str, count: usize) -> Kind {
         Kind { together: true, ..kind(collective, algorithm, Recover, count) }
@@ -40,6 +44,8 @@ const KINDS: [Kind; 30] = {
         kind(AllReduce, "recursive-doubling", Recover, 20),
         kind(AllReduce, "halving-doubling", Recover, 100),
         kind(AllReduce, "hierarchical", Recover, 100),
+        strict(AllReduce, "one-shot", 1),
+        strict(AllReduce, "two-shot", 1),
         together(AllReduce, "one-shot", 5),
         together(AllReduce, "ring", 100),
         together(AllGather, "direct", 40),
@@ -80,6 +86,7 @@ pub(crate) fn jobs(world: usize, seed: u64) -> Vec<Losses> {
             in_place,
             tag: 0,
             commit_group: kind.together.then_some(0),
+            strict_commit: kind.strict_commit,
             reduces: if root == 0 { Reduces::WeightedAvg } else { Reduces::Sum },
         };
         jobs.push(Losses {

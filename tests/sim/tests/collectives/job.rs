@@ -177,6 +177,8 @@ pub(crate) struct Tally {
     pub(crate) handed_on: usize,
     /// Of those that died, results that were stable.
     pub(crate) stable: usize,
+    /// The same, results that hold once somebody has returned them.
+    pub(crate) certain: usize,
     pub(crate) failed: usize,
     pub(crate) whole: usize,
     /// Commit groups that were final without somebody.
@@ -228,6 +230,7 @@ pub(crate) fn play(losses: &Losses, tally: &mut Tally) -> u64 {
     job.check_agreement(tally);
     for rank in (0..losses.nodes.len()).filter(|rank| !job.lives(*rank)) {
         job.check_stable(rank, tally);
+        job.check_certain(rank, tally);
     }
     job.cluster.events()
 }
@@ -455,6 +458,24 @@ impl Job {
                 assert!(self.cluster.living().iter().all(same), "op {at} was stable for rank {rank}");
                 tally.stable += 1;
             }
+        }
+    }
+
+    /// What a rank had returned from before it died, where that is promised to hold for all, is what the survivors have.
+    fn check_certain(&self, rank: usize, tally: &mut Tally) {
+        for (at, op) in self.ops.iter().enumerate().filter(|(_, op)| op.is_certain()) {
+            let Some(Ok(mine)) = &self.results[rank][at] else { continue };
+            let is_same = |&other: &usize| match &self.results[other][at] {
+                Some(Ok(theirs)) => (&mine.absent, &mine.parts) == (&theirs.absent, &theirs.parts),
+                _ => false,
+            };
+            let others = self.cluster.living();
+            assert!(
+                others.iter().all(is_same),
+                "op {at} {} of rank {rank}, which died: {mine:?}",
+                op.collective
+            );
+            tally.certain += 1;
         }
     }
 

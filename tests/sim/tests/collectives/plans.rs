@@ -122,6 +122,7 @@ fn sweep_uneven(collective: Collective) {
                     tag: 0,
                     reduces: Reduces::Sum,
                     commit_group: None,
+                    strict_commit: false,
                 };
                 let what = format!("world {world} seed {seed} {spec:?}");
                 check_op(&spec, world, seed, &what);

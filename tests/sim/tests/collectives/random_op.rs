@@ -35,6 +35,8 @@ pub(crate) struct OpSpec {
     /// Ops of one tag that follow each other with the same number here make a commit group.
     #[serde(default)]
     pub(crate) commit_group: Option<u8>,
+    #[serde(default)]
+    pub(crate) strict_commit: bool,
 }
 
 impl OpSpec {
@@ -70,13 +72,15 @@ impl OpSpec {
                 _ => Reduces::Sum,
             },
             commit_group: None,
+            strict_commit: false,
         }
     }
 
-    /// Makes commit groups of some ops. Everything else stays as it was drawn.
-    pub(crate) fn draw_commit_groups(seed: u64, ops: &mut [OpSpec]) {
+    /// Makes commit groups of some ops, and lets some commit strictly. Everything else stays as it was drawn.
+    pub(crate) fn draw_commits(seed: u64, ops: &mut [OpSpec]) {
         use Collective::{AllGather, AllGatherV, AllReduce, AllToAll, ReduceScatter, ReduceScatterV};
         let mut rng = SmallRng::seed_from_u64(seed ^ 0xc0_3317);
+        ops.iter_mut().for_each(|op| op.strict_commit = rng.random_ratio(1, 4));
         for number in 0..rng.random_range(0..3) {
             let tag = rng.random_range(0..2);
             let from = rng.random_range(0..ops.len());
@@ -103,6 +107,7 @@ impl OpSpec {
         all.push(OpSpec { root: 0, ..self.clone() });
         all.push(OpSpec { reduces: Reduces::Sum, ..self.clone() });
         all.push(OpSpec { commit_group: None, ..self.clone() });
+        all.push(OpSpec { strict_commit: false, ..self.clone() });
         all.retain(|spec| spec != self && spec.count <= self.count);
         all
     }
@@ -128,6 +133,7 @@ pub(crate) struct Op {
     tolerance: Tolerance,
     pub(crate) tag: u32,
     pub(crate) commit_group: Option<u8>,
+    strict_commit: bool,
     reduction: ReduceOp,
     /// By rank, of a weighted average, whose inputs are multiplied by them already.
     weights: Option<Vec<u32>>,
@@ -169,7 +175,7 @@ impl Op {
     /// With random elements.
     pub(crate) fn new(spec: &OpSpec, world: usize, rng: &mut SmallRng) -> Op {
         use Collective::*;
-        let OpSpec { collective, count, in_place, tolerance, tag, commit_group, .. } = *spec;
+        let OpSpec { collective, count, in_place, tolerance, tag, commit_group, strict_commit, .. } = *spec;
         let blocks = Layout::draw(collective, count, world, in_place, rng);
         let sizes = |rank: usize| match collective {
             AllReduce | Reduce | Broadcast => (count, count),
@@ -194,6 +200,7 @@ impl Op {
             tolerance,
             tag,
             commit_group,
+            strict_commit,
             reduction,
             weights,
             blocks,
@@ -254,6 +261,7 @@ impl Op {
             _ => self.count,
         };
         let (tag, tolerance, algorithm) = (Tag(self.tag), self.tolerance, self.algorithm);
+        let strict_commit = self.strict_commit;
         Call {
             collective: self.collective,
             dtype: DType::U64,
@@ -264,7 +272,7 @@ impl Op {
             output: if receives { output } else { Segment::EMPTY },
             send,
             recv,
-            options: CallOptions { tag, tolerance, algorithm, ..CallOptions::default() },
+            options: CallOptions { tag, tolerance, algorithm, strict_commit, ..CallOptions::default() },
         }
     }
 
@@ -293,6 +301,13 @@ impl Op {
     /// No loss is tolerated.
     pub(crate) fn is_strict(&self) -> bool {
         self.tolerance == Tolerance::None
+    }
+
+    /// What one rank was told to be done is so for all, whatever becomes of that rank.
+    pub(crate) fn is_certain(&self) -> bool {
+        use Collective::{AllGather, AllReduce, Barrier};
+        let may_be_logged = matches!(self.collective, AllReduce | AllGather | Barrier);
+        !self.is_strict() && (self.strict_commit || self.commit_group.is_some() || !may_be_logged)
     }
 
     /// Everybody was told the same: who contributed and who did not, or which loss ended it. Where no loss is

@@ -42,7 +42,7 @@ pub(crate) fn draw(seed: u64) -> Losses {
         messages: (0..rng.random_range(0..12)).map(|_| draw_message(&mut rng, world)).collect(),
         deaths: draw_deaths(&mut rng, world, deaths, 400),
     };
-    OpSpec::draw_commit_groups(seed, &mut losses.ops);
+    OpSpec::draw_commits(seed, &mut losses.ops);
     losses
 }
 
@@ -94,7 +94,7 @@ mod tests {
             messages: (0..rng.random_range(0..12)).map(|_| draw_message(&mut rng, world)).collect(),
             deaths: draw_deaths(&mut rng, world, deaths, 800),
         };
-        OpSpec::draw_commit_groups(seed, &mut losses.ops);
+        OpSpec::draw_commits(seed, &mut losses.ops);
         losses
     }
 
