@@ -133,8 +133,8 @@ pub trait Link: Send {
     }
 
     /// A peer was lost, and attempts of ops end: of the frames that are over, the memory of payloads that are
-    /// queued is not read from now on, nor that of payloads which are on their way here written. Such frames
-    /// may be dropped, or arrive with any bytes.
+    /// queued is not read from now on, nor that of payloads which are on their way here written. What was queued may be
+    /// dropped; if it arrives, then unchanged: the peer may not have heard of the loss yet, and return from the op.
     fn fence(&mut self, _is_over: &dyn Fn(&Header) -> bool) {}
 
     /// Tells the peer that this side is about to block on [`Link::wake_source`] and wants to be

@@ -22,6 +22,8 @@ pub(crate) struct Early {
     pub(crate) block: Option<Arena>,
     /// The payload is complete (a placed frame is announced before its bytes are there).
     complete: bool,
+    /// Nobody wants it, but its link still writes the rest of the payload.
+    orphan: bool,
 }
 
 impl Early {
@@ -75,39 +77,54 @@ impl EarlyFrames {
         self.held[link] += cost;
         self.by_op[digest(&header.op)] += 1;
         let block = (header.payload_len > 0).then(|| pool.take(header.payload_len as usize));
-        self.frames.push_back(Early { link, header: *header, block, complete: false });
+        self.frames.push_back(Early { link, header: *header, block, complete: false, orphan: false });
         self.frames.back().map(Early::payload)
     }
 
     /// The payload of an admitted frame has arrived. Returns false if there is none (the frame was
     /// claimed by its op while its bytes were on the way; see [`EarlyFrames::take_complete`]).
-    pub(crate) fn completed(&mut self, link: usize, header: &Header) -> bool {
+    pub(crate) fn completed(&mut self, link: usize, header: &Header, pool: &mut SlotPool) -> bool {
+        let is_this = |f: &Early| f.link == link && !f.complete && f.header == *header;
         // The last one, nearly always.
-        let frame =
-            self.frames.iter_mut().rev().find(|f| f.link == link && !f.complete && f.header == *header);
-        match frame {
-            Some(frame) => {
-                frame.complete = true;
-                true
-            }
-            None => false,
+        let Some(at) = self.frames.iter().rposition(is_this) else { return false };
+        self.frames[at].complete = true;
+        if self.frames[at].orphan {
+            self.remove(at).into_iter().filter_map(|frame| frame.block).for_each(|block| pool.give(block));
         }
+        true
     }
 
-    /// Takes the next complete frame that `wanted` picks.
-    pub(crate) fn take_complete(&mut self, wanted: impl Fn(usize, &Header) -> bool) -> Option<Early> {
-        let at = self.frames.iter().position(|f| f.complete && wanted(f.link, &f.header))?;
+    fn remove(&mut self, at: usize) -> Option<Early> {
         let frame = self.frames.remove(at)?;
         self.held[frame.link] -= charge(frame.header.payload_len as usize);
         self.by_op[digest(&frame.header.op)] -= 1;
         Some(frame)
     }
 
-    /// Drops the frames that `unwanted` picks.
+    /// Takes the next complete frame that `wanted` picks.
+    pub(crate) fn take_complete(&mut self, wanted: impl Fn(usize, &Header) -> bool) -> Option<Early> {
+        let at = self.frames.iter().position(|f| f.complete && wanted(f.link, &f.header))?;
+        self.remove(at)
+    }
+
+    /// Drops the frames that `unwanted` picks. What is still on its way of them stays until it is here, or a link would
+    /// write into memory that something else uses by then.
+    pub(crate) fn forget_frames(&mut self, pool: &mut SlotPool, unwanted: impl Fn(usize, &Header) -> bool) {
+        for frame in self.frames.iter_mut().filter(|frame| !frame.complete) {
+            frame.orphan |= unwanted(frame.link, &frame.header);
+        }
+        self.drop_where(pool, |frame| frame.complete && unwanted(frame.link, &frame.header));
+    }
+
+    /// Drops the frames that `unwanted` picks, to which no link writes any more.
     pub(crate) fn drop_frames(&mut self, pool: &mut SlotPool, unwanted: impl Fn(usize, &Header) -> bool) {
+        self.drop_where(pool, |frame| unwanted(frame.link, &frame.header));
+    }
+
+    fn drop_where(&mut self, pool: &mut SlotPool, unwanted: impl Fn(&Early) -> bool) {
         let EarlyFrames { frames, held, by_op } = self;
         frames.retain_mut(|frame| {
-            let keep = !unwanted(frame.link, &frame.header);
+            let keep = !unwanted(frame);
             if !keep {
                 held[frame.link] -= charge(frame.header.payload_len as usize);
                 by_op[digest(&frame.header.op)] -= 1;

@@ -106,7 +106,7 @@ impl<P: Plan> Executor<P> {
             }
         }
         let now = self.generation;
-        self.early.drop_frames(&mut self.shared.pool, |_, header| header.op.generation < now);
+        self.early.forget_frames(&mut self.shared.pool, |_, header| header.op.generation < now);
         self.horizons.retain(|(formation, ..)| formation.generation >= now);
         self.sources.retain(|(formation, ..)| formation.generation >= now);
         moved
@@ -160,7 +160,7 @@ impl<P: Plan> Executor<P> {
             let formation = group.formation;
             let is_over =
                 |_, header: &Header| header.ends_with_a_loss() && header.op.formation() == formation;
-            self.early.drop_frames(&mut self.shared.pool, is_over);
+            self.early.forget_frames(&mut self.shared.pool, is_over);
         }
         match self.vacant_groups.pop() {
             Some(at) => {

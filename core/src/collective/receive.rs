@@ -248,9 +248,14 @@ impl<P: Plan> Executor<P> {
     }
 
     fn placed(&mut self, link: usize, header: &Header) {
-        if !self.early.is_empty() && self.early.completed(link, header) {
+        if !self.early.is_empty() && self.early.completed(link, header, &mut self.shared.pool) {
             if let Some(at) = self.find(link, header) {
                 self.deliver_early(at);
+            } else if self.is_stale(link, header) {
+                // Its op has ended meanwhile, without it.
+                self.settle(link, header);
+                let is_this = |of: usize, other: &Header| of == link && other == header;
+                self.early.forget_frames(&mut self.shared.pool, is_this);
             }
             return;
         }
@@ -271,7 +276,7 @@ impl<P: Plan> Executor<P> {
             match self.place_early(link, header) {
                 Placement::Into(memory) => {
                     segment.copy_to(&memory);
-                    self.early.completed(link, header);
+                    self.early.completed(link, header, &mut self.shared.pool);
                 }
                 Placement::Refuse(why) => self.shared.violations.push((link, why)),
                 Placement::Discard => {}
@@ -380,7 +385,7 @@ impl<P: Plan> Executor<P> {
                 match self.early.admit(link, header, budget, &mut self.shared.pool) {
                     Some(memory) => {
                         payload.copy_to(&memory);
-                        self.early.completed(link, header);
+                        self.early.completed(link, header, &mut self.shared.pool);
                     }
                     None => self.shared.violations.push((link, TOO_EARLY)),
                 }

@@ -337,7 +337,7 @@ impl<P: Plan> Executor<P> {
     pub(super) fn result_arrived(&mut self, link: usize, header: &Header, payload: Payload) {
         match payload {
             Payload::Placed => {
-                if !self.early.is_empty() && self.early.completed(link, header) {
+                if !self.early.is_empty() && self.early.completed(link, header, &mut self.shared.pool) {
                     if let Some(at) = self.find(link, header) {
                         self.deliver_early(at);
                     }

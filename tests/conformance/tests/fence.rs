@@ -81,6 +81,8 @@ fn payloads_are_not_read_after_a_fence() {
             if far.arrived.len() > before && streams == 1 {
                 let bytes = far.memory.segment(0, LARGE);
                 assert!(!bytes.bytes().contains(&2), "memory was read that the caller had back");
+                let of_attempt = far.arrived.last() != Some(&last);
+                assert!(!of_attempt || bytes.bytes().iter().all(|&byte| byte == 1), "a payload has changed");
             }
             assert!(start.elapsed() < Duration::from_secs(20), "stuck");
         }

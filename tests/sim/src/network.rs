@@ -20,6 +20,8 @@ pub struct Rates {
     hold: u32,
     reorder: u32,
     duplicate: u32,
+    /// Of a payload the first half comes alone.
+    halves: u32,
     /// Links hand out views.
     views: bool,
     /// Bytes of a direction of a link with views; they come back in the order in which they went.
@@ -36,6 +38,7 @@ impl Rates {
             hold: rate(200),
             reorder: rate(257),
             duplicate: rate(64),
+            halves: rate(128),
             views: rate(2) == 1 || rng.random(),
             ring: 1 << rng.random_range(12..17),
         }
@@ -285,6 +288,7 @@ impl Network {
             lent: 0,
             sent: Vec::new(),
             next_view: 0,
+            half: None,
             ended: false,
         })
     }
@@ -303,6 +307,8 @@ struct SimLink {
     /// Handed out: copies (a ring), or the sender's own memory (registered memory).
     views: Vec<(u64, Bytes)>,
     next_view: u64,
+    /// Half of it is here, and where the rest goes.
+    half: Option<(Message, Segment)>,
     /// Views in order, with their bytes in the ring, and whether they were given back.
     records: VecDeque<(u64, usize, bool)>,
     stuck: u32,
@@ -344,6 +350,12 @@ impl SimLink {
             match receiver.place(self.peer, &header) {
                 Placement::Into(memory) => {
                     assert_eq!(memory.len(), payload.len(), "a placement of the wrong size");
+                    if self.half.is_none() && payload.len() > 1 && self.comes_by_halves() {
+                        let half = payload.len() / 2;
+                        payload.slice(0, half).copy_to(&memory.slice(0, half));
+                        self.half = Some((Message { header, bytes, torn }, memory));
+                        return;
+                    }
                     payload.copy_to(&memory);
                     receiver.arrived(self.peer, &header, Payload::Placed);
                 }
@@ -351,10 +363,47 @@ impl SimLink {
                 Placement::Refuse(why) => panic!("a correct peer was refused: {why}"),
             }
         }
+        self.spend(bytes);
+    }
+
+    fn spend(&self, bytes: Bytes) {
         match bytes {
             Bytes::Lent(_, cookie) => self.has_left(cookie),
             Bytes::Copied(arena, _) => self.wire().pool.take_back(arena),
         }
+    }
+
+    fn comes_by_halves(&self) -> bool {
+        // Who sends streams sends nothing twice.
+        if self.rates.duplicate > 0 {
+            return false;
+        }
+        let mut wire = self.wire();
+        let by_halves = wire.rng.random_range(0..256) < self.rates.halves;
+        if by_halves {
+            wire.make_due(self.me, self.other);
+        }
+        by_halves
+    }
+
+    /// The rest of a payload comes, unless something else comes first. Of one that died, what had left it.
+    fn deliver_rest(&mut self, receiver: &mut dyn Receiver) -> bool {
+        if self.half.is_none() {
+            return false;
+        }
+        let mut wire = self.wire();
+        if wire.rng.random() && !wire.dead[self.other] || !wire.happens_to(self.me) {
+            wire.make_due(self.me, self.other);
+            return false;
+        }
+        drop(wire);
+        let Some((Message { header, bytes, .. }, memory)) = self.half.take() else { return false };
+        let payload = bytes.segment();
+        let half = payload.len() / 2;
+        payload.slice(half, payload.len() - half).copy_to(&memory.slice(half, payload.len() - half));
+        receiver.arrived(self.peer, &header, Payload::Placed);
+        self.spend(bytes);
+        true
     }
 
     /// The memory of a send is the sender's again.
@@ -464,6 +513,7 @@ impl Link for SimLink {
             self.stuck = 0;
             receiver.give_up_views(self.peer);
         }
+        moved |= self.deliver_rest(receiver);
         while let Some(message) = self.next_message()? {
             self.deliver(message, receiver);
             moved = true;
@@ -497,6 +547,24 @@ impl Link for SimLink {
         }
     }
 
+    fn fence(&mut self, is_over: &dyn Fn(&Header) -> bool) {
+        if let Some((message, _)) = self.half.take_if(|(message, _)| is_over(&message.header)) {
+            self.spend(message.bytes);
+        }
+        // What is on its way is not read from the caller's memory any more.
+        let mut wire = self.wire();
+        let Wire { directions, pool, .. } = &mut *wire;
+        let mut fenced = 0;
+        for message in &mut directions[self.out].frames {
+            if let (Bytes::Lent(payload, _), true) = (&message.bytes, is_over(&message.header)) {
+                message.bytes = pool.copy(payload);
+                fenced += 1;
+            }
+        }
+        drop(wire);
+        self.lent -= fenced;
+    }
+
     fn wake_source(&self) -> Option<WakeSource> {
         None
     }
@@ -507,6 +575,9 @@ impl Link for SimLink {
 
     fn close(&mut self) {
         self.ended = true;
+        if let Some((message, _)) = self.half.take() {
+            self.spend(message.bytes);
+        }
         if self.lent > 0 {
             let mut wire = self.wire();
             // Who dies takes nothing back.

@@ -90,7 +90,7 @@ pub(crate) struct Outbox {
     slots: Box<[Outgoing]>,
     free: Vec<usize>,
     waiting: VecDeque<usize>,
-    /// Zeros instead of payloads that a fence has taken from frames which were begun.
+    /// Copies of payloads that a fence has taken from frames which were begun.
     fenced: Vec<Arena>,
 }
 
@@ -124,8 +124,8 @@ impl Outbox {
         self.waiting.push_back(slot);
     }
 
-    /// Of the frames that are over, drops those that no stream has begun, and takes the others' payloads from
-    /// them: what has been promised to a stream must be written, but may be anything.
+    /// Of the frames that are over, drops those that no stream has begun. What has been promised to a stream must be
+    /// written, from a copy: the other side may still take it for what it is.
     pub(crate) fn fence(&mut self, is_over: &dyn Fn(&Header) -> bool) {
         let Outbox { slots, free, waiting, fenced } = self;
         waiting.retain(|&slot| {
@@ -137,10 +137,12 @@ impl Outbox {
             keep
         });
         for slot in slots.iter_mut().filter(|slot| !slot.payload.is_empty() && slot.is(is_over)) {
-            let zeros = Arena::new(slot.payload.len());
-            slot.payload = zeros.segment(0, zeros.len());
+            let copy = Arena::new(slot.payload.len());
+            let bytes = copy.segment(0, copy.len());
+            slot.payload.copy_to(&bytes);
+            slot.payload = bytes;
             slot.cookie = None;
-            fenced.push(zeros);
+            fenced.push(copy);
         }
     }
 
