@@ -329,6 +329,10 @@ typedef struct ronde_options {
     const char *algorithm; /* force one by name, the same on every rank [chosen]; see below */
     uint32_t tag;          /* calls of one tag come in the same order on every rank [0] */
     int32_t tolerance;     /* RONDE_RECOVER, RONDE_PER_WINDOW or RONDE_NONE [RONDE_RECOVER] */
+    /* Not 0: a result that anybody returned holds for all, even if whoever returned it dies at once. A small all_reduce,
+     * all_gather or barrier without it that only lost ranks had returned from may be made again, without these. [0] */
+    int32_t strict_commit;
+    int32_t reserved;
 } ronde_options;
 
 /* Algorithms. all_reduce: one-shot, two-shot, ring, bidirectional-ring, recursive-doubling, halving-doubling,
@@ -346,7 +350,7 @@ typedef struct ronde_options {
 #define RONDE_PER_WINDOW 2
 
 #define RONDE_OPTIONS_INIT \
-    { sizeof(ronde_options), 0, NULL, 0, RONDE_RECOVER }
+    { sizeof(ronde_options), 0, NULL, 0, RONDE_RECOVER, 0, 0 }
 
 /* A part of a vector with contributors of its own. */
 typedef struct ronde_part {

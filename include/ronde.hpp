@@ -167,6 +167,7 @@ struct options {
     std::uint32_t tag = 0;
     ronde::tolerance tolerance = ronde::tolerance::recover;
     std::string algorithm; // empty: chosen
+    bool strict_commit = false; // a result that anybody returned holds for all
 };
 
 namespace detail {
@@ -176,6 +177,7 @@ struct c_options {
         value.tag = from.tag;
         value.tolerance = static_cast<std::int32_t>(from.tolerance);
         value.algorithm = from.algorithm.empty() ? nullptr : from.algorithm.c_str();
+        value.strict_commit = from.strict_commit ? 1 : 0;
     }
     const ronde_options *get() const noexcept { return &value; }
     ronde_options value = RONDE_OPTIONS_INIT;

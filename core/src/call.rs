@@ -78,6 +78,8 @@ pub struct Call {
     pub input: Segment,
     /// Where the result goes; empty where a rank receives nothing.
     pub output: Segment,
+    /// The output is the caller's input, of which a changed copy is sent: after an error it is as before.
+    pub input_in_output: bool,
     /// Options.
     pub options: CallOptions,
 }
@@ -94,6 +96,7 @@ impl Call {
         recv: Blocks { counts: Vec::new(), offsets: Vec::new() },
         input: Segment::EMPTY,
         output: Segment::EMPTY,
+        input_in_output: false,
         options: CallOptions {
             timeout: None,
             tag: Tag(0),
@@ -102,6 +105,11 @@ impl Call {
             strict_commit: false,
         },
     };
+
+    /// Whether what the caller gave is overwritten by what it gets.
+    pub fn is_in_place(&self) -> bool {
+        self.input_in_output || self.input.overlaps(&self.output)
+    }
 
     /// A collective that tolerates no loss.
     pub fn is_strict(&self) -> bool {

@@ -301,7 +301,8 @@ impl Arena {
         let layout = Self::layout(len);
         // SAFETY: the layout has a non-zero size.
         let ptr = unsafe { std::alloc::alloc_zeroed(layout) };
-        let Some(ptr) = NonNull::new(ptr) else { std::alloc::handle_alloc_error(layout) };
+        // Not an abort: whoever called may live on, and is told.
+        let Some(ptr) = NonNull::new(ptr) else { panic!("there is no memory for {len} bytes") };
         Arena { ptr, len }
     }
 

@@ -22,6 +22,8 @@ pub struct ronde_options {
     pub(crate) algorithm: *const c_char,
     pub(crate) tag: u32,
     pub(crate) tolerance: i32,
+    pub(crate) strict_commit: i32,
+    pub(crate) reserved: i32,
 }
 // SAFETY: `repr(C)`, starts with a `usize`, no padding, pointers and integers take any value.
 unsafe impl Sized for ronde_options {
@@ -169,6 +171,7 @@ unsafe fn options(place: *const ronde_options) -> Result<CallOptions> {
             other => return Err(unknown("tolerance", other.into())),
         },
         algorithm: algorithm.map(runtime::algorithm_name).transpose()?,
+        strict_commit: given.strict_commit != 0,
     })
 }
 

@@ -64,7 +64,7 @@ fn structs(facts: &mut Facts) {
     );
     layout!(facts, ronde_id {});
     layout!(facts, ronde_store { size, context, set, get });
-    layout!(facts, ronde_options { size, timeout_ms, algorithm, tag, tolerance });
+    layout!(facts, ronde_options { size, timeout_ms, algorithm, tag, tolerance, strict_commit, reserved });
     layout!(
         facts,
         ronde_outcome {

@@ -243,6 +243,7 @@ impl Group {
             }
             _ => return None,
         };
+        call.input_in_output = call.input.overlaps(&call.output);
         call.input = scaled(&scratch);
         Some(scratch)
     }

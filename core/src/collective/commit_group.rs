@@ -47,7 +47,7 @@ pub(crate) struct CommitGroups {
 /// Bytes of its input that a call overwrites.
 fn overwrites(call: &Call) -> usize {
     let changes = call.collective.reduces() || call.collective == Collective::AllToAll;
-    if changes && call.input.overlaps(&call.output) { call.output.len() } else { 0 }
+    if changes && call.is_in_place() { call.output.len() } else { 0 }
 }
 
 /// A digest as it is added up, so that that of one call does not stand for another's.

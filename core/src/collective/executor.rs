@@ -28,6 +28,9 @@ pub struct Limits {
     pub eager_bytes: usize,
     /// Bytes of frames per link that wait for their op. Default 4 MiB.
     pub early_bytes: usize,
+    /// Bytes that all ops together may send to a peer that is not known to have entered them; at most half of what it takes
+    /// of this, since the rest is for frames without payload. Default 2 MiB.
+    pub unentered_bytes: usize,
     /// Bytes per link that may be read in place at one time; above that, copies. Default 512 KiB.
     pub view_bytes: usize,
     /// Bytes of the commit log. Default 8 MiB.
@@ -59,6 +62,7 @@ impl Default for Limits {
         Limits {
             eager_bytes: 256 << 10,
             early_bytes: 4 << 20,
+            unentered_bytes: 2 << 20,
             view_bytes: 512 << 10,
             log_bytes: 8 << 20,
             log_entries: 1024,
@@ -595,9 +599,15 @@ impl<P: Plan> Executor<P> {
         let holds_up = self.active.iter().map(|&at| &self.ops[at]).find(waits);
         let op = holds_up.filter(|_| late.seals && !late.is_ready).unwrap_or(late);
         let missing = op.missing();
-        let others = op.entered.iter().filter(|entered| **entered).count();
+        let arrived = op.entered.iter().filter(|entered| **entered).count();
         let state = &self.shared.groups[op.group.0];
+        let others = (0..state.members.len() as u32).filter(|rank| {
+            let takes_part =
+                op.pair.is_none() && *rank as usize != state.me && !state.is_lost(*rank as usize);
+            takes_part && !missing.contains(rank)
+        });
         Some(Overdue {
+            others: others.map(|rank| op.member(rank, &self.shared)).collect(),
             op: op.id,
             group: op.group,
             collective: op.call.as_ref().map_or(Collective::Barrier, |c| c.collective),
@@ -607,7 +617,7 @@ impl<P: Plan> Executor<P> {
                 Phase::Awaiting => WaitsFor::Result,
                 _ => WaitsFor::Members,
             },
-            arrived: others as u32 + u32::from(op.pair.is_none()),
+            arrived: arrived as u32 + u32::from(op.pair.is_none()),
             of: if op.pair.is_some() { 2 } else { state.present() as u32 },
             window: op.oldest_window(),
             missing: missing
@@ -690,4 +700,6 @@ pub struct Overdue {
     pub window: Option<(u32, u32)>,
     /// Members that hold it up, and whether they have entered it.
     pub missing: Vec<(MemberId, bool)>,
+    /// All others that take part in it: those that hold it up may wait for one of them.
+    pub others: Vec<MemberId>,
 }

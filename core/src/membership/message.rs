@@ -250,6 +250,8 @@ pub enum FromMember {
         culprits: String,
         /// The same, by their numbers.
         missing: Vec<MemberId>,
+        /// All others of the op's group: those who are missing may wait for one of them.
+        others: Vec<MemberId>,
     },
     /// Members hold different results.
     Diverged {

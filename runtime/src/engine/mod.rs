@@ -45,6 +45,11 @@ const VERDICT_SILENCES: u32 = QUORUM_SILENCES + 4;
 const PUBLISH_EVERY: Duration = Duration::from_millis(50);
 /// A call that takes longer asks those it waits for how they make it.
 const ASK_AFTER: Duration = Duration::from_secs(1);
+/// Scratch memory comes in multiples of this, and so much is kept for the next calls.
+const SCRATCH_STEP: usize = 4 << 10;
+const MOST_SPARE: usize = 64 << 20;
+/// While data moves, time is looked at every so many turns.
+const TURNS_BETWEEN_LOOKS: u32 = 256;
 /// How often the background thread looks in when no op is open.
 const IDLE_TICK: Duration = Duration::from_millis(20);
 
@@ -69,6 +74,8 @@ pub(crate) struct Inner {
     /// When a report was made that the coordinator has not answered yet, the error if it never does, and
     /// the peer whose link it is about.
     pending_verdict: Option<(Instant, Error, Option<usize>)>,
+    /// Turns of whoever drives.
+    turns: u32,
     /// When the heartbeat was last told how far the ops are.
     published: Instant,
     failed: bool,
@@ -109,6 +116,8 @@ pub(crate) struct Announced {
     background: Condvar,
     /// What the next heartbeat says; a copy, since who drives holds the engine's lock most of the time.
     progress: Mutex<CallProgress>,
+    /// Why this process ends the job, if it does.
+    aborting: Mutex<Option<String>>,
     /// Once there is one.
     engine: Mutex<std::sync::Weak<Engine>>,
 }
@@ -205,10 +214,12 @@ impl Engine {
         let waker = Arc::new(Waker::new()?);
         *lock(&announced.waker) = Some(waker.clone());
         let limits = Limits { digests: config.digests_due(), ..Limits::default() };
-        let early_bytes = limits.early_bytes.min((256 << 20) / view.members.len().max(1)).max(1 << 20);
+        // Who joins later reckons with more members: a receiver takes what any of them may send.
+        let unentered_bytes =
+            limits.unentered_bytes.min((128 << 20) / view.members.len().max(1)).max(512 << 10);
         let engine = Arc::new(Engine {
             inner: Mutex::new(Inner {
-                executor: Executor::new(0, Limits { early_bytes, ..limits }),
+                executor: Executor::new(0, Limits { unentered_bytes, ..limits }),
                 links: Vec::new(),
                 link_states: Vec::new(),
                 follower: Follower::new(view.clone()),
@@ -220,6 +231,7 @@ impl Engine {
                 gone: Vec::new(),
                 sleeping: false,
                 pending_verdict: None,
+                turns: 0,
                 published: Instant(0),
                 failed: false,
             }),
@@ -334,10 +346,12 @@ impl Engine {
 
     /// Memory that [`Engine::start`] can keep for an op.
     pub(crate) fn take_scratch(&self, bytes: usize) -> Arena {
+        let len = bytes.next_multiple_of(SCRATCH_STEP);
         let mut inner = lock(&self.inner);
-        match inner.spare_scratch.iter().position(|arena| arena.len() >= bytes) {
+        let fits = |arena: &Arena| arena.len() >= bytes && arena.len() <= 2 * len;
+        match inner.spare_scratch.iter().position(fits) {
             Some(at) => inner.spare_scratch.swap_remove(at),
-            None => Arena::new(bytes.next_power_of_two()),
+            None => Arena::new(len),
         }
     }
 
@@ -394,12 +408,32 @@ impl Engine {
     }
 
     /// Ends the job for everybody with a reason.
-    pub(crate) fn abort(&self, reason: &str) {
-        self.control.say(&FromMember::Abort { reason: reason.to_owned() });
-        let mut inner = lock(&self.inner);
-        let rank = inner.rank();
-        let error = Error::Aborted(Arc::new(Aborted::Requested { rank, reason: reason.to_owned() }));
-        inner.pending_verdict.get_or_insert((self.now(), error, None));
+    pub(crate) fn abort(self: &Arc<Engine>, reason: &str) {
+        lock(&self.announced.aborting).get_or_insert_with(|| reason.to_owned());
+        self.announced.wake();
+        // Neither whoever drives nor a full socket keeps the caller: an operator of the user may run for long.
+        let engine = self.clone();
+        let spoken = std::thread::Builder::new().name("ronde-abort".into()).spawn(move || engine.say_abort());
+        if spoken.is_err() {
+            self.say_abort();
+        }
+    }
+
+    /// Tells the coordinator that this process has aborted the job, if it has: also one that may not have heard.
+    fn say_abort(&self) {
+        let reason = lock(&self.announced.aborting).clone();
+        if let Some(reason) = reason {
+            self.control.say(&FromMember::Abort { reason });
+        }
+    }
+
+    /// The job ends, once the coordinator says so.
+    fn await_abort(&self, inner: &mut Inner) {
+        let reason = lock(&self.announced.aborting).clone();
+        if let Some(reason) = reason {
+            let error = Error::Aborted(Arc::new(Aborted::Requested { rank: inner.rank(), reason }));
+            inner.pending_verdict.get_or_insert((self.now(), error, None));
+        }
     }
 
     /// Sees that no peer needs anything more from here, then leaves.
@@ -506,15 +540,18 @@ impl Engine {
 
     /// Moves everything that can be moved. Returns whether anything did.
     fn poll(&self, inner: &mut Inner) -> bool {
+        self.contain(|| self.poll_once(inner)).unwrap_or_else(|panic| {
+            self.panicked(inner, &panic);
+            true
+        })
+    }
+
+    fn poll_once(&self, inner: &mut Inner) -> bool {
         if self.announced.news.load(Ordering::Acquire) {
             self.hear(inner);
         }
         let mut moved = self.poll_links(inner);
-        let executor = &mut inner.executor;
-        match self.contain(|| executor.advance(&mut inner.links, self.kernels)) {
-            Ok(some) => moved |= some,
-            Err(panic) => self.panicked(inner, &panic),
-        }
+        moved |= inner.executor.advance(&mut inner.links, self.kernels);
         self.end_failed_links(inner);
         for effect in inner.executor.take_effects() {
             self.report_effect(inner, effect);
@@ -567,6 +604,7 @@ impl Engine {
                 }
             }
         }
+        self.await_abort(inner);
         if let Some(error) = self.failure()
             && !inner.failed
         {
@@ -635,6 +673,9 @@ impl Inner {
         let result = self.executor.take(handle)?;
         let spent = self.scratch.extract_if(.., |(op, _)| *op == handle);
         self.spare_scratch.extend(spent.map(|(_, arena)| arena));
+        while self.spare_scratch.iter().map(Arena::len).sum::<usize>() > MOST_SPARE {
+            self.spare_scratch.remove(0);
+        }
         Some(result)
     }
 

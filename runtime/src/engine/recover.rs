@@ -17,6 +17,7 @@ impl Engine {
         }
         // What was reported of a link is answered with this; links to others are looked at again.
         inner.pending_verdict = None;
+        self.await_abort(inner);
         inner.follower.note(epoch);
         let lost: Vec<Arc<PeerLost>> = lost.into_iter().map(Arc::new).collect();
         for peer in &lost {

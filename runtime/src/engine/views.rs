@@ -159,6 +159,7 @@ impl Engine {
         }
         self.close_links_outside(inner, &view);
         self.control.say(&FromMember::Entered(view.epoch));
+        self.say_abort();
         tracing::info!("view {} of {} peers is in effect", view.epoch, view.members.len());
         Some((before, view))
     }

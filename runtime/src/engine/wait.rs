@@ -1,6 +1,6 @@
 //! Waiting for an op on the caller's thread.
 
-use super::{Engine, Inner, Prepared, lock};
+use super::{Engine, Inner, Prepared, TURNS_BETWEEN_LOOKS, lock};
 use ronde_core::call::Call;
 use ronde_core::collective::OpHandle;
 use ronde_core::error::{Outcome, Result};
@@ -93,6 +93,10 @@ impl Engine {
                 return result;
             }
             if moved {
+                inner.turns = inner.turns.wrapping_add(1);
+                if inner.turns.is_multiple_of(TURNS_BETWEEN_LOOKS) {
+                    self.check_time(&mut inner);
+                }
                 self.learn(&idle);
                 idle = Idle::default();
                 drop(if inner.callbacks.is_empty() { inner } else { self.run_callbacks(inner) });

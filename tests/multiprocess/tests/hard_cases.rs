@@ -210,6 +210,62 @@ fn an_op_that_nobody_waits_for_has_a_deadline_too() {
     });
 }
 
+/// Others keep the links busy without a pause.
+#[test]
+fn a_deadline_holds_while_other_calls_go_on() {
+    let start = Instant::now();
+    ranks(&["shm", "shm"], PATIENCE, |group| {
+        if group.rank() == 0 {
+            start_forever(&group, Tag(2), SOON).on_complete(|result| assert!(result.is_err()));
+        }
+        let options = CallOptions { tag: Tag(1), ..CallOptions::default() };
+        let mut data = [0u32; 64];
+        while group.all_reduce_with(&mut data, ReduceOp::Max, &options).is_ok() {
+            assert!(start.elapsed() < PATIENCE / 4, "the deadline is not looked at");
+        }
+    });
+}
+
+/// Ranks 0 and 1 have overwritten what they gave by the time that the others do not come.
+#[test]
+fn after_an_error_inputs_in_place_are_as_before() {
+    let mut half = [0; 16];
+    half[..4].copy_from_slice(&0.5f32.to_le_bytes());
+    let scalar = Reduction::PreMulSum(half);
+    for reduction in [Reduction::Builtin(ReduceOp::Sum), Reduction::WeightedAvg(0.25), scalar] {
+        let (done, late) = (Barrier::new(4), Barrier::new(4));
+        ranks(&["tcp"; 4], PATIENCE, |group| {
+            let before: Vec<f32> = (0..50_000).map(|i| (i * 37 % 101) as f32 + group.rank() as f32).collect();
+            let mut data = before.clone();
+            if group.rank() < 2 {
+                let options = CallOptions {
+                    algorithm: Some("recursive-doubling"),
+                    timeout: SOON,
+                    ..CallOptions::default()
+                };
+                let text = error(lend(|lender| {
+                    let data = lender.unique(&mut data);
+                    group.run(Call {
+                        collective: Collective::AllReduce,
+                        dtype: DType::F32,
+                        count: 50_000,
+                        reduction: Some(reduction.clone()),
+                        input: data.clone(),
+                        output: data,
+                        options,
+                        ..Call::EMPTY
+                    })
+                }));
+                assert!(text.contains("nothing has come from rank"), "{text}");
+            }
+            done.wait();
+            drop(group);
+            late.wait();
+            assert!(data == before, "the input of {reduction:?} has changed");
+        });
+    }
+}
+
 #[test]
 fn closing_ends_what_is_open_for_callbacks_and_descriptors() {
     let done = Barrier::new(2);

@@ -90,7 +90,7 @@ impl<P: Plan> OpState<P> {
             Commit::Log => self.plan.as_ref().is_some_and(|plan| !plan.writes_once()),
             Commit::Local => false,
         };
-        if changes && starts_again && call.input.overlaps(&call.output) {
+        if changes && starts_again && call.is_in_place() {
             // Windows that soon are final give their blocks to the next, which are in the cache then.
             let streams = self.commit != Commit::Window && call.output.len() >= limits.streaming_bytes;
             self.backup.start(streams);
@@ -126,7 +126,7 @@ impl<P: Plan> OpState<P> {
     pub(crate) fn save_input(&mut self, pool: &mut SlotPool) {
         if let Some(call) = &self.call
             && call.collective.reduces()
-            && call.input.overlaps(&call.output)
+            && call.is_in_place()
         {
             self.backup.save_all(call, pool);
         }

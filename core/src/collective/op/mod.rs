@@ -529,10 +529,10 @@ impl<P: Plan> OpState<P> {
         }
         let limits = &shared.limits;
         let unentered = shared.unentered[link] + cost;
-        // The other half is for frames without payload.
-        let may = self.eager[rank] + cost <= limits.eager_bytes && unentered <= limits.early_bytes / 2;
+        let most = limits.unentered_bytes.min(limits.early_bytes / 2);
+        let may = self.eager[rank] + cost <= limits.eager_bytes && unentered <= most;
         // Asks before it must: what the peer has entered meanwhile comes off the account with its answer.
-        let early = unentered > limits.early_bytes / 4 && !shared.asking[link];
+        let early = unentered > most / 2 && !shared.asking[link];
         if (!may || early) && !self.asked[rank] {
             self.asked[rank] = self.control(FrameKind::EnterRequest, rank, shared, links);
             shared.asking[link] = self.asked[rank];

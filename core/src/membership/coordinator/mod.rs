@@ -23,7 +23,7 @@ pub use succession::QUORUM_SILENCES;
 use views::NextView;
 
 /// Version of the control protocol.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// How patient a coordinator is.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -242,8 +242,8 @@ impl Coordinator {
             FromMember::Mismatch { op, rank, call, other_rank, other_call } => {
                 self.fail(ordered_mismatch(op, (rank, call), (other_rank, other_call)));
             }
-            FromMember::Timeout { op, collective, waited, culprits, missing } => {
-                let culprits = culprits + &self.whereabouts(&op, collective, &missing);
+            FromMember::Timeout { op, collective, waited, culprits, missing, others } => {
+                let culprits = culprits + &self.whereabouts(&op, collective, &missing, &others);
                 self.fail(Verdict::Timeout { op, collective, waited, culprits });
             }
             FromMember::Diverged { op, holders } => self.fail(Verdict::Diverged { op, holders }),

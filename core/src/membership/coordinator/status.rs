@@ -21,6 +21,14 @@ fn describe(progress: &CallProgress) -> String {
     }
 }
 
+/// By its last call of the op's tag, or since it has made none at all.
+fn has_not_made(progress: &CallProgress, op: &OpId) -> bool {
+    progress.last.is_none_or(|(last, kind)| {
+        let same = last.formation() == op.formation() && last.tag == op.tag;
+        same && !kind.is_point_to_point() && last.seq < op.seq
+    })
+}
+
 /// Where a member stands towards a call that others wait in, in words.
 fn standing(progress: &CallProgress, op: &OpId, collective: Collective) -> String {
     let elsewhere = format!("lives and is {}", describe(progress));
@@ -184,14 +192,29 @@ impl Coordinator {
     }
 
     /// What is known of members that hold an op up, for the error that all get: who never made the call is told apart from who
-    /// waits in it, and from who has returned from it.
-    pub(super) fn whereabouts(&self, op: &OpId, collective: Collective, missing: &[MemberId]) -> String {
-        let of = |&id: &MemberId| {
+    /// waits in it, and from who has returned from it. Those for whom whoever reports waits may wait for another themselves
+    /// (a ring, a tree): of the others in the group, the ones that have not made the call come first.
+    pub(super) fn whereabouts(
+        &self,
+        op: &OpId,
+        collective: Collective,
+        missing: &[MemberId],
+        others: &[MemberId],
+    ) -> String {
+        let known = |&id: &MemberId| {
             let rank = self.view.rank_of_member(id)?;
             let progress = self.members.get(&self.connection_of(id)?)?.progress?;
-            Some(format!("rank {rank} {}", standing(&progress, op, collective)))
+            Some((rank, progress))
         };
-        let texts: Vec<String> = missing.iter().filter_map(of).take(MOST_NAMED).collect();
+        let absent = others.iter().filter_map(known).filter(|(_, progress)| has_not_made(progress, op));
+        let waited_for = missing.iter().filter_map(known);
+        let (absent_too, present): (Vec<_>, Vec<_>) =
+            waited_for.partition(|(_, progress)| has_not_made(progress, op));
+        let text = |(rank, progress): (_, CallProgress)| {
+            format!("rank {rank} {}", standing(&progress, op, collective))
+        };
+        let all = absent_too.into_iter().chain(absent).chain(present);
+        let texts: Vec<String> = all.map(text).take(MOST_NAMED).collect();
         if texts.is_empty() { String::new() } else { format!(". By their heartbeats, {}", texts.join("; ")) }
     }
 

@@ -645,7 +645,9 @@ fn heartbeats_tell_where_members_are() {
         let member = &coordinator.status(Instant(MS)).members[2];
         assert_eq!(member.calls_ended, Some(progress.ended));
         let (culprits, missing) = ("nothing has come from rank 2".to_owned(), vec![MemberId(2)]);
-        let timeout = FromMember::Timeout { op: op(120), collective: all_reduce, waited, culprits, missing };
+        let others = vec![MemberId(1)];
+        let timeout =
+            FromMember::Timeout { op: op(120), collective: all_reduce, waited, culprits, missing, others };
         coordinator.handle_message(10, timeout, Instant(2 * MS));
         let told = verdicts(&coordinator.take_effects());
         assert_eq!(told.len(), 3);
@@ -656,5 +658,36 @@ fn heartbeats_tell_where_members_are() {
                 "{text}"
             );
         }
+    }
+}
+
+/// Of a ring the neighbours wait too: named first is who never came, though nobody who reports waits for it.
+#[test]
+fn who_never_made_a_call_is_named_before_those_who_wait_in_it() {
+    let world = crate::Formation { group: crate::GroupId(0), generation: crate::Generation(0) };
+    let op = |seq| world.op(crate::Tag(0), crate::Seq(seq));
+    let all_reduce = crate::Collective::AllReduce;
+    let waited = Duration::from_millis(3200);
+    let mut coordinator = active(4);
+    let waits =
+        CallProgress { ended: 7, last: Some((op(7), all_reduce)), open: Some((op(7), all_reduce, waited)) };
+    let away = CallProgress { ended: 7, last: Some((op(6), all_reduce)), open: None };
+    for (connection, progress) in [(11, waits), (12, waits), (13, away)] {
+        coordinator.handle_message(connection, FromMember::Heartbeat(progress), Instant(MS));
+    }
+    let timeout = FromMember::Timeout {
+        op: op(7),
+        collective: all_reduce,
+        waited,
+        culprits: "nothing has come from rank 1".to_owned(),
+        missing: vec![MemberId(1)],
+        others: vec![MemberId(2), MemberId(3)],
+    };
+    coordinator.handle_message(10, timeout, Instant(2 * MS));
+    for (_, verdict) in verdicts(&coordinator.take_effects()) {
+        let text = crate::Error::from(verdict).to_string();
+        let (absent, neighbour) =
+            (text.find("rank 3 lives and is in no call"), text.find("rank 1 waits in this call too"));
+        assert!(absent.is_some() && absent < neighbour, "{text}");
     }
 }

@@ -117,6 +117,7 @@ impl Job {
             input: input.segment(),
             output: output.segment(),
             options: self.options.clone(),
+            ..Call::EMPTY
         };
         (call, input, output)
     }

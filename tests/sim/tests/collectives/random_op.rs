@@ -273,6 +273,7 @@ impl Op {
             send,
             recv,
             options: CallOptions { tag, tolerance, algorithm, strict_commit, ..CallOptions::default() },
+            ..Call::EMPTY
         }
     }
 
