@@ -309,6 +309,9 @@ pub(crate) struct DemoArgs {
     /// This process is one of the trainers
     #[arg(long, hide = true)]
     pub(crate) spawned: bool,
+    /// Where the first of them leaves the report
+    #[arg(long, hide = true)]
+    pub(crate) report: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

@@ -225,6 +225,14 @@ fn a_result_file_that_cannot_be_made_is_named() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent/folder/out.json"));
 }
 
+#[test]
+fn a_demonstration_whose_file_cannot_be_made_starts_nothing() {
+    let output = run("demo --seconds 0 -J /nonexistent/x.json");
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("/nonexistent/x.json") && output.stdout.is_empty(), "{output:?}");
+}
+
 /// A terminal and what was written to it.
 fn with_terminal(command: &mut Command) -> (Output, String) {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};

@@ -14,13 +14,17 @@ use crate::launch::{self, Job};
 use crate::output_file::OutputFile;
 use crate::say::say;
 use crate::session;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use digits::Digit;
 use report::{Join, Kill, PairTransport, Report, View};
 use ronde::memory::lend;
 use ronde::{Call, Collective, DType, Group, Outcome, ReduceOp, Reduction};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Signal, getpid, kill_process};
 use screen::Screen;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use training::{Epoch, SUMMED, Share, Trainer, alone};
@@ -35,10 +39,7 @@ const EPOCHS_TOGETHER: u32 = 3;
 /// Runs the command: starts the processes, or is one of them.
 pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
     if !args.spawned {
-        let restarts = u32::from(args.disturbs());
-        let command = launch::own_command()?;
-        let job = Job { command, ranks: args.ranks, restarts, quiet: true, ..Job::default() };
-        return launch::run(&job).map(ExitCode::from);
+        return start(args);
     }
     let asked = Instant::now();
     let join =
@@ -46,6 +47,35 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
     let group = session::join(&join)?;
     let code = Part::new(args, &group, asked)?.play()?;
     group.close()?;
+    Ok(code.into())
+}
+
+/// Starts the processes. Their report comes back in memory: a file that cannot be written must not end one of them, since another
+/// would take its place.
+fn start(args: &DemoArgs) -> Result<ExitCode> {
+    let mut command = launch::own_command()?;
+    let output = match &args.output_file {
+        Some(path) => {
+            let file = OutputFile::create(path)?;
+            // Open in the processes too, under the same number.
+            let memory =
+                memfd_create("ronde-demo", MemfdFlags::empty()).context("no memory for the report")?;
+            let report = File::from(memory);
+            command.extend(["--report".into(), format!("/proc/self/fd/{}", report.as_raw_fd()).into()]);
+            Some((file, report))
+        }
+        None => None,
+    };
+    let restarts = u32::from(args.disturbs());
+    let code = launch::run(&Job { command, ranks: args.ranks, restarts, quiet: true, ..Job::default() })?;
+    if let Some((file, mut report)) = output {
+        let mut content = Vec::new();
+        report.read_to_end(&mut content).context("cannot read the report")?;
+        ensure!(code != 0 || !content.is_empty(), "the processes have ended without a report");
+        if !content.is_empty() {
+            say!("written to {}\n", file.finish(&content)?.display());
+        }
+    }
     Ok(code.into())
 }
 
@@ -128,10 +158,6 @@ impl Part<'_> {
     }
 
     fn play(mut self) -> Result<Code> {
-        let file = match &self.args.output_file {
-            Some(path) if self.is_first() => Some(OutputFile::create(path)?),
-            _ => None,
-        };
         if self.is_first() {
             say!(
                 "{} processes train a softmax classifier on {} images of handwritten digits (8x8, UCI)\n",
@@ -156,13 +182,14 @@ impl Part<'_> {
         let elapsed = start.elapsed();
         self.screen.finish();
         let (is_first, test) = (self.is_first(), self.test.len());
+        let args = self.args;
         let report = self.report()?;
         if is_first {
             say!("{} all-reduces in {:.2} s\n", report.steps, elapsed.as_secs_f64());
             say!("{}", report.show(test));
         }
-        if let Some(file) = file {
-            say!("written to {}\n", file.finish(&to_json(&report))?.display());
+        if let (true, Some(path)) = (is_first, &args.report) {
+            std::fs::write(path, to_json(&report)).context("cannot pass the report on")?;
         }
         Ok(if report.models_are_identical() { Code::Ok } else { Code::Wrong })
     }
