@@ -81,6 +81,14 @@ fn what_cannot_be_measured_is_refused() {
     }
 }
 
+#[test]
+fn memory_that_is_too_small_is_named() {
+    let output = ronde("bench recover --ranks 2 --sizes 1000T --kills 1 --moments 0");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(text.contains("no memory for"), "{text}");
+}
+
 /// A failure of the processes themselves ends their job with its code; nobody is started in their place.
 #[test]
 fn a_job_that_fails_ends_at_once() {

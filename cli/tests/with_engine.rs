@@ -233,6 +233,20 @@ fn a_demonstration_whose_file_cannot_be_made_starts_nothing() {
     assert!(text.contains("/nonexistent/x.json") && output.stdout.is_empty(), "{output:?}");
 }
 
+#[test]
+fn vectors_that_memory_is_too_small_for_are_named() {
+    for line in [
+        "bench all-reduce -b 1000T -e 1000T",
+        "bench pairs --ranks 2 -b 1000T -e 1000T",
+        "bench all-gather -m 1024 -b 8000000T",
+    ] {
+        let output = run(line);
+        assert_eq!(output.status.code(), Some(3), "ronde {line}: {output:?}");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains("no memory for"), "ronde {line}: {text}");
+    }
+}
+
 /// A terminal and what was written to it.
 fn with_terminal(command: &mut Command) -> (Output, String) {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};

@@ -1,8 +1,11 @@
 //! What the measuring loop needs of a group, so that it can be tested without one.
 
 use crate::output_file::OutputFile;
+use crate::quantity::show_bytes;
 use ronde::memory::{Pod, lend};
-use ronde::{Call, Collective, DType, Element, Group, Outcome, ReduceOp, Reduction, Result, SharedBuffer};
+use ronde::{
+    Call, Collective, DType, Element, Error, Group, Outcome, ReduceOp, Reduction, Result, SharedBuffer,
+};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -117,7 +120,7 @@ impl Backend for GroupBackend<'_> {
     fn allocate(&self, bytes: usize, registered: bool) -> Result<Box<dyn Memory>> {
         Ok(match registered {
             true => Box::new(Registered(self.group.mem_alloc(bytes)?)),
-            false => Box::new(Plain::new(bytes)),
+            false => Box::new(Plain::new(bytes)?),
         })
     }
 
@@ -154,10 +157,16 @@ impl Plain {
     /// What arrays of numerical programs are aligned to.
     const ALIGN: usize = 64;
 
-    pub(crate) fn new(len: usize) -> Plain {
-        let storage = vec![0u8; len + Plain::ALIGN];
+    pub(crate) fn new(len: usize) -> Result<Plain> {
+        let size = len.saturating_add(Plain::ALIGN);
+        // Zeroed memory comes as pages that take nothing until they are written, but only from a macro that ends the
+        // process where there is none: that is found out first.
+        Vec::<u8>::new()
+            .try_reserve_exact(size)
+            .map_err(|error| Error::resource(format!("{}: {error}", show_bytes(len as u64))))?;
+        let storage = vec![0u8; size];
         let address = storage.as_ptr().addr();
-        Plain { start: address.next_multiple_of(Plain::ALIGN) - address, storage, len }
+        Ok(Plain { start: address.next_multiple_of(Plain::ALIGN) - address, storage, len })
     }
 }
 

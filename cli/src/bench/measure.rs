@@ -123,7 +123,8 @@ impl<'a> Arrangement<'a> {
 
     /// Bytes that the vectors of a batch take: sent from, received into.
     fn needs(&self) -> (usize, usize) {
-        (self.send_stride * self.operations, self.recv_stride * self.operations)
+        let of_batch = |stride: usize| stride.saturating_mul(self.operations);
+        (of_batch(self.send_stride), of_batch(self.recv_stride))
     }
 
     fn input(&self, send: &Segment, recv: &Segment, at: usize) -> Segment {

@@ -89,7 +89,7 @@ impl Backend for MeshRank {
     }
 
     fn allocate(&self, bytes: usize, _registered: bool) -> Result<Box<dyn Memory>> {
-        Ok(Box::new(Plain::new(bytes)))
+        Ok(Box::new(Plain::new(bytes)?))
     }
 
     fn elapsed(&self) -> Duration {

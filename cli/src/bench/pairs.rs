@@ -10,7 +10,7 @@ use super::oracle::Contents;
 use crate::args::BenchArgs;
 use crate::exit::{Code, Failure};
 use crate::say::say;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use ronde::memory::lend;
 use ronde::{Call, CallOptions, Collective, DType, ReduceOp};
 use serde::Serialize;
@@ -145,7 +145,10 @@ fn report(matrix: &Matrix, latency_bytes: u64, bandwidth_bytes: u64) -> Report {
 fn measure(args: &BenchArgs, backend: &dyn Backend, small: usize, large: usize) -> Result<Matrix> {
     let mut matrix = Matrix::new(backend.ranks());
     let options = super::options(args)?;
-    let mut memory = backend.allocate(2 * small.max(large * IN_FLIGHT).max(1), args.is_registered())?;
+    let half = small.max(large.saturating_mul(IN_FLIGHT)).max(1);
+    let mut memory = backend
+        .allocate(half.saturating_mul(2), args.is_registered())
+        .with_context(|| format!("no memory for messages of {large} bytes"))?;
     for from in 0..backend.ranks() {
         for to in (0..backend.ranks()).filter(|to| *to != from) {
             let mut link = Link { backend, from, to, options: &options, bytes: memory.bytes_mut() };

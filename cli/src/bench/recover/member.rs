@@ -36,7 +36,7 @@ fn take_part(args: &BenchArgs, notes: &Notes) -> Result<()> {
         // Before it takes memory and time from those who recover.
         notes.await_vacancy()?;
     }
-    let vectors = Vectors::new((args.recover.member_bytes / 4).max(1) as usize);
+    let vectors = Vectors::new((args.recover.member_bytes / 4).max(1) as usize)?;
     let asked = Instant::now();
     let group = session::join(&args.join)?;
     let mut member = Member { args, notes, group: &group, options, vectors, weights: Vec::new(), kills: 0 };

@@ -3,6 +3,7 @@
 //! Every process multiplies one pattern with a weight of its own. All sums are small whole numbers, which `f32` holds
 //! exactly, and the sum of the weights tells whose contributions are in it.
 
+use ronde::{Error, Result};
 use std::array;
 use std::ops::Range;
 
@@ -18,12 +19,14 @@ pub(super) struct Vectors {
 }
 
 impl Vectors {
-    pub(super) fn new(count: usize) -> Vectors {
+    pub(super) fn new(count: usize) -> Result<Vectors> {
         // Processes that are started one after another have different numbers.
         let weight = 1 + std::process::id() % MAX_WEIGHT;
         let pattern = pattern(weight);
-        let input = (0..count).map(|at| pattern[at % PERIOD]).collect();
-        Vectors { input, output: vec![f32::NAN; count], weight }
+        let (mut input, mut output) = (reserved(count)?, reserved(count)?);
+        input.extend((0..count).map(|at| pattern[at % PERIOD]));
+        output.resize(count, f32::NAN);
+        Ok(Vectors { input, output, weight })
     }
 
     /// How many of these elements of the output differ from the sum of contributions with weights of this sum.
@@ -44,6 +47,14 @@ impl Vectors {
     }
 }
 
+/// Where there is no memory, a process ends with an error, not by a signal, after which another one would take its place.
+fn reserved(count: usize) -> Result<Vec<f32>> {
+    let mut vector = Vec::new();
+    let is_none = |error| Error::resource(format!("no memory for a vector of {count} numbers: {error}"));
+    vector.try_reserve_exact(count).map_err(is_none)?;
+    Ok(vector)
+}
+
 /// Mixed signs.
 fn pattern(weight: u32) -> [f32; PERIOD] {
     array::from_fn(|at| (at as f32 - (PERIOD / 2) as f32) * weight as f32)
@@ -55,7 +66,7 @@ mod tests {
 
     #[test]
     fn only_the_right_sum_is_right_and_only_once() {
-        let mut vectors = Vectors::new(1000);
+        let mut vectors = Vectors::new(1000).unwrap();
         let sum = |vectors: &mut Vectors| {
             let another = pattern(7);
             vectors.output = vectors.input.iter().zip(another.iter().cycle()).map(|(a, b)| a + b).collect();
