@@ -328,7 +328,7 @@ pub(crate) struct RunArgs {
     /// Replace so many processes that fail by new ones, which join the job at its next safe point
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub(crate) restarts: u32,
-    /// Seconds between asking the others to end (SIGTERM) and ending them (SIGKILL)
+    /// Seconds between asking processes to end (SIGTERM, or what the launcher got itself) and ending them (SIGKILL)
     #[arg(long, default_value_t = 5, value_name = "SECONDS")]
     pub(crate) grace: u32,
     /// The program and its arguments

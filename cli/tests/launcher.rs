@@ -132,6 +132,27 @@ fn signals_reach_every_rank() {
     }
 }
 
+/// Who does not end when the launcher is told to is killed after the time that was given. A first Ctrl-C is the program's.
+#[test]
+fn an_order_to_end_is_followed_by_a_kill() {
+    let script = "trap '' TERM HUP QUIT; trap 'echo got' INT; echo ready; while :; do sleep 600; done";
+    for names in [&["TERM"][..], &["HUP"], &["QUIT"], &["INT", "INT"]] {
+        let line = ["run", "-n", "2", "--grace", "0", "--", "/bin/sh", "-c", script];
+        let mut child = ronde(&line).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut expect =
+            |word: &str| (0..2).for_each(|_| assert!(lines.next().unwrap().unwrap().ends_with(word)));
+        expect("ready");
+        for (at, name) in names.iter().enumerate() {
+            if at > 0 {
+                expect("got");
+            }
+            signal(child.id(), name);
+        }
+        assert_eq!(wait(&mut child), 137, "{names:?}");
+    }
+}
+
 /// They are the program's, and the job goes on.
 #[test]
 fn signals_of_users_reach_every_rank() {

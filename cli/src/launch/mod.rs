@@ -184,14 +184,30 @@ impl Launcher<'_> {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Signal(number) => {
-                self.interrupted |= ENDING.contains(&number);
-                if let Some(signal) = Signal::from_named_raw(number) {
-                    self.signal_all(signal);
-                }
+                self.pass_on(number);
             }
             Event::Drained => self.open_pipes -= 1,
             Event::Ended(rank) => self.handle_end(rank),
         }
+    }
+
+    /// Who is asked to end has the time of `--grace` to do so. A first Ctrl-C is no such order: programs that take it for one have
+    /// all the time they need, and others go on.
+    fn pass_on(&mut self, number: i32) {
+        if ENDING.contains(&number) {
+            if number != SIGINT || self.interrupted {
+                self.set_deadline();
+            }
+            self.interrupted = true;
+        }
+        if let Some(signal) = Signal::from_named_raw(number) {
+            self.signal_all(signal);
+        }
+    }
+
+    /// The rest is killed after the time of `--grace`, or sooner if that was settled before.
+    fn set_deadline(&mut self) {
+        self.kill_at.get_or_insert(Instant::now() + self.job.grace);
     }
 
     fn handle_end(&mut self, rank: usize) {
@@ -217,7 +233,7 @@ impl Launcher<'_> {
         self.first_failure.get_or_insert(code);
         if !self.job.keep_going {
             self.signal_all(Signal::TERM);
-            self.kill_at = Some(Instant::now() + self.job.grace);
+            self.set_deadline();
         }
     }
 
