@@ -2,6 +2,7 @@
 
 use crate::args::CoordinatorArgs;
 use crate::exit::Failure;
+use crate::say::complain;
 use anyhow::Result;
 use ronde::Config;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -21,9 +22,9 @@ pub(crate) fn run(args: &CoordinatorArgs) -> Result<ExitCode> {
         config = config.max_peers(peers);
     }
     let ranks = args.size.map_or(String::new(), |size| format!(" for {size} ranks"));
-    eprintln!("ronde: coordinator at {address}{ranks}; members use RONDE_COORDINATOR={address}");
+    complain!("ronde: coordinator at {address}{ranks}; members use RONDE_COORDINATOR={address}\n");
     ronde::serve_coordinator(&config, address, args.keep)?;
-    eprintln!("ronde: all jobs have ended");
+    complain!("ronde: all jobs have ended\n");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -21,7 +21,8 @@ use args::{Cli, Command, RunArgs, Target};
 use clap::Parser;
 use clap::error::ErrorKind;
 use exit::{Code, code_of};
-use std::io::{IsTerminal, Write};
+use say::complain;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 use tracing_subscriber::filter::LevelFilter;
@@ -47,28 +48,39 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(args),
         Command::Doctor(args) => doctor::run(args),
     };
-    done.unwrap_or_else(|error| {
-        let code = code_of(&error);
-        // What is wrong with the arguments is wrong on all ranks alike: one says so.
-        let rank = std::env::var("RONDE_RANK").unwrap_or_default();
-        if code == Code::InvalidUsage && !matches!(rank.as_str(), "" | "0") {
-            return code.into();
-        }
-        let rank = if rank.is_empty() { rank } else { format!(" (rank {rank})") };
-        // In one write: the ranks of a job often fail together, onto one terminal.
-        let line = format!("ronde{rank}: {error:#}\n");
-        let _ = std::io::stderr().write_all(line.as_bytes());
-        code.into()
-    })
+    match done {
+        // Whoever asked for a table must not take the lack of one for success.
+        Ok(ExitCode::SUCCESS) if say::is_lost() => Code::Internal.into(),
+        Ok(code) => code,
+        Err(error) => fail(&error),
+    }
+}
+
+/// Says why the command failed.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    let code = code_of(error);
+    // What is wrong with the arguments is wrong on all ranks alike: one says so.
+    let rank = std::env::var("RONDE_RANK").unwrap_or_default();
+    if code == Code::InvalidUsage && !matches!(rank.as_str(), "" | "0") {
+        return code.into();
+    }
+    let rank = if rank.is_empty() { rank } else { format!(" (rank {rank})") };
+    complain!("ronde{rank}: {error:#}\n");
+    code.into()
 }
 
 /// Prints help, version or what is wrong with the arguments.
 fn refuse(error: &clap::Error) -> ExitCode {
     let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-    let code = if asked_for { Code::Ok } else { Code::BadArguments };
-    // A closed pipe behind us changes nothing about the code.
-    let _ = error.print();
-    code.into()
+    if let Err(lost) = error.print() {
+        say::note_lost(&lost);
+    }
+    match asked_for {
+        true if say::is_lost() => Code::Internal,
+        true => Code::Ok,
+        false => Code::BadArguments,
+    }
+    .into()
 }
 
 /// Log lines go to stderr, as `RONDE_LOG` says (a level or a filter).

@@ -2,9 +2,9 @@
 
 use crate::args::StatusArgs;
 use crate::bench::to_json;
+use crate::say::say;
 use anyhow::{Context, Result};
 use ronde::{Config, Status};
-use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub(crate) fn run(args: &StatusArgs) -> Result<ExitCode> {
     }
     let status = ronde::job_status(&config).context("cannot ask the coordinator")?;
     let text = if args.json { to_json(&status) } else { show(&status).into_bytes() };
-    std::io::stdout().write_all(&text)?;
+    say!("{}", String::from_utf8_lossy(&text));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,6 +1,8 @@
 //! Exit codes and texts of command lines that ask for nothing to be run.
 
-use std::process::{Command, Output};
+use std::fs::OpenOptions;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Output, Stdio};
 
 fn ronde(line: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ronde")).args(line.split_whitespace()).output().unwrap()
@@ -62,6 +64,33 @@ fn flags_for_gpus_are_refused_with_what_to_use() {
         assert!(text.contains(instead), "{flags}: {text}");
         let flag = flags.split(' ').next().unwrap();
         assert!(help.contains(flag), "the help is silent on {flag}");
+    }
+}
+
+/// There is nothing of it, so scripts must not take it for success; a reader that has gone has what it wanted.
+#[test]
+fn output_that_is_lost_is_a_failure_and_said_once() {
+    for line in [
+        "--help",
+        "doctor",
+        "bench all-reduce -b 8 -e 8",
+        "bench all-reduce -b 8 -e 8 --ranks 2",
+        "demo --ranks 2 --epochs 1 --seconds 0 --undisturbed",
+        "run -n 2 -- echo lost",
+    ] {
+        let full = || OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ronde"));
+        let output = command.args(line.split_whitespace()).stdout(full()).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "ronde {line}: {text}");
+        assert_eq!(text.matches("No space left").count(), 1, "ronde {line}: {text}");
+        let status = command.stderr(full()).status().unwrap();
+        assert_eq!(status.code(), Some(1), "ronde {line}: errors cannot be written either");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command.stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        let is_ended = line == "doctor" && output.status.signal() == Some(13);
+        assert!(output.status.success() || is_ended, "ronde {line}: {output:?}");
     }
 }
 

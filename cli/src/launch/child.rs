@@ -2,6 +2,7 @@
 
 use super::{Job, own_path, reserve_loopback_port};
 use crate::args::ChildArgs;
+use crate::say::complain;
 use anyhow::{Context, Result};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use std::io::{ErrorKind, Read};
@@ -73,7 +74,7 @@ pub(super) fn command(job: &Job, variables: Variables) -> Result<Command> {
 /// `ronde __rank`: ties this process to the launcher's life and becomes the program.
 pub(crate) fn become_rank(args: &ChildArgs) -> ExitCode {
     if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
-        eprintln!("ronde: cannot tie this process to its launcher: {error}");
+        complain!("ronde: cannot tie this process to its launcher: {error}\n");
     }
     // The launcher may have died before the line above took effect.
     if getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(args.parent) {
@@ -81,7 +82,7 @@ pub(crate) fn become_rank(args: &ChildArgs) -> ExitCode {
     }
     let [program, rest @ ..] = args.command.as_slice() else { return ExitCode::FAILURE };
     let error = Command::new(program).args(rest).exec();
-    eprintln!("ronde: cannot execute {}: {error}", program.to_string_lossy());
+    complain!("ronde: cannot execute {}: {error}\n", program.to_string_lossy());
     ExitCode::from(if error.kind() == ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE })
 }
 

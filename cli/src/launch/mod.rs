@@ -15,6 +15,7 @@ pub(crate) use child::become_rank;
 pub(crate) use port::reserve_loopback_port;
 
 use crate::exit::{Code, Failure};
+use crate::say::{self, complain};
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
@@ -228,7 +229,7 @@ impl Launcher<'_> {
         // After a signal to the launcher their end is no news.
         if !self.interrupted && !self.job.quiet {
             let others = if self.job.keep_going { "" } else { "; ending the others" };
-            eprintln!("ronde: rank {rank} {}{others}", child::describe(status));
+            complain!("ronde: rank {rank} {}{others}\n", child::describe(status));
         }
         self.first_failure.get_or_insert(code);
         if !self.job.keep_going {
@@ -247,7 +248,7 @@ impl Launcher<'_> {
         let started = self.start(place as u32, self.environment.of_newcomer(place as u32));
         if !self.job.quiet {
             let what = if started.is_ok() { "another takes its place" } else { "no other can be started" };
-            eprintln!("ronde: the process in place {place} {}; {what}", child::describe(status));
+            complain!("ronde: the process in place {place} {}; {what}\n", child::describe(status));
         }
         match started {
             Ok(process) => {
@@ -296,7 +297,9 @@ fn forward(
     sender: Sender<Event>,
 ) {
     std::thread::spawn(move || {
-        output::copy_lines(pipe, to, &format!("[{rank}] "));
+        if let Err(error) = output::copy_lines(pipe, to, &format!("[{rank}] ")) {
+            say::note_lost(&error);
+        }
         let _ = sender.send(Event::Drained);
     });
 }
