@@ -180,7 +180,7 @@ pub(crate) struct BenchArgs {
     /// End each row with the time of day
     #[arg(short = 'S', long = "report_timestamps", default_value = "0", num_args = 0..=1, default_missing_value = "1", value_parser = flag)]
     pub(crate) timestamps: bool,
-    /// Write the results as JSON; an existing file is kept and .0, .1 … is added
+    /// Write the results as JSON; an existing file is kept and .0, .1 … is added. Pipes and devices are written to as they are
     #[arg(short = 'J', long = "output_file", value_name = "FILE")]
     pub(crate) output_file: Option<PathBuf>,
     /// Time to report: 0 of rank 0, 1 mean, 2 least, 3 largest over the ranks

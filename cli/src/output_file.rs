@@ -1,39 +1,53 @@
-//! Result files: never overwritten, and a full disk is an error that says so.
+//! Result files: never overwritten, and a full disk is an error that says so. What is no file, such as a pipe or a terminal, is
+//! written to as it is.
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
 /// How many suffixes are tried before giving up.
 const MAX_SUFFIX: u32 = 10_000;
 
-/// A file that did not exist before. It has no name until it is complete, where the file system can do that, so that nothing is
-/// left of a process that ends before.
+/// Where a result goes: a file that did not exist before, or what exists and is no file.
 #[derive(Debug)]
 pub(crate) struct OutputFile {
     /// Its name or, while it has none, the one that was asked for.
     path: PathBuf,
     file: File,
-    is_named: bool,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    /// It has no name until it is complete, so that nothing is left of a process that ends before.
+    Unnamed,
+    /// Where the file system cannot do that.
+    Named,
+    /// A pipe, a device, or what this process has open already.
+    Stream,
 }
 
 impl OutputFile {
-    /// Creates a file that becomes `path`, or `path.0`, `path.1`, … if that is taken.
+    /// Creates a file that becomes `path`, or `path.0`, `path.1`, … if that is taken by a file.
     ///
     /// Called before the work whose result goes there, so that a path that cannot be written costs
     /// nobody an hour of measurements.
     pub(crate) fn create(path: &Path) -> Result<OutputFile> {
+        if let Some(opened) = stream(path) {
+            let file = opened.with_context(|| format!("cannot open {}", path.display()))?;
+            return Ok(OutputFile { path: path.to_owned(), file, kind: Kind::Stream });
+        }
         match unnamed(path) {
-            Ok(file) => Ok(OutputFile { path: path.to_owned(), file, is_named: false }),
+            Ok(file) => Ok(OutputFile { path: path.to_owned(), file, kind: Kind::Unnamed }),
             // Such as a network's.
             Err(Errno::OPNOTSUPP | Errno::ISDIR) => {
                 let open = |path: &Path| OpenOptions::new().write(true).create_new(true).open(path);
                 let (path, file) = first_free(path, open)?;
-                Ok(OutputFile { path, file, is_named: true })
+                Ok(OutputFile { path, file, kind: Kind::Named })
             }
             Err(error) => Err(error).with_context(|| format!("cannot create {}", path.display())),
         }
@@ -42,13 +56,13 @@ impl OutputFile {
     /// Writes the whole content, sees it through to the disk, and gives the file its name. What could not be written in full
     /// is removed, so that nobody reads half a result.
     pub(crate) fn finish(mut self, content: &[u8]) -> Result<PathBuf> {
-        let written = self.file.write_all(content).and_then(|()| match self.file.sync_all() {
-            // Pipes and character devices have nothing to sync.
-            Err(e) if e.kind() == ErrorKind::InvalidInput => Ok(()),
-            other => other,
+        let written = self.file.write_all(content).and_then(|()| match self.kind {
+            // Pipes and devices have nothing to sync.
+            Kind::Stream => Ok(()),
+            Kind::Unnamed | Kind::Named => self.file.sync_all(),
         });
         if let Err(error) = written {
-            if self.is_named {
+            if self.kind == Kind::Named {
                 let _ = std::fs::remove_file(&self.path);
             }
             let hint = match error.kind() {
@@ -60,7 +74,7 @@ impl OutputFile {
             return Err(error)
                 .with_context(|| format!("cannot write {} bytes to {path}: {hint}", content.len()));
         }
-        if self.is_named {
+        if self.kind != Kind::Unnamed {
             return Ok(self.path);
         }
         let descriptor = format!("/proc/self/fd/{}", self.file.as_raw_fd());
@@ -69,6 +83,22 @@ impl OutputFile {
         };
         first_free(&self.path, link).map(|(path, ())| path)
     }
+}
+
+/// What exists at `path` and is no file, opened. Standard output and errors are taken as they are: opened anew, a file that they
+/// go to would be written from its start.
+fn stream(path: &Path) -> Option<io::Result<File>> {
+    let own = |number| ["/dev/fd", "/proc/self/fd"].iter().any(|fd| path == Path::new(fd).join(number));
+    let cloned = if path == Path::new("/dev/stdout") || own("1") {
+        io::stdout().as_fd().try_clone_to_owned()
+    } else if path == Path::new("/dev/stderr") || own("2") {
+        io::stderr().as_fd().try_clone_to_owned()
+    } else {
+        let kind = std::fs::metadata(path).ok()?.file_type();
+        let is_stream = !kind.is_file() && !kind.is_dir();
+        return is_stream.then(|| OpenOptions::new().write(true).open(path));
+    };
+    Some(cloned.map(File::from))
 }
 
 /// A new file without a name in the folder of `path`.
@@ -100,6 +130,7 @@ fn first_free<T>(path: &Path, make: impl Fn(&Path) -> io::Result<T>) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::FileType;
 
     #[test]
     fn an_existing_file_is_kept() {
@@ -119,9 +150,38 @@ mod tests {
         std::fs::write(&path, "").unwrap();
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
         let error =
-            OutputFile { path: path.clone(), file: full, is_named: true }.finish(b"content").unwrap_err();
+            OutputFile { path: path.clone(), file: full, kind: Kind::Named }.finish(b"content").unwrap_err();
         assert!(format!("{error:#}").contains("the disk is full"), "{error:#}");
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_no_file_is_written_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        let reader = std::thread::spawn({
+            let path = path.clone();
+            move || std::fs::read_to_string(path).unwrap()
+        });
+        assert_eq!(OutputFile::create(&path).unwrap().finish(b"content").unwrap(), path);
+        assert_eq!(reader.join().unwrap(), "content");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        let full = OutputFile::create(Path::new("/dev/full")).unwrap();
+        assert!(full.finish(b"content").is_err() && Path::new("/dev/full").exists());
+        OutputFile::create(Path::new("/dev/null")).unwrap().finish(b"content").unwrap();
+        assert!(!Path::new("/dev/null.0").exists());
+    }
+
+    #[test]
+    fn a_link_to_a_file_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("out.json"), folder.path().join("link.json"));
+        std::fs::write(&path, "a").unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        OutputFile::create(&link).unwrap().finish(b"b").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "a");
+        assert_eq!(std::fs::read_to_string(folder.path().join("link.json.0")).unwrap(), "b");
     }
 
     #[test]

@@ -233,6 +233,28 @@ fn a_demonstration_whose_file_cannot_be_made_starts_nothing() {
     assert!(text.contains("/nonexistent/x.json") && output.stdout.is_empty(), "{output:?}");
 }
 
+/// Pipes and devices are written to as they are, after the table.
+#[test]
+fn results_may_go_to_standard_output() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out");
+    let lines =
+        ["bench all-reduce --ranks 2 -b 8 -e 8 -n 1", "demo --undisturbed --ranks 2 --epochs 1 --seconds 0"];
+    for line in lines.map(|line| format!("{line} -J /dev/stdout")) {
+        let to_pipe = assert_ok(&line, &run(&line));
+        let file = std::fs::File::create(&path).unwrap();
+        let output = ronde(&line).stdout(file).output().unwrap();
+        assert_ok(&line, &output);
+        for text in [to_pipe, std::fs::read_to_string(&path).unwrap()] {
+            let (table, rest) = text.split_at(text.find("\n{\n").expect(&text) + 1);
+            assert!(table.lines().count() > 3, "{text}");
+            let first = serde_json::Deserializer::from_str(rest).into_iter::<Value>().next();
+            assert!(first.unwrap().unwrap().is_object(), "{text}");
+        }
+    }
+    assert_ok("/dev/null", &run("bench all-reduce -b 8 -e 8 -J /dev/null"));
+}
+
 #[test]
 fn vectors_that_memory_is_too_small_for_are_named() {
     for line in [
