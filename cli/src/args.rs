@@ -214,7 +214,7 @@ pub(crate) struct BenchArgs {
     #[arg(short = 'R', long = "local_register", action = ArgAction::Set, default_value = "0", value_name = "0|1", value_parser = local_register)]
     pub(crate) local_register: bool,
     /// pairs: also draw the bandwidths as a heat map
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE.svg", value_parser = svg_file)]
     pub(crate) heatmap: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) join: JoinArgs,
@@ -397,6 +397,17 @@ fn part_of_one(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(part) if (0.0..=1.0).contains(&part) => Ok(part),
         _ => Err(format!("`{text}` is not a number from 0 to 1")),
+    }
+}
+
+/// A picture is written as SVG, so no file may say by its name that it is another.
+fn svg_file(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    match path.extension() {
+        Some(extension) if !extension.eq_ignore_ascii_case("svg") => {
+            Err("the heat map is written as SVG: name a file that ends in .svg".into())
+        }
+        _ => Ok(path),
     }
 }
 

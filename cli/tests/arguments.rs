@@ -39,6 +39,7 @@ fn wrong_command_lines_end_with_255() {
         "coordinator --min-peers 0",
         "coordinator --max-peers 0",
         "bench all-reduce --rank 0 --size 0",
+        "bench pairs --heatmap picture.png",
     ] {
         assert_eq!(code(line), 255, "ronde {line}");
     }
@@ -65,6 +66,13 @@ fn flags_for_gpus_are_refused_with_what_to_use() {
         let flag = flags.split(' ').next().unwrap();
         assert!(help.contains(flag), "the help is silent on {flag}");
     }
+}
+
+#[test]
+fn a_picture_is_refused_by_what_its_name_says() {
+    let output = ronde("bench pairs --heatmap picture.png");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("as SVG") && text.contains("picture.png"), "{text}");
 }
 
 /// There is nothing of it, so scripts must not take it for success; a reader that has gone has what it wanted.
