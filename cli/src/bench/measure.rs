@@ -51,6 +51,13 @@ pub(crate) struct Method {
     pub(crate) options: CallOptions,
 }
 
+impl Method {
+    /// How many operations so many iterations are: more than the numbers of both flags together may hold.
+    fn operations(&self, iters: u32) -> usize {
+        iters as usize * self.agg_iters as usize
+    }
+}
+
 /// One side of a row: out of place or in place.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Side {
@@ -117,7 +124,7 @@ impl<'a> Arrangement<'a> {
             skew,
             send_stride,
             recv_stride,
-            operations: fit.clamp(agg, agg * method.iters as usize),
+            operations: fit.clamp(agg, method.operations(method.iters)),
         }
     }
 
@@ -212,7 +219,7 @@ impl Bench<'_> {
         self.time(&arrangement, vectors, self.method.warmup_iters, &mut contributors)?;
         let timed = self.time(&arrangement, vectors, self.method.iters, &mut contributors)?;
         let wrong = self.check(&arrangement, vectors)?;
-        let per_operation = timed.total / f64::from(self.method.iters * self.method.agg_iters);
+        let per_operation = timed.total / self.method.operations(self.method.iters) as f64;
         let time_us = self.over_ranks(&mut [per_operation])?;
         let per_iter = match self.method.per_iter {
             true => self.per_iteration(timed.each)?,
@@ -232,7 +239,7 @@ impl Bench<'_> {
         contributors: &mut u32,
     ) -> Result<Timed> {
         let mut timed = Timed::default();
-        let mut left = iters as usize * self.method.agg_iters as usize;
+        let mut left = self.method.operations(iters);
         let mut pattern = vec![0; PATTERN_BYTES];
         self.case.contents(self.backend.ranks(), 0).fill(self.backend.rank(), &mut pattern);
         while left > 0 {
@@ -515,6 +522,12 @@ mod tests {
         let cpu = Method { cpu_time: true, ..method() };
         let sides = on_mesh(2, |rank| measure(&rank, &cpu, case(Target::AllGather), 4, true));
         assert!((sides[0].time_us - 2.0).abs() < 1e-9, "{sides:?}");
+    }
+
+    #[test]
+    fn many_iterations_of_many_operations_are_counted() {
+        let method = Method { iters: 5_000_000, agg_iters: 1024, ..method() };
+        assert_eq!(method.operations(method.iters), 5_120_000_000);
     }
 
     #[test]
