@@ -171,8 +171,8 @@ pub(crate) struct BenchArgs {
     #[arg(short = 'z', long = "blocking", default_value_t = 0, num_args = 0..=1, default_missing_value = "1",
           value_parser = clap::value_parser!(u8).range(0..=3))]
     pub(crate) blocking: u8,
-    /// Deadline of one operation in seconds (else RONDE_TIMEOUT)
-    #[arg(short = 'T', long = "timeout", value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Deadline of one operation in seconds; 0, as none: that of RONDE_TIMEOUT
+    #[arg(short = 'T', long = "timeout", value_name = "SECONDS")]
     pub(crate) timeout: Option<u32>,
     /// Report processor time of the whole process instead of elapsed time
     #[arg(short = 'C', long = "report_cputime", default_value = "0", num_args = 0..=1, default_missing_value = "1", value_parser = flag)]

@@ -1,12 +1,20 @@
 //! Sizes on the command line: `8`, `32K`, `1M`, `4G`, binary as in nccl-tests.
 
 /// Parses a number of bytes with an optional binary suffix K, M, G or T (also `KiB`, `MB` and so on;
-/// all of them mean powers of 1024).
+/// all of them mean powers of 1024). Before a suffix it may be a decimal fraction, `1.5M`; what it comes to is rounded down.
 pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     let trimmed = text.trim();
-    let digits = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
+    let digits = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
     let (number, suffix) = trimmed.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| format!("`{text}` is not a size such as 8, 32K or 1M"))?;
+    let (whole, decimals) = match number.split_once('.') {
+        Some((whole, "")) => (whole, "missing"),
+        Some(("", decimals)) => ("0", decimals),
+        Some(both) => both,
+        None => (number, "0"),
+    };
+    let is_no_size = || format!("`{text}` is not a size such as 8, 32K or 1.5M");
+    let whole: u64 = whole.parse().map_err(|_| is_no_size())?;
+    let fraction: f64 = format!("0.{decimals}").parse().map_err(|_| is_no_size())?;
     let shift = match suffix.trim().to_ascii_uppercase().as_str() {
         "" | "B" => 0,
         "K" | "KB" | "KIB" => 10,
@@ -15,7 +23,12 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
         "T" | "TB" | "TIB" => 40,
         other => return Err(format!("`{other}` is not a unit of size; use K, M or G")),
     };
-    let bytes = number.checked_mul(1 << shift).filter(|&bytes| bytes <= isize::MAX as u64);
+    if shift == 0 && number.contains('.') {
+        return Err(format!("`{text}` is no whole number of bytes; a fraction takes a unit, such as 1.5M"));
+    }
+    let fraction = (fraction * (1u64 << shift) as f64) as u64;
+    let bytes = whole.checked_mul(1 << shift).and_then(|bytes| bytes.checked_add(fraction));
+    let bytes = bytes.filter(|&bytes| bytes <= isize::MAX as u64);
     bytes.ok_or_else(|| format!("`{text}` is more than the address space holds"))
 }
 
@@ -47,6 +60,11 @@ mod tests {
             ("3MiB", 3 << 20),
             ("2G", 2 << 30),
             ("1 T", 1 << 40),
+            ("1.5M", 3 << 19),
+            ("0.25K", 256),
+            ("2.0 GiB", 2 << 30),
+            ("0.3K", 307),
+            (".5K", 512),
         ] {
             assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
         }
@@ -54,8 +72,10 @@ mod tests {
 
     #[test]
     fn nonsense_and_overflow_are_named() {
-        for text in ["", "K", "1.5M", "-1", "8Q", "9999999T", "18446744073709551615", "99999999999999999999"]
-        {
+        for text in ["", "K", ".", ".K", "8.K", "1.5.5M", "1.5", "1.5B", "-1", "8Q", "1,5M"] {
+            assert!(parse_bytes(text).is_err(), "{text} was accepted");
+        }
+        for text in ["9999999T", "8388608.5T", "18446744073709551615", "99999999999999999999"] {
             assert!(parse_bytes(text).is_err(), "{text} was accepted");
         }
     }

@@ -39,6 +39,7 @@ fn wrong_command_lines_end_with_255() {
         "coordinator --min-peers 0",
         "coordinator --max-peers 0",
         "bench all-reduce --rank 0 --size 0",
+        "bench all-reduce -b 1.5",
         "bench pairs --heatmap picture.png",
     ] {
         assert_eq!(code(line), 255, "ronde {line}");

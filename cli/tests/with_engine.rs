@@ -139,7 +139,7 @@ fn flags_for_gpus_that_ask_for_nothing_are_taken() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out.json");
     let line = format!(
-        "bench all-reduce --ranks 2 -b 8 -e 8K -f 32 -n 2 -t 1 -g 1 -p 1 -y 0 -G 0 -x 0 -D 0 -V 16 -R 1 -J {}",
+        "bench all-reduce --ranks 2 -b 8 -e 8K -f 32 -n 2 -t 1 -g 1 -p 1 -T 0 -y 0 -G 0 -x 0 -D 0 -V 16 -R 1 -J {}",
         path.display()
     );
     let text = assert_ok(&line, &run(&line));

@@ -235,7 +235,10 @@ fn method(args: &BenchArgs) -> ronde::Result<Method> {
 /// The options of every measured call.
 fn options(args: &BenchArgs) -> ronde::Result<CallOptions> {
     Ok(CallOptions {
-        timeout: args.timeout.map(|seconds| Duration::from_secs(u64::from(seconds))),
+        timeout: args
+            .timeout
+            .filter(|seconds| *seconds > 0)
+            .map(|seconds| Duration::from_secs(u64::from(seconds))),
         tolerance: match args.tolerance {
             ToleranceArg::None => Tolerance::None,
             ToleranceArg::Recover => Tolerance::Recover,
