@@ -76,6 +76,20 @@ fn a_picture_is_refused_by_what_its_name_says() {
     assert!(text.contains("as SVG") && text.contains("picture.png"), "{text}");
 }
 
+/// The figures would be those of one group.
+#[test]
+fn several_groups_side_by_side_are_refused() {
+    for (name, value) in [("NCCL_TESTS_SPLIT", "MOD 2"), ("NCCL_TESTS_SPLIT_MASK", "0x1")] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ronde"));
+        command.args(["bench", "all-reduce", "-b", "8", "-e", "8"]);
+        let output = command.env(name, value).output().unwrap();
+        assert_eq!(output.status.code(), Some(6), "{name}");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains(name) && text.contains(value), "{text}");
+        assert_eq!(command.env(name, "").output().unwrap().status.code(), Some(0), "{name}");
+    }
+}
+
 /// There is nothing of it, so scripts must not take it for success; a reader that has gone has what it wanted.
 #[test]
 fn output_that_is_lost_is_a_failure_and_said_once() {

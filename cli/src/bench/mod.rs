@@ -24,7 +24,7 @@ pub(crate) use backend::combine;
 pub(crate) use json::to_json;
 
 use crate::args::{BenchArgs, Target, ToleranceArg};
-use crate::exit::Code;
+use crate::exit::{Code, Failure};
 use crate::output_file::OutputFile;
 use crate::say::say;
 use crate::session;
@@ -42,6 +42,7 @@ const BANDWIDTH_MARGIN: f64 = 0.9;
 
 /// Runs the command.
 pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
+    refuse_splits(|name| std::env::var(name).ok())?;
     let (min, max) = sweep::bounds(args)?;
     let sizes = sweep::sizes(args, min, max)?;
     if args.target == Target::Recover {
@@ -62,6 +63,19 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
     let code = code?;
     left?;
     Ok(code.into())
+}
+
+/// With these variables nccl-tests measures several groups side by side. The figures of one group must not pass for theirs.
+fn refuse_splits(variable: impl Fn(&str) -> Option<String>) -> Result<(), Failure> {
+    for name in ["NCCL_TESTS_SPLIT", "NCCL_TESTS_SPLIT_MASK"] {
+        if let Some(value) = variable(name).filter(|value| !value.is_empty()) {
+            return Err(Failure::usage(format!(
+                "{name}=\"{value}\" asks for several groups side by side, but all ranks are one here: unset it and start \
+                 one job for each group"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// What the rows came to.
