@@ -1,6 +1,7 @@
 //! The program from end to end, over the library: processes on loopback.
 
 use serde_json::Value;
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -267,6 +268,37 @@ fn vectors_that_memory_is_too_small_for_are_named() {
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(text.contains("no memory for"), "ronde {line}: {text}");
     }
+}
+
+/// A file on the disk that is full when the results are there.
+#[test]
+fn a_result_that_cannot_be_written_is_a_failure_of_all_ranks() {
+    let (_, outputs) = run_as_members("bench all-reduce -b 8 -e 8 -J /dev/full", 2, |_| {});
+    for (rank, output) in outputs.iter().enumerate() {
+        assert_eq!(output.status.code(), Some(1), "rank {rank}: {output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("/dev/full"), "rank {rank}: {output:?}");
+    }
+}
+
+/// Runs a bench as processes that meet at the first one's port. `disturb` gets the last one after the first row; returns what
+/// rank 0 printed, and of all what else they did.
+fn run_as_members(line: &str, size: usize, disturb: impl FnOnce(&mut Child)) -> (String, Vec<Output>) {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let start = |rank| {
+        let member = format!("{line} --coordinator 127.0.0.1:{port} --size {size} --rank {rank}");
+        ronde(&member).spawn().unwrap()
+    };
+    let mut members: Vec<Child> = (0..size).map(start).collect();
+    let mut printed = BufReader::new(members[0].stdout.take().unwrap()).lines().map(Result::unwrap);
+    let is_row = |text: &String| !text.starts_with('#');
+    let mut table: Vec<String> = Vec::new();
+    while !table.last().is_some_and(is_row) {
+        table.push(printed.next().unwrap_or_else(|| panic!("no row: {table:?}")));
+    }
+    disturb(members.last_mut().unwrap());
+    table.extend(printed);
+    let outputs = members.into_iter().map(|member| member.wait_with_output().unwrap()).collect();
+    (table.join("\n"), outputs)
 }
 
 /// A terminal and what was written to it.

@@ -6,7 +6,7 @@ use ronde::memory::{Pod, lend};
 use ronde::{
     Call, Collective, DType, Element, Error, Group, Outcome, ReduceOp, Reduction, Result, SharedBuffer,
 };
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Bytes of the reason why a file cannot be made.
@@ -39,16 +39,47 @@ pub(crate) fn meet(backend: &dyn Backend) -> Result<()> {
     backend.run(Call::EMPTY).map(drop)
 }
 
-/// Rank 0 makes an output file. If it cannot, all ranks end alike and say why, none as the victim of another's end.
-pub(crate) fn create_output(
-    path: Option<&Path>,
-    backend: &dyn Backend,
-) -> anyhow::Result<Option<OutputFile>> {
-    let Some(path) = path else { return Ok(None) };
+/// Rank 0 makes an output file.
+pub(crate) fn create_output(path: Option<&Path>, backend: &dyn Backend) -> anyhow::Result<Output> {
+    let Some(path) = path else { return Ok(Output { is_wanted: false, file: None }) };
     let file = if backend.rank() == 0 { OutputFile::create(path).map(Some) } else { Ok(None) };
+    let file = tell_all(backend, file)?;
+    Ok(Output { is_wanted: true, file })
+}
+
+/// The output file of a bench, which rank 0 has.
+pub(crate) struct Output {
+    is_wanted: bool,
+    file: Option<OutputFile>,
+}
+
+impl Output {
+    /// Rank 0 writes it, and all hear whether it could; returns its name on rank 0.
+    pub(crate) fn finish(
+        self,
+        content: impl FnOnce() -> anyhow::Result<Vec<u8>>,
+        backend: &dyn Backend,
+    ) -> anyhow::Result<Option<PathBuf>> {
+        match self.is_wanted {
+            true => tell_all(backend, self.finish_alone(content)),
+            false => Ok(None),
+        }
+    }
+
+    /// As [`Output::finish`] where the others may not listen any more.
+    pub(crate) fn finish_alone(
+        self,
+        content: impl FnOnce() -> anyhow::Result<Vec<u8>>,
+    ) -> anyhow::Result<Option<PathBuf>> {
+        self.file.map(|file| file.finish(&content()?)).transpose()
+    }
+}
+
+/// If rank 0 has failed, all ranks end alike and say why, none as the victim of another's end.
+fn tell_all<T>(backend: &dyn Backend, done: anyhow::Result<T>) -> anyhow::Result<T> {
     // Whoever ends first is heard: all have the words.
     let mut why = [0u8; MOST_WORDS];
-    if let Err(error) = &file {
+    if let Err(error) = &done {
         let words = format!("{error:#}");
         let len = words.len().min(MOST_WORDS);
         why[..len].copy_from_slice(&words.as_bytes()[..len]);
@@ -56,7 +87,7 @@ pub(crate) fn create_output(
     combine(backend, &mut why, ReduceOp::Max)?;
     let why = String::from_utf8_lossy(&why);
     match why.trim_end_matches('\0') {
-        "" => file,
+        "" => done,
         why => anyhow::bail!("{why}"),
     }
 }

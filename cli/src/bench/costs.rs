@@ -31,11 +31,10 @@ pub(super) fn run(args: &BenchArgs, group: &Group, backend: &dyn Backend) -> Res
     if group.rank() == 0 {
         say!("{}", show(transport, &costs));
     }
-    if let Some(file) = file {
-        let Costs { latency, message, byte, reduce } = costs;
-        let version = env!("CARGO_PKG_VERSION");
-        file.finish(&to_json(&Report { version, transport, latency, message, byte, reduce }))?;
-    }
+    let Costs { latency, message, byte, reduce } = costs;
+    let version = env!("CARGO_PKG_VERSION");
+    let report = Report { version, transport, latency, message, byte, reduce };
+    file.finish(|| Ok(to_json(&report)), backend)?;
     Ok(Code::Ok)
 }
 

@@ -19,13 +19,14 @@ mod table;
 
 pub(crate) use backend::{Backend, GroupBackend, gather};
 
+use backend::Output;
+
 #[cfg(test)]
 pub(crate) use backend::combine;
 pub(crate) use json::to_json;
 
 use crate::args::{BenchArgs, Target, ToleranceArg};
 use crate::exit::{Code, Failure};
-use crate::output_file::OutputFile;
 use crate::say::say;
 use crate::session;
 use anyhow::{Context, Result};
@@ -118,7 +119,7 @@ fn measure_all(
     if let Err(error) = &measured {
         sink.report.add_error(format!("{error:#}"));
     }
-    conclude(args, sink, totals, measured, file)
+    conclude(args, backend, sink, totals, measured, file)
 }
 
 fn measure_rows(
@@ -199,10 +200,11 @@ impl Sink {
 /// Prints the foot, writes the file, and finds the exit code. The file is written after a failure too.
 fn conclude(
     args: &BenchArgs,
+    backend: &dyn Backend,
     sink: Sink,
     totals: Totals,
     measured: Result<()>,
-    file: Option<OutputFile>,
+    file: Output,
 ) -> Result<Code> {
     let bandwidth = totals.average_bus_bw();
     let bandwidth_ok = args.min_bw.map(|least| bandwidth >= BANDWIDTH_MARGIN * least);
@@ -211,13 +213,13 @@ fn conclude(
         let name = args.target.name();
         sink.print(&table::foot(name, totals.wrong_sides, bandwidth, bandwidth_ok, memory.as_deref()))?;
     }
-    if let Some(file) = file {
-        let written = file.finish(&sink.report.finish(totals.wrong_sides, bandwidth, bandwidth_ok));
-        if measured.is_ok() {
-            written?;
-        }
+    let content = sink.report.finish(totals.wrong_sides, bandwidth, bandwidth_ok);
+    if let Err(error) = measured {
+        // The first error is the one to name.
+        let _ = file.finish_alone(|| Ok(content));
+        return Err(error);
     }
-    measured?;
+    file.finish(|| Ok(content), backend)?;
     Ok(match () {
         () if totals.wrong_sides > 0 || bandwidth_ok == Some(false) => Code::Wrong,
         () if totals.fewer_ranks => Code::FewerRanks,

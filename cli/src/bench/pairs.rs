@@ -107,14 +107,14 @@ pub(super) fn run(args: &BenchArgs, backend: &dyn Backend, (small, large): (u64,
     if prints {
         say!("{}", show(&matrix, small, large));
     }
-    if let Some(file) = heatmap {
+    let picture = || {
         let title = format!("GB/s from row to column, messages of {}", crate::quantity::show_bytes(large));
-        let path = file.finish(super::heatmap::svg(&matrix, &title)?.as_bytes())?;
+        super::heatmap::svg(&matrix, &title).map(String::into_bytes)
+    };
+    if let Some(path) = heatmap.finish(picture, backend)? {
         say!("# Heat map: {}\n", path.display());
     }
-    if let Some(file) = json {
-        file.finish(&to_json(&report(&matrix, small, large)))?;
-    }
+    json.finish(|| Ok(to_json(&report(&matrix, small, large))), backend)?;
     Ok(if matrix.wrong() > 0 { Code::Wrong } else { Code::Ok })
 }
 
