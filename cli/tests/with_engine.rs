@@ -280,6 +280,21 @@ fn a_result_that_cannot_be_written_is_a_failure_of_all_ranks() {
     }
 }
 
+#[test]
+fn a_lost_rank_has_an_exit_code_of_its_own_and_makes_nothing_wrong() {
+    for bench in
+        ["all-reduce", "all-reduce -o avg -d i32 --tolerance per-window", "all-gather -c 0", "barrier"]
+    {
+        // More rows than a pipe holds, so that the others cannot be through before the last rank is killed.
+        let line = format!("bench {bench} -b 8 -e 8 -n 1 -w 0 -N 1000");
+        let (table, outputs) = run_as_members(&line, 3, |last| last.kill().unwrap());
+        for (rank, output) in outputs.iter().take(2).enumerate() {
+            assert_eq!(output.status.code(), Some(8), "ronde {line}: rank {rank}\n{table}\n{output:?}");
+        }
+        assert!(table.contains("# Out of bounds values : 0 OK"), "{table}");
+    }
+}
+
 /// Runs a bench as processes that meet at the first one's port. `disturb` gets the last one after the first row; returns what
 /// rank 0 printed, and of all what else they did.
 fn run_as_members(line: &str, size: usize, disturb: impl FnOnce(&mut Child)) -> (String, Vec<Output>) {

@@ -22,6 +22,18 @@ pub(crate) struct Piece {
     pub(crate) source: Source,
 }
 
+impl Piece {
+    /// A stretch of it.
+    pub(crate) fn cut(&self, output: Range<usize>) -> Piece {
+        let skipped = output.start - self.output.start;
+        let source = match self.source {
+            Source::Reduced { start } => Source::Reduced { start: start + skipped },
+            Source::Copied { rank, start } => Source::Copied { rank, start: start + skipped },
+        };
+        Piece { output, source }
+    }
+}
+
 /// One rank's part in one operation.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub(crate) struct Layout {

@@ -12,7 +12,7 @@ use super::stats::PerIteration;
 use crate::args::{Average, BenchOp, Target};
 use anyhow::Result;
 use ronde::memory::lend;
-use ronde::{Call, CallOptions, Collective, DType, Outcome, ReduceOp, Reduction, Segment};
+use ronde::{Call, CallOptions, Collective, DType, Outcome, Part, ReduceOp, Reduction, Segment};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -218,7 +218,7 @@ impl Bench<'_> {
         let mut contributors = self.backend.ranks();
         self.time(&arrangement, vectors, self.method.warmup_iters, &mut contributors)?;
         let timed = self.time(&arrangement, vectors, self.method.iters, &mut contributors)?;
-        let wrong = self.check(&arrangement, vectors)?;
+        let wrong = self.check(&arrangement, vectors, &mut contributors)?;
         let per_operation = timed.total / self.method.operations(self.method.iters) as f64;
         let time_us = self.over_ranks(&mut [per_operation])?;
         let per_iter = match self.method.per_iter {
@@ -312,7 +312,10 @@ impl Bench<'_> {
         let start = self.clock();
         let mut last = start;
         for first in (0..operations).step_by(together) {
-            self.run_together(pattern, first..operations.min(first + together), contributors)?;
+            let all = first..operations.min(first + together);
+            self.run_together(pattern, all, |outcome| {
+                *contributors = outcome.contributors.min(*contributors);
+            })?;
             if self.method.blocking {
                 meet(self.backend)?;
             }
@@ -329,19 +332,14 @@ impl Bench<'_> {
         &self,
         pattern: &Pattern<'_>,
         operations: Range<usize>,
-        contributors: &mut u32,
+        note: impl FnMut(Outcome),
     ) -> Result<()> {
-        let mut note = |outcome: &Outcome| {
-            if self.case.target.reduces() {
-                *contributors = outcome.contributors.min(*contributors);
-            }
-        };
         if operations.len() == 1 && pattern.second.is_none() {
-            note(&self.backend.run(pattern.first_call(operations.start))?);
+            [self.backend.run(pattern.first_call(operations.start))?].into_iter().for_each(note);
             return Ok(());
         }
         let calls = operations.flat_map(|at| [Some(pattern.first_call(at)), pattern.second_call(at)]);
-        self.backend.run_all(calls.flatten().collect())?.iter().for_each(&mut note);
+        self.backend.run_all(calls.flatten().collect())?.into_iter().for_each(note);
         Ok(())
     }
 
@@ -350,15 +348,20 @@ impl Bench<'_> {
     }
 
     /// Runs operations on fresh random contents and compares every element; the sum over all ranks.
-    fn check(&self, arrangement: &Arrangement<'_>, vectors: &mut Vectors) -> Result<Option<u64>> {
+    fn check(
+        &self,
+        arrangement: &Arrangement<'_>,
+        vectors: &mut Vectors,
+        contributors: &mut u32,
+    ) -> Result<Option<u64>> {
         if self.method.check == 0 || !self.case.target.has_data() {
             return Ok(None);
         }
         let mut wrong = 0u64;
         for round in 0..self.method.check {
             let seed = u64::from(round) << 40 | self.count as u64;
-            wrong +=
-                self.check_once(arrangement, vectors, &self.case.contents(self.backend.ranks(), seed))?;
+            let contents = self.case.contents(self.backend.ranks(), seed);
+            wrong += self.check_once(arrangement, vectors, &contents, contributors)?;
         }
         let mut total = [wrong];
         combine(self.backend, &mut total, ReduceOp::Sum)?;
@@ -370,6 +373,7 @@ impl Bench<'_> {
         arrangement: &Arrangement<'_>,
         vectors: &mut Vectors,
         contents: &Contents,
+        contributors: &mut u32,
     ) -> Result<u64> {
         let rank = self.backend.rank();
         vectors.recv.bytes_mut()[..arrangement.recv_stride].fill(POISON);
@@ -378,21 +382,24 @@ impl Bench<'_> {
         let input = bytes_of(arrangement.layout.input_range(arrangement.in_place));
         let source = if arrangement.in_place { &mut vectors.recv } else { &mut vectors.send };
         contents.fill(rank, &mut source.bytes_mut()[input.clone()]);
+        let mut outcome = Outcome::default();
         lend(|lender| {
             let (send, recv) = (lender.shared(vectors.send.bytes()), lender.unique(vectors.recv.bytes_mut()));
-            self.run_together(&self.pattern(arrangement, send, recv), 0..1, &mut 0)
+            self.run_together(&self.pattern(arrangement, send, recv), 0..1, |last| outcome = last)
         })?;
+        *contributors = outcome.contributors.min(*contributors);
         let output = &vectors.recv.bytes()[bytes_of(arrangement.layout.output_range(arrangement.in_place))];
         let mut wrong = 0;
-        for piece in &arrangement.layout.expected {
+        for (piece, absent) in arrangement.layout.expected.iter().flat_map(|piece| by_absent(piece, &outcome))
+        {
             let bytes = &output[piece.output.start * element..piece.output.end * element];
-            wrong += contents.count_wrong(piece, bytes);
+            wrong += contents.count_wrong(&piece, bytes, absent);
         }
         if !arrangement.in_place {
             // An operation out of place leaves its input alone.
             let all = 0..arrangement.layout.input;
             let own = Piece { output: all, source: Source::Copied { rank, start: 0 } };
-            wrong += contents.count_wrong(&own, &vectors.send.bytes()[input]);
+            wrong += contents.count_wrong(&own, &vectors.send.bytes()[input], &[]);
         }
         Ok(wrong)
     }
@@ -417,6 +424,19 @@ impl Bench<'_> {
         }
         Ok(times.first().copied().unwrap_or(0.0))
     }
+}
+
+/// A piece of a result as stretches that lack the same ranks.
+fn by_absent<'a>(piece: &Piece, outcome: &'a Outcome) -> Vec<(Piece, &'a [u32])> {
+    if outcome.parts.is_empty() {
+        return vec![(piece.clone(), &outcome.absent)];
+    }
+    let within = |part: &'a Part| {
+        let start = part.elements.start.max(piece.output.start);
+        let end = part.elements.end.min(piece.output.end);
+        (start < end).then(|| (piece.cut(start..end), part.absent.as_slice()))
+    };
+    outcome.parts.iter().filter_map(within).collect()
 }
 
 /// Measured microseconds.
@@ -492,6 +512,41 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn results_without_the_lost_are_right_and_their_contributors_counted() {
+        for target in TARGETS.into_iter().filter(|target| *target != Target::SendRecv) {
+            for in_place in [false, true] {
+                if in_place && !target.has_in_place() {
+                    continue;
+                }
+                let sides = on_mesh(4, |mut rank| {
+                    rank.absent = vec![3];
+                    measure(&rank, &method(), case(target), 37, in_place)
+                });
+                let expected = (target.has_data().then_some(0), 3);
+                let found = |side: &Side| (side.wrong, side.contributors);
+                assert!(sides.iter().all(|side| found(side) == expected), "{} {sides:?}", target.name());
+            }
+        }
+    }
+
+    #[test]
+    fn parts_of_a_vector_lack_ranks_of_their_own() {
+        let part = |elements: Range<usize>, absent: &[u32]| Part {
+            contributors: 3 - absent.len() as u32,
+            absent: absent.to_vec(),
+            elements,
+        };
+        let mut outcome = Outcome::default();
+        outcome.parts = vec![part(0..10, &[]), part(10..20, &[1])];
+        let piece = Piece { output: 4..16, source: Source::Reduced { start: 0 } };
+        let cut = |output, start| Piece { output, source: Source::Reduced { start } };
+        assert_eq!(by_absent(&piece, &outcome), [(cut(4..10, 0), &[][..]), (cut(10..16, 6), &[1][..])]);
+        outcome.parts.clear();
+        outcome.absent = vec![2];
+        assert_eq!(by_absent(&piece, &outcome), [(piece.clone(), &[2][..])]);
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub(crate) struct MeshRank {
     ticks: Cell<u64>,
     /// Flips a bit in every result of this collective.
     pub(crate) corrupts: Option<Collective>,
+    /// Ranks that count as lost in what is measured: results lack what they put in.
+    pub(crate) absent: Vec<u32>,
 }
 
 /// Runs `body` on a thread per rank and returns what it returned, in the order of the ranks.
@@ -35,7 +37,8 @@ pub(crate) fn on_mesh<R: Send>(ranks: u32, body: impl Fn(MeshRank) -> R + Sync) 
         let start = |rank| {
             let (table, body) = (table.clone(), &body);
             let (round, ticks) = (Cell::new(0), Cell::new(0));
-            scope.spawn(move || body(MeshRank { table, rank, ranks, round, ticks, corrupts: None }))
+            let absent = Vec::new();
+            scope.spawn(move || body(MeshRank { table, rank, ranks, round, ticks, corrupts: None, absent }))
         };
         let threads: Vec<_> = (0..ranks).map(start).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
@@ -75,7 +78,7 @@ impl Backend for MeshRank {
     fn run_all(&self, mut calls: Vec<Call>) -> Result<Vec<Outcome>> {
         let offers = self.exchange(&calls);
         for (at, call) in calls.iter_mut().enumerate() {
-            let result = result(&offers, at, call, self.rank as usize);
+            let result = result(&offers, at, call, self.rank as usize, &self.absent);
             let len = result.len();
             call.output.slice(0, len).fill_from(&result);
             if self.corrupts == Some(call.collective) && len > 0 {
@@ -84,7 +87,8 @@ impl Backend for MeshRank {
         }
         self.ticks.set(self.ticks.get() + calls.len() as u64);
         let mut outcome = Outcome::default();
-        outcome.contributors = self.ranks;
+        outcome.contributors = self.ranks - self.absent.len() as u32;
+        outcome.absent.clone_from(&self.absent);
         Ok(vec![outcome; calls.len()])
     }
 
@@ -107,16 +111,21 @@ fn plain(call: &Call) -> Call {
 }
 
 /// What one rank's call number `at` gives.
-fn result(offers: &[Offer], at: usize, call: &Call, me: usize) -> Vec<u8> {
+fn result(offers: &[Offer], at: usize, call: &Call, me: usize, absent: &[u32]) -> Vec<u8> {
     let bytes = call.count * call.dtype.size();
-    let input = |rank: usize| offers[rank][at].1.as_slice();
+    let junk = vec![0xee; offers.iter().map(|offer| offer[at].1.len()).max().unwrap_or(0)];
+    let input = |rank: usize| match &offers[rank][at].1 {
+        // What the loop says to itself, such as times, is no result.
+        input if absent.contains(&(rank as u32)) && call.dtype == DType::F32 => &junk[..input.len()],
+        input => input.as_slice(),
+    };
     let everyone = 0..offers.len();
     let root = call.peer as usize;
     let block = |rank: usize, number: usize| &input(rank)[number * bytes..(number + 1) * bytes];
     match call.collective {
-        Collective::AllReduce => reduce(offers, at, call, 0),
-        Collective::Reduce if me == root => reduce(offers, at, call, 0),
-        Collective::ReduceScatter => reduce(offers, at, call, me * bytes),
+        Collective::AllReduce => reduce(offers, at, call, 0, absent),
+        Collective::Reduce if me == root => reduce(offers, at, call, 0, absent),
+        Collective::ReduceScatter => reduce(offers, at, call, me * bytes, absent),
         Collective::Gather if me != root => Vec::new(),
         Collective::AllGather | Collective::Gather => everyone.flat_map(input).copied().collect(),
         Collective::AllToAll => everyone.flat_map(|from| block(from, me)).copied().collect(),
@@ -140,8 +149,9 @@ fn result(offers: &[Offer], at: usize, call: &Call, me: usize) -> Vec<u8> {
     }
 }
 
-fn reduce(offers: &[Offer], at: usize, call: &Call, start: usize) -> Vec<u8> {
-    let inputs: Vec<&[u8]> = offers.iter().map(|offer| &offer[at].1[start..]).collect();
+fn reduce(offers: &[Offer], at: usize, call: &Call, start: usize, absent: &[u32]) -> Vec<u8> {
+    let present = offers.iter().enumerate().filter(|(rank, _)| !absent.contains(&(*rank as u32)));
+    let inputs: Vec<&[u8]> = present.map(|(_, offer)| &offer[at].1[start..]).collect();
     let Some(Reduction::Builtin(op)) = call.reduction else { panic!("the mesh knows built-in operators") };
     match call.dtype {
         DType::U64 => {

@@ -33,7 +33,7 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use json::{Device, Report};
 use measure::{Bench, Case, Method, Vectors};
-use ronde::{CallOptions, Tolerance};
+use ronde::{Call, CallOptions, Tolerance};
 use std::process::ExitCode;
 use std::time::Duration;
 use table::{Columns, Row};
@@ -220,9 +220,11 @@ fn conclude(
         return Err(error);
     }
     file.finish(|| Ok(content), backend)?;
+    // Whoever was lost after the last operation is missed here.
+    let fewer_ranks = totals.fewer_ranks || backend.run(Call::EMPTY)?.contributors < backend.ranks();
     Ok(match () {
         () if totals.wrong_sides > 0 || bandwidth_ok == Some(false) => Code::Wrong,
-        () if totals.fewer_ranks => Code::FewerRanks,
+        () if fewer_ranks => Code::FewerRanks,
         () => Code::Ok,
     })
 }

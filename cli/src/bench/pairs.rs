@@ -220,7 +220,7 @@ impl Link<'_> {
         self.there_and_back(len)?;
         let piece = Piece { output: 0..len, source: Source::Copied { rank: other, start: 0 } };
         let half = self.bytes.len() / 2;
-        Ok(contents.count_wrong(&piece, &self.bytes[half..half + len]))
+        Ok(contents.count_wrong(&piece, &self.bytes[half..half + len], &[]))
     }
 
     fn there_and_back(&mut self, len: usize) -> Result<()> {
