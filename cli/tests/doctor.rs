@@ -22,3 +22,26 @@ fn a_port_in_use_is_a_problem_until_it_is_free() {
     assert_eq!(free.status.code(), Some(0), "{}", text(&free));
     assert!(text(&free).contains(&format!("free: {port} (")), "{}", text(&free));
 }
+
+/// What the library takes from the environment is what counts.
+#[test]
+fn settings_are_those_of_the_library() {
+    let examine = |settings: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ronde"));
+        command.arg("doctor").env("RONDE_COORDINATOR", "192.0.2.1:29400");
+        let output = command.envs(settings.iter().copied()).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let advertise = ("RONDE_ADVERTISE", "192.0.2.7");
+    let (code, text) = examine(&[("RONDE_INSECURE", "yes"), advertise]);
+    assert!(code == 0 && text.contains("192.0.2.7: named by RONDE_ADVERTISE"), "{text}");
+    for (settings, words) in [
+        (&[advertise][..], "RONDE_INSECURE=1"),
+        (&[("RONDE_INSECURE", "on"), advertise, ("RONDE_SOCKET_FAMILY", "AF_INET6")], "RONDE_SOCKET_FAMILY"),
+        (&[("RONDE_INSECURE", "1"), ("RONDE_SOCKET_IFNAME", "none-of-these")], "RONDE_SOCKET_IFNAME"),
+        (&[("RONDE_INSECURE", "perhaps")], "RONDE_INSECURE=perhaps"),
+    ] {
+        let (code, text) = examine(settings);
+        assert!(code == 3 && text.contains(words), "{settings:?}\n{text}");
+    }
+}

@@ -24,7 +24,7 @@ mod op;
 mod planner;
 mod validate;
 
-pub use bootstrap::{RondeId, Store};
+pub use bootstrap::{AddressSource, Reach, RondeId, Store};
 pub use commit_group::{CommitGroup, CommitOptions};
 pub use config::{Config, Preset};
 pub use coordinator::{job_status, serve_coordinator};

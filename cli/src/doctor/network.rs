@@ -3,8 +3,9 @@
 use super::{Files, Finding, Verdict, ports};
 use crate::quantity::show_bytes;
 use if_addrs::Interface;
+use ronde::{AddressSource, Config, Reach};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 const NETWORK: &str = "Network";
 const SOCKETS: &str = "Sockets";
@@ -14,11 +15,12 @@ const BUFFER_WANTED: u64 = 64 << 20;
 
 pub(super) fn examine(files: &Files) -> Vec<Finding> {
     let mut findings = interfaces(if_addrs::get_if_addrs().unwrap_or_default());
-    let setting = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let (coordinator, port) = (setting("RONDE_COORDINATOR"), setting("RONDE_PORT"));
-    findings.push(chosen_address(coordinator.as_deref()));
+    let reach = Config::from_env().and_then(|config| config.reach());
+    findings.push(address_for_peers(&reach));
     findings.push(loopback_port());
-    findings.push(ports::examine(files, port.as_deref(), coordinator.as_deref()));
+    let port = std::env::var("RONDE_PORT").ok().filter(|value| !value.is_empty());
+    let listens_at = reach.map_or(Ipv4Addr::LOCALHOST.into(), |reach| reach.listens_at);
+    findings.push(ports::examine(files, port.as_deref(), listens_at));
     findings.extend([buffers(files, "rmem", "received"), buffers(files, "wmem", "sent")]);
     findings.extend(congestion_control(files));
     findings
@@ -41,39 +43,44 @@ fn interfaces(found: Vec<Interface>) -> Vec<Finding> {
     by_name.into_iter().map(show).collect()
 }
 
-/// Which of this host's addresses the others will be given: the one with which the coordinator is
-/// reached. Connecting a UDP socket asks the routing table and sends nothing.
-fn chosen_address(coordinator: Option<&str>) -> Finding {
+/// Where the others find a process of this host, by the library's own rules.
+fn address_for_peers(reach: &ronde::Result<Reach>) -> Finding {
     let name = "address for peers";
-    let Some(coordinator) = coordinator else {
-        return Finding::new(NETWORK, name, "127.0.0.1: RONDE_COORDINATOR is not set, so jobs are local").with(
-            Verdict::Note,
-            "for several hosts set RONDE_COORDINATOR=host:port; the address with which a process reaches it is \
-             the one its peers use, unless RONDE_ADVERTISE names another",
-        );
+    let reach = match reach {
+        Ok(reach) => reach,
+        Err(error) => {
+            return Finding::new(NETWORK, name, format!("none: {error}")).with(
+                Verdict::Problem,
+                "no process can join from here: check RONDE_COORDINATOR (host:port), name resolution, routes, and the \
+                 other settings that are named",
+            );
+        }
     };
-    match route_to(coordinator) {
-        Ok(local) => Finding::new(NETWORK, name, format!("{local}: it is used to reach {coordinator}")).when(
-            !local.is_loopback() && std::env::var("RONDE_INSECURE").as_deref() != Ok("1"),
-            Verdict::Warning,
-            "connections beyond loopback are not encrypted yet: on a network that you trust, set \
-             RONDE_INSECURE=1 and RONDE_TOKEN",
-        ),
-        Err(error) => Finding::new(NETWORK, name, format!("none: {coordinator} is out of reach: {error}"))
-            .with(Verdict::Problem, "check RONDE_COORDINATOR (host:port), name resolution and routes"),
+    let peers = show(&reach.peers);
+    // A job without a coordinator has one at a port that is free.
+    if reach.coordinator.iter().all(|address| address.port() == 0) {
+        return Finding::new(NETWORK, name, format!("{peers}: RONDE_COORDINATOR is not set, so jobs are local"))
+            .with(
+                Verdict::Note,
+                "for several hosts set RONDE_COORDINATOR=host:port; the address with which a process reaches it is \
+                 the one its peers use, unless RONDE_ADVERTISE names another",
+            );
     }
+    let why = match reach.source {
+        AddressSource::Advertised => "named by RONDE_ADVERTISE".into(),
+        AddressSource::Interfaces => "selected by RONDE_SOCKET_IFNAME".into(),
+        _ => format!("it is used to reach {}", show(&reach.coordinator)),
+    };
+    Finding::new(NETWORK, name, format!("{peers}: {why}"))
 }
 
-fn route_to(coordinator: &str) -> std::io::Result<IpAddr> {
-    let mut found = coordinator.to_socket_addrs()?;
-    let to = found.next().ok_or_else(|| std::io::Error::other("the name has no address"))?;
-    let any: SocketAddr = match to {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+/// Addresses without the ports that are not known yet.
+fn show(addresses: &[SocketAddr]) -> String {
+    let show = |address: &SocketAddr| match address.port() {
+        0 => address.ip().to_string(),
+        _ => address.to_string(),
     };
-    let socket = UdpSocket::bind(any)?;
-    socket.connect(to)?;
-    Ok(socket.local_addr()?.ip())
+    addresses.iter().map(show).collect::<Vec<_>>().join(", ")
 }
 
 fn loopback_port() -> Finding {
@@ -125,11 +132,22 @@ mod tests {
     use crate::doctor::tests::root;
 
     #[test]
-    fn the_route_decides_the_address() {
-        let local = chosen_address(Some("127.0.0.1:29400"));
-        assert_eq!((local.verdict, local.value.starts_with("127.0.0.1")), (Verdict::Ok, true), "{local:?}");
-        assert_eq!(chosen_address(Some("no port")).verdict, Verdict::Problem);
-        assert_eq!(chosen_address(None).verdict, Verdict::Note);
+    fn the_address_is_the_one_that_the_library_gives_away() {
+        let found = |config: Config| {
+            let finding = address_for_peers(&config.reach());
+            (finding.verdict, finding.value)
+        };
+        let (local, beyond) = ("127.0.0.1:29400", "192.0.2.1:29400");
+        let route = (Verdict::Ok, format!("127.0.0.1: it is used to reach {local}"));
+        assert_eq!(found(Config::new().coordinator(local)), route);
+        let named = Config::new().coordinator(beyond).advertise("192.0.2.7");
+        let advertised = (Verdict::Ok, "192.0.2.7: named by RONDE_ADVERTISE".to_owned());
+        assert_eq!(found(named.clone().insecure(true)), advertised);
+        assert_eq!(found(named.clone()).0, Verdict::Problem);
+        let (verdict, value) = found(named.insecure(true).ipv4(false));
+        assert!(verdict == Verdict::Problem && value.contains("RONDE_SOCKET_FAMILY"), "{value}");
+        assert_eq!(found(Config::new().coordinator("no port")).0, Verdict::Problem);
+        assert_eq!(found(Config::new()).0, Verdict::Note);
     }
 
     #[test]

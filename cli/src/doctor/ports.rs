@@ -3,7 +3,7 @@
 use super::{Files, Finding, Verdict};
 use ronde::Config;
 use std::io::{ErrorKind, Result};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, ToSocketAddrs};
+use std::net::{IpAddr, TcpListener};
 use std::ops::RangeInclusive;
 
 const NETWORK: &str = "Network";
@@ -12,8 +12,8 @@ const NAME: &str = "ports";
 /// Stretches of ports that are listed before the rest is only counted.
 const STRETCHES_SHOWN: usize = 6;
 
-/// `setting` is the value of RONDE_PORT.
-pub(super) fn examine(files: &Files, setting: Option<&str>, coordinator: Option<&str>) -> Finding {
+/// `setting` is the value of RONDE_PORT, `ip` where a process would listen.
+pub(super) fn examine(files: &Files, setting: Option<&str>, ip: IpAddr) -> Finding {
     let Some(setting) = setting else { return any_port(files) };
     match Config::parse_ports(setting) {
         Err(error) => Finding::new(NETWORK, NAME, error.to_string()).with(
@@ -22,10 +22,7 @@ pub(super) fn examine(files: &Files, setting: Option<&str>, coordinator: Option<
         ),
         // The system gives out a free one for port 0.
         Ok((0, _)) => any_port(files),
-        Ok((first, last)) => {
-            let ip = listening_address(coordinator);
-            judge(first..=last, ip, |port| TcpListener::bind((ip, port)).map(drop))
-        }
+        Ok((first, last)) => judge(first..=last, ip, |port| TcpListener::bind((ip, port)).map(drop)),
     }
 }
 
@@ -34,17 +31,6 @@ fn any_port(files: &Files) -> Finding {
     let range = range.split_whitespace().collect::<Vec<_>>().join("-");
     Finding::new(NETWORK, NAME, format!("one per process, out of {range}"))
         .with(Verdict::Note, "behind a firewall, open a range and name it: RONDE_PORT=4000-4010")
-}
-
-/// Where a process of the job listens: at a loopback address if the coordinator has one, else at all addresses.
-fn listening_address(coordinator: Option<&str>) -> IpAddr {
-    let found = coordinator.and_then(|address| address.to_socket_addrs().ok()?.next());
-    match found.map(|address| address.ip()) {
-        None => Ipv4Addr::LOCALHOST.into(),
-        Some(ip) if ip.is_loopback() => ip,
-        Some(IpAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
-        Some(IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
-    }
 }
 
 /// Tries every port of a range and says what came of it.
@@ -119,6 +105,7 @@ mod tests {
     use super::*;
     use crate::doctor::tests::root;
     use std::io::Error;
+    use std::net::Ipv4Addr;
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -178,13 +165,11 @@ mod tests {
         let (_folder, files) = root(&[]);
         let taken = TcpListener::bind((HERE, 0)).unwrap();
         let port = taken.local_addr().unwrap().port().to_string();
-        for coordinator in [None, Some("127.0.0.1:29400")] {
-            let finding = examine(&files, Some(&port), coordinator);
-            assert_eq!(finding.verdict, Verdict::Problem);
-            assert_eq!(finding.value, format!("in use: {port} (RONDE_PORT, at 127.0.0.1)"));
-        }
+        let finding = examine(&files, Some(&port), HERE);
+        assert_eq!(finding.verdict, Verdict::Problem);
+        assert_eq!(finding.value, format!("in use: {port} (RONDE_PORT, at 127.0.0.1)"));
         // Beyond this machine a process listens at all addresses, of which one is taken here.
-        let finding = examine(&files, Some(&port), Some("192.0.2.1:29400"));
+        let finding = examine(&files, Some(&port), Ipv4Addr::UNSPECIFIED.into());
         assert_eq!(finding.value, format!("in use: {port} (RONDE_PORT, at 0.0.0.0)"));
     }
 
@@ -192,12 +177,12 @@ mod tests {
     fn what_names_no_port_is_a_problem_and_nothing_is_any_port() {
         let (_folder, files) = root(&[("/proc/sys/net/ipv4/ip_local_port_range", "32768\t60999\n")]);
         for bad in ["many", "4010-4000", "70000"] {
-            let finding = examine(&files, Some(bad), None);
+            let finding = examine(&files, Some(bad), HERE);
             assert_eq!(finding.verdict, Verdict::Problem);
             assert!(finding.value.contains(&format!("RONDE_PORT={bad}")), "{}", finding.value);
         }
         for setting in [None, Some("0")] {
-            let finding = examine(&files, setting, None);
+            let finding = examine(&files, setting, HERE);
             assert_eq!(
                 (finding.verdict, finding.value.as_str()),
                 (Verdict::Note, "one per process, out of 32768-60999")

@@ -216,16 +216,21 @@ pub(crate) fn connect_unix(peer: PeerId, identity: &Identity, patience: Duration
 /// Binds the first free port of those that the configuration allows: at a loopback address if the job stays
 /// on this machine, else at all addresses.
 pub(crate) fn bind_free_port(config: &Config, ip: IpAddr) -> Result<TcpListener> {
-    let ip = match (ip.is_loopback(), ip) {
-        (true, ip) => ip,
-        (false, IpAddr::V4(_)) => IpAddr::from([0u8; 4]),
-        (false, IpAddr::V6(_)) => IpAddr::from([0u16; 8]),
-    };
+    let ip = listening_address(ip);
     let (first, last) = config.ports;
     let mut tried = (first..=last).map(|port| TcpListener::bind((ip, port)));
     tried
         .find_map(io::Result::ok)
         .ok_or_else(|| Error::resource(format!("no free port from {first} to {last} at {ip} (RONDE_PORT)")))
+}
+
+/// Where a process listens whose coordinator is at `ip`.
+pub(super) fn listening_address(ip: IpAddr) -> IpAddr {
+    match (ip.is_loopback(), ip) {
+        (true, ip) => ip,
+        (false, IpAddr::V4(_)) => IpAddr::from([0u8; 4]),
+        (false, IpAddr::V6(_)) => IpAddr::from([0u16; 8]),
+    }
 }
 
 impl Router {

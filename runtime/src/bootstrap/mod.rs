@@ -8,6 +8,7 @@ mod id;
 mod interface;
 mod linker;
 mod listener;
+mod reach;
 mod store;
 mod succession;
 mod waiting;
@@ -21,6 +22,7 @@ pub use id::RondeId;
 pub(crate) use interface::{Family, InterfaceFilter};
 pub(crate) use linker::{Linker, PeerSockets, Ready, share_memory};
 pub(crate) use listener::Listener;
+pub use reach::{AddressSource, Reach};
 use ronde_core::error::{Error, PeerLost, Result};
 use ronde_core::membership::{CallProgress, Hello, MemberInfo, Rejoin, View};
 use ronde_core::recovery::RecoveryPlan;
@@ -294,21 +296,11 @@ fn describe(
     listener: &Listener,
     control: &TcpStream,
 ) -> Result<MemberInfo> {
-    let port = listener.port();
-    let addresses = match &config.advertise {
-        Some(text) => advertised(text, port)
-            .map_err(|e| Error::join(format!("RONDE_ADVERTISE \"{text}\" is no address: {e}")))?,
-        // On loopback the whole job is on this machine.
-        None if !config.interfaces.is_empty() && !listener.address().ip().is_loopback() => {
-            config.interfaces.addresses(config.family, port)?
-        }
-        // The way to the coordinator is a way to the others.
-        None => {
-            let local = control.local_addr();
-            let local = local.map_err(|e| Error::resource(format!("no local address: {e}")))?;
-            vec![SocketAddr::new(local.ip(), port)]
-        }
+    let local = || {
+        let local = control.local_addr();
+        Ok(local.map_err(|e| Error::resource(format!("no local address: {e}")))?.ip())
     };
+    let (addresses, _) = addresses_for_peers(config, listener.address(), local)?;
     Ok(MemberInfo {
         peer: identity.peer,
         id: MemberId(0),
@@ -318,6 +310,28 @@ fn describe(
         pid: std::process::id(),
         transports: config.transports.clone(),
         costs: config.costs_of_members(),
+    })
+}
+
+/// Where the others find a process that listens at `listener` and reaches the coordinator from `local`.
+fn addresses_for_peers(
+    config: &Config,
+    listener: SocketAddr,
+    local: impl FnOnce() -> Result<IpAddr>,
+) -> Result<(Vec<SocketAddr>, AddressSource)> {
+    let port = listener.port();
+    Ok(match &config.advertise {
+        Some(text) => {
+            let named = advertised(text, port);
+            let is_none = |e| Error::join(format!("RONDE_ADVERTISE \"{text}\" is no address: {e}"));
+            (named.map_err(is_none)?, AddressSource::Advertised)
+        }
+        // On loopback the whole job is on this machine.
+        None if !config.interfaces.is_empty() && !listener.ip().is_loopback() => {
+            (config.interfaces.addresses(config.family, port)?, AddressSource::Interfaces)
+        }
+        // The way to the coordinator is a way to the others.
+        None => (vec![SocketAddr::new(local()?, port)], AddressSource::Route),
     })
 }
 
