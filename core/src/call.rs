@@ -35,7 +35,8 @@ pub struct CallOptions {
     /// Deadline of this call; `None` takes the group's (default 300 s, `RONDE_TIMEOUT`).
     pub timeout: Option<Duration>,
     /// Calls with the same tag are issued in the same order on every rank. Threads that call
-    /// concurrently use different tags. Default 0.
+    /// concurrently use different tags. The highest one, `u32::MAX`, is the library's own and
+    /// refused. Default 0.
     pub tag: Tag,
     /// Whether the op survives a lost peer.
     pub tolerance: Tolerance,
@@ -53,7 +54,8 @@ pub struct CallOptions {
 /// block for all_gather (its input), reduce_scatter (its output), all_to_all (each pair), gather and
 /// scatter; of the message for send and receive; 0 for a barrier. For `…_v` calls it is this rank's
 /// own block (input of all_gather_v and gather_v, output of reduce_scatter_v and scatter_v) and
-/// unused for all_to_all_v.
+/// unused for all_to_all_v. Fields that a collective does not use are ignored, but for an operator
+/// where nothing is reduced, which is an error.
 ///
 /// In place: `input` and `output` are the same memory for all_reduce, reduce, broadcast and
 /// all_to_all(-v); for all_gather(-v) and gather(-v) at the root the input is one's own block of the
@@ -68,7 +70,7 @@ pub struct Call {
     pub count: usize,
     /// The operator of calls that reduce.
     pub reduction: Option<Reduction>,
-    /// Root of a rooted call, the other rank of a send or receive; else 0.
+    /// Root of a rooted call, the other rank of a send or receive; else unused.
     pub peer: u32,
     /// Blocks sent: all_to_all_v; scatter_v at the root; reduce_scatter_v (the same on all ranks).
     pub send: Blocks,

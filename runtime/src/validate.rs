@@ -6,8 +6,18 @@ use ronde_core::error::{Misuse, Result};
 use ronde_core::reduce::Reduction;
 use ronde_core::{Collective, Rank, Segment};
 
-/// Checks a call.
+/// Checks a call. Fields that its collective does not use are as in [`Call::EMPTY`] afterwards: what a rank left in them makes
+/// its call no other than the others'.
 pub(crate) fn check(call: &mut Call, rank: Rank, size: u32) -> Result<(), Misuse> {
+    if !names_a_rank(call.collective) {
+        call.peer = Call::EMPTY.peer;
+    }
+    if !has_count(call.collective) {
+        call.count = Call::EMPTY.count;
+    }
+    if call.collective == Collective::Barrier {
+        call.dtype = Call::EMPTY.dtype;
+    }
     let (input, output) = buffer_bytes(call, rank, size)?;
     check_len("input", &call.input, input)?;
     check_len("output", &call.output, output)?;
@@ -45,7 +55,20 @@ pub(crate) fn algorithm(name: &str) -> Result<Algorithm, Misuse> {
     })
 }
 
+/// Whether it has a root or goes to one other rank.
+fn names_a_rank(collective: Collective) -> bool {
+    collective.has_root() || collective.is_point_to_point()
+}
+
+/// Whether its call says a number of elements, beside those of blocks.
+fn has_count(collective: Collective) -> bool {
+    !matches!(collective, Collective::Barrier | Collective::AllToAllV)
+}
+
 fn check_peer(call: &Call, rank: Rank, size: u32) -> Result<(), Misuse> {
+    if !names_a_rank(call.collective) {
+        return Ok(());
+    }
     let what = if call.collective.is_point_to_point() { "the other rank" } else { "the root" };
     if call.peer >= size {
         return Err(Misuse::RankOutOfRange { what, got: call.peer, size });
@@ -121,15 +144,16 @@ fn extent(blocks: &Blocks) -> Option<usize> {
 fn need(call: &Call, rank: Rank, size: u32) -> Result<(usize, usize), Misuse> {
     use Collective::*;
     let element = call.dtype.size();
-    let overflow = Misuse::CountOverflow { count: call.count, size: element };
+    let count = if has_count(call.collective) { call.count } else { 0 };
+    let overflow = Misuse::CountOverflow { count, size: element };
     let bytes = |elements: Option<usize>| {
         elements
             .and_then(|n| n.checked_mul(element))
             .filter(|n| *n <= isize::MAX as usize)
             .ok_or_else(|| overflow.clone())
     };
-    let one = bytes(Some(call.count))?;
-    let all = bytes(call.count.checked_mul(size as usize))?;
+    let one = bytes(Some(count))?;
+    let all = bytes(count.checked_mul(size as usize))?;
     let at_root = |n: usize| if call.peer == rank.0 { n } else { 0 };
     let own = |blocks: &Blocks| blocks.counts.get(rank.index()).copied();
     Ok(match call.collective {
@@ -189,4 +213,39 @@ fn check_overlap(call: &Call, rank: Rank) -> Result<(), Misuse> {
         Barrier | Commit | Send | Recv => true,
     };
     if fits { Ok(()) } else { Err(Misuse::Overlap) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ronde_core::DType;
+    use ronde_core::reduce::Reduction::Builtin;
+
+    #[test]
+    fn what_a_collective_does_not_use_is_ignored() {
+        let blocks = Blocks::dense(&[0, 0, 0]);
+        for collective in Collective::ALL {
+            let root = if names_a_rank(collective) { 1 } else { 77 };
+            let count = if has_count(collective) { 0 } else { usize::MAX };
+            let dtype = if collective == Collective::Barrier { DType::C128 } else { DType::U8 };
+            let reduction = collective.reduces().then_some(Builtin(ronde_core::ReduceOp::Sum));
+            let (send, recv) = (blocks.clone(), blocks.clone());
+            let mut call =
+                Call { collective, dtype, count, reduction, peer: root, send, recv, ..Call::EMPTY };
+            assert_eq!(buffer_bytes(&call, Rank(0), 3).unwrap(), (0, 0), "{collective}");
+            check(&mut call, Rank(0), 3).unwrap();
+            let peer = if names_a_rank(collective) { 1 } else { 0 };
+            assert_eq!((call.peer, call.count, call.dtype), (peer, 0, DType::U8), "{collective}");
+        }
+    }
+
+    #[test]
+    fn what_it_does_use_is_checked() {
+        let with = |collective, peer, count| Call { collective, peer, count, ..Call::EMPTY };
+        for call in [with(Collective::Broadcast, 3, 0), with(Collective::Send, 0, 0)] {
+            assert!(check(&mut call.clone(), Rank(0), 3).is_err(), "{call:?}");
+        }
+        let error = check(&mut with(Collective::AllGather, 0, usize::MAX), Rank(0), 3).unwrap_err();
+        assert!(matches!(error, Misuse::CountOverflow { .. }), "{error}");
+    }
 }
