@@ -166,10 +166,12 @@ impl Group {
     }
 
     /// Starts several calls, then waits for all; the first error wins. Sends and receives in a batch
-    /// cannot deadlock by their order.
+    /// cannot deadlock by their order. All are checked before the first starts.
     pub fn run_all(&self, calls: impl IntoIterator<Item = Call>) -> Result<Vec<Outcome>> {
-        let start = |mut call| self.inner.engine.start(self.prepare(&mut call)?, call);
-        let started: Vec<Result<OpHandle>> = calls.into_iter().map(start).collect();
+        let prepare = |mut call| Ok((self.prepare(&mut call)?, call));
+        let prepared = calls.into_iter().map(prepare).collect::<Result<Vec<(Prepared, Call)>>>()?;
+        let start = |(prepared, call)| self.inner.engine.start(prepared, call);
+        let started: Vec<Result<OpHandle>> = prepared.into_iter().map(start).collect();
         let ended = started.into_iter().map(|handle| self.inner.engine.wait(handle?));
         ended.collect::<Vec<_>>().into_iter().collect()
     }
@@ -184,6 +186,7 @@ impl Group {
         if self.inner.closed.load(Ordering::Relaxed) {
             return Err(Misuse::Closed.into());
         }
+        check_tag(tag)?;
         self.inner.engine.open_commit_group(&self.current(), tag, most_kept)
     }
 
@@ -195,7 +198,7 @@ impl Group {
         Ok(handle)
     }
 
-    /// Starts the seal of these calls.
+    /// Starts the seal of these calls. After an error they have ended all the same.
     pub(crate) fn start_seal(&self, mut seal: Call, id: CommitGroupId, calls: &[OpHandle]) -> Result<Op> {
         let prepared = self.prepare_in(&mut seal, Some(id))?;
         let handle = self.inner.engine.start_seal(prepared, seal, calls)?;
@@ -209,12 +212,14 @@ impl Group {
             let text = "a commit is no call of its own: Group::commit_group opens what it ends";
             return Err(Misuse::Other(text.into()).into());
         }
+        check_tag(call.options.tag)?;
         self.prepare_in(call, None)
     }
 
     fn prepare_in(&self, call: &mut Call, commit_group: Option<CommitGroupId>) -> Result<Prepared> {
         let group = &*self.inner;
-        if group.closed.load(Ordering::Relaxed) {
+        // What was called in a commit group of a part that was closed meanwhile still becomes final.
+        if group.closed.load(Ordering::Relaxed) && call.collective != Collective::Commit {
             return Err(Misuse::Closed.into());
         }
         let current = self.current();
@@ -263,8 +268,10 @@ impl Group {
         let mine = [color.map_or(-1, i64::from), i64::from(key)];
         let current = self.current();
         let mut all = vec![0i64; 2 * current.planner.members().len()];
-        let options = CallOptions { tag: INTERNAL_TAG, ..CallOptions::default() };
-        let outcome = self.all_gather_with(&mine, &mut all, &options)?;
+        let outcome = lend(|lender| {
+            let (input, output) = (lender.shared(&mine), lender.unique(&mut all));
+            self.run_own(Call { input, output, ..part::<i64>(Collective::AllGather, mine.len(), 0) })
+        })?;
         let Some(color) = color else { return Ok(None) };
         let mut chosen: Vec<(i64, usize)> = all
             .chunks_exact(2)
@@ -307,8 +314,7 @@ impl Group {
         }
         engine.await_all_ops();
         let mut flags = engine.safe_point_flags();
-        let options = CallOptions { tag: INTERNAL_TAG, ..CallOptions::default() };
-        let _ = self.all_reduce_with(&mut flags, ReduceOp::Min, &options)?;
+        let _ = self.agree_on_flags(&mut flags)?;
         let Some((before, now)) = engine.enter(flags) else {
             return Ok(Update { changed: false, joined: Vec::new(), gone: Vec::new() });
         };
@@ -317,6 +323,23 @@ impl Group {
             outside.map(|(_, rank)| rank).collect::<Vec<u32>>()
         };
         Ok(Update { changed: true, joined: ranks(&now, &before), gone: ranks(&before, &now) })
+    }
+
+    /// The least of everybody's flags.
+    fn agree_on_flags<T: Element>(&self, flags: &mut [T]) -> Result<Outcome> {
+        let count = flags.len();
+        lend(|lender| {
+            let data = lender.unique(flags);
+            let reduction = Some(Reduction::Builtin(ReduceOp::Min));
+            let call = part::<T>(Collective::AllReduce, count, 0);
+            self.run_own(Call { input: data.clone(), output: data, reduction, ..call })
+        })
+    }
+
+    /// Makes a call of the library's own.
+    fn run_own(&self, mut call: Call) -> Result<Outcome> {
+        call.options.tag = INTERNAL_TAG;
+        self.inner.engine.run(self.prepare_in(&mut call, None)?, call)
     }
 
     /// Ends every op of the job on all ranks with an error that carries `reason`. Returns at once.
@@ -638,6 +661,15 @@ impl Group {
             })
         })
     }
+}
+
+/// A user's call has a user's tag.
+fn check_tag(tag: Tag) -> Result<()> {
+    if tag == INTERNAL_TAG {
+        let text = format!("tag {tag} is the library's own (split, update): take a lower one");
+        return Err(Misuse::Other(text.into()).into());
+    }
+    Ok(())
 }
 
 /// A call with default options.

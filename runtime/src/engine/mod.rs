@@ -331,9 +331,21 @@ impl Engine {
     }
 
     /// Starts the seal of a commit group; what its calls keep of memory stays until that has ended.
+    ///
+    /// One that cannot be sealed never becomes final, and no other call on any rank stands for it: that ends the job. An error is
+    /// returned once nothing uses the buffers any more.
     pub(crate) fn start_seal(&self, prepared: Prepared, seal: Call, calls: &[OpHandle]) -> Result<OpHandle> {
         let mut inner = lock(&self.inner);
-        let handle = self.start_locked(&mut inner, prepared, seal)?;
+        let handle = match self.start_locked(&mut inner, prepared, seal) {
+            Ok(handle) => handle,
+            Err(error) => {
+                if self.failure().is_none() {
+                    self.panicked(&mut inner, &error);
+                }
+                self.drive(inner, |inner| inner.failed.then_some(()));
+                return Err(error);
+            }
+        };
         let kept = inner.scratch.iter_mut().filter(|(op, _)| calls.contains(op));
         kept.for_each(|(op, _)| *op = handle);
         Ok(handle)

@@ -78,7 +78,7 @@ impl Engine {
         self.drive(lock(&self.inner), |_| done())
     }
 
-    fn drive<'a, T>(
+    pub(super) fn drive<'a, T>(
         &'a self,
         mut inner: MutexGuard<'a, Inner>,
         mut done: impl FnMut(&mut Inner) -> Option<T>,
