@@ -377,17 +377,21 @@ typedef struct ronde_outcome {
     const int32_t *absent;   /* ranks whose input is not in the result, ascending; NULL for none */
     size_t absent_count;
     const ronde_part *parts; /* of a call with RONDE_PER_WINDOW that a loss interrupted: the parts of the vector, in
-                                order; contributors and absent are those of the last. NULL where it is one */
+                                order; contributors and absent are those of the last. NULL where it is one. Part i is
+                                i * part_size bytes after the first: later versions may have longer ones */
     size_t part_count;
     uint64_t stable_through; /* calls of the tag below this one have returned everywhere: after RONDE_EXPELLED the
                                 results from here on are void */
     uint32_t generation;     /* of ronde_generation, when the call was made */
     uint32_t reserved;
     double weight;           /* of a weighted average: the sum of the weights in the result, where that is; else NaN */
+    size_t part_size;        /* bytes from one of the parts to the next */
+    uint64_t detected_ns;    /* from its start until this peer heard of the first loss that interrupted it; 0 for none, and for
+                                one that it knew of before */
 } ronde_outcome;
 
 #define RONDE_OUTCOME_INIT \
-    { sizeof(ronde_outcome), 0, 0, 0, 0, NULL, 0, 0, 0, NULL, 0, NULL, 0, 0, 0, 0, 0 }
+    { sizeof(ronde_outcome), 0, 0, 0, 0, NULL, 0, 0, 0, NULL, 0, NULL, 0, 0, 0, 0, 0, 0, 0 }
 
 /* --------------------------------------------------------------------------------------------- Collectives
  *

@@ -202,6 +202,7 @@ struct outcome {
     std::uint64_t stable_through = 0; // calls of the tag below this one have returned everywhere
     std::uint32_t generation = 0;
     double weight = 0;                // of a weighted average: the sum of the weights in the result; else NaN
+    std::chrono::nanoseconds detected{0}; // from its start until this peer heard of a loss; see ronde.h
 };
 
 namespace detail {
@@ -211,15 +212,12 @@ inline std::vector<int> copied(const std::int32_t *ranks, std::size_t count) {
 
 inline outcome from_c(const ronde_outcome &of) {
     std::vector<part> parts;
-    for (std::size_t i = 0; i < of.part_count; i++) {
-        const ronde_part &from = of.parts[i];
+    const auto *at = reinterpret_cast<const unsigned char *>(of.parts);
+    for (std::size_t i = 0; i < of.part_count; i++, at += of.part_size) {
+        const ronde_part &from = *reinterpret_cast<const ronde_part *>(at);
         parts.push_back({from.first, from.count, from.contributors, copied(from.absent, from.absent_count)});
     }
-    return {of.epoch,
-            of.seq,
-            of.bytes_sent,
-            of.bytes_received,
-            of.algorithm,
+    return {of.epoch, of.seq, of.bytes_sent, of.bytes_received, of.algorithm,
             of.contributors,
             of.interruptions,
             std::chrono::nanoseconds(of.interrupted_ns),
@@ -227,7 +225,8 @@ inline outcome from_c(const ronde_outcome &of) {
             std::move(parts),
             of.stable_through,
             of.generation,
-            of.weight};
+            of.weight,
+            std::chrono::nanoseconds(of.detected_ns)};
 }
 } // namespace detail
 

@@ -12,6 +12,7 @@ use runtime::{
 };
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::sync::LazyLock;
+use std::time::Duration;
 
 /// See the header.
 #[derive(Clone, Copy)]
@@ -51,6 +52,8 @@ pub struct ronde_outcome {
     pub(crate) generation: u32,
     pub(crate) reserved: u32,
     pub(crate) weight: f64,
+    pub(crate) part_size: usize,
+    pub(crate) detected_ns: u64,
 }
 
 /// See the header.
@@ -131,7 +134,7 @@ impl ronde_outcome {
             algorithm: algorithm_name(outcome.algorithm),
             contributors: outcome.contributors,
             interruptions: outcome.interruptions,
-            interrupted_ns: u64::try_from(outcome.interrupted_for.as_nanos()).unwrap_or(u64::MAX),
+            interrupted_ns: nanoseconds(outcome.interrupted_for),
             absent: kept.ranks(&outcome.absent),
             absent_count: outcome.absent.len(),
             parts: kept.parts(&outcome.parts),
@@ -140,8 +143,14 @@ impl ronde_outcome {
             generation: outcome.generation.0,
             reserved: 0,
             weight: outcome.weight.unwrap_or(f64::NAN),
+            part_size: size_of::<ronde_part>(),
+            detected_ns: nanoseconds(outcome.interrupted_after),
         }
     }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The name of an algorithm as C wants it.

@@ -84,7 +84,9 @@ fn structs(facts: &mut Facts) {
             stable_through,
             generation,
             reserved,
-            weight
+            weight,
+            part_size,
+            detected_ns
         }
     );
     layout!(facts, ronde_part { first, count, absent, absent_count, contributors, reserved });
