@@ -327,7 +327,7 @@ typedef struct ronde_options {
     size_t size;           /* sizeof(ronde_options) */
     int64_t timeout_ms;    /* deadline of this call [the group's] */
     const char *algorithm; /* force one by name, the same on every rank [chosen]; see below */
-    uint32_t tag;          /* calls of one tag come in the same order on every rank [0] */
+    uint32_t tag;          /* calls of one tag come in the same order on every rank; UINT32_MAX is the library's own [0] */
     int32_t tolerance;     /* RONDE_RECOVER, RONDE_PER_WINDOW or RONDE_NONE [RONDE_RECOVER] */
     /* Not 0: a result that anybody returned holds for all, even if whoever returned it dies at once. A small all_reduce,
      * all_gather or barrier without it that only lost ranks had returned from may be made again, without these. [0] */
@@ -547,8 +547,9 @@ typedef struct ronde_call {
 ronde_status ronde_start(ronde_group *group, const ronde_call *call, ronde_op **op);
 
 /* A batch: starts all calls, then waits for all; the first error wins. Sends and receives in one batch cannot
- * deadlock by their order. The calls are all checked before the first starts. */
-ronde_status ronde_run(ronde_group *group, const ronde_call *calls, size_t count);
+ * deadlock by their order. The calls are all checked before the first starts. outcomes is NULL or has an entry for
+ * each call, with its size set; they are filled in if all calls succeed. The entries of an array have one size. */
+ronde_status ronde_run(ronde_group *group, const ronde_call *calls, size_t count, ronde_outcome *outcomes);
 
 /* ---------------------------------------------------------------------------------------------- Ops in flight
  *

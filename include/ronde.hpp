@@ -693,8 +693,12 @@ public:
         detail::check(ronde_start(handle_.get(), &call, &started));
         return op(started);
     }
-    void run(const std::vector<ronde_call> &calls) {
-        detail::check(ronde_run(handle_.get(), calls.data(), calls.size()));
+    std::vector<outcome> run(const std::vector<ronde_call> &calls) {
+        std::vector<ronde_outcome> ended(calls.size(), RONDE_OUTCOME_INIT);
+        detail::check(ronde_run(handle_.get(), calls.data(), calls.size(), ended.data()));
+        std::vector<outcome> outcomes(ended.size());
+        std::transform(ended.begin(), ended.end(), outcomes.begin(), detail::from_c);
+        return outcomes;
     }
 
 private:

@@ -6,7 +6,7 @@ use crate::kept::Kept;
 use crate::op::{conclude, ronde_op};
 use crate::reduction;
 use crate::sized::{self, Sized};
-use crate::status::{Status, give, guard, guard_group, handle, text};
+use crate::status::{Status, give, guard, guard_in, text};
 use runtime::{
     Blocks, Call, CallOptions, Collective, Group, Misuse, Outcome, Result, Segment, Tag, Tolerance,
 };
@@ -273,39 +273,34 @@ fn own_count(call: &mut Call, rank: u32) -> Result<()> {
 ///
 /// As [`call`]; `outcome` is null or a `ronde_outcome`.
 unsafe fn run(group: *const ronde_group, raw: &ronde_call, outcome: *mut ronde_outcome) -> i32 {
-    // SAFETY: by the contract of this function.
-    let owner = match unsafe { handle(group, "group") } {
-        Ok(owner) => owner,
-        Err(error) => return guard(|| Err(error)),
-    };
-    guard_group(&owner.group, || {
+    let body = |owner: &ronde_group| {
         // SAFETY: by the contract of this function.
         unsafe { sized::check(outcome) }?;
         // SAFETY: by the contract of this function.
         let result = owner.group.run(unsafe { call(&owner.group, raw) }?);
         // SAFETY: by the contract of this function.
         unsafe { conclude(result, &owner.kept, outcome) }
-    })
+    };
+    // SAFETY: by the contract of this function.
+    unsafe { guard_in(group, "group", body) }
 }
 
 /// # Safety
 ///
 /// As [`call`]; `op` is null or a place for a pointer.
 unsafe fn start(group: *const ronde_group, raw: &ronde_call, op: *mut *mut ronde_op) -> i32 {
-    // SAFETY: by the contract of this function.
-    let owner = match unsafe { handle(group, "group") } {
-        Ok(owner) => owner,
-        Err(error) => return guard(|| Err(error)),
-    };
-    guard_group(&owner.group, || {
+    let body = |owner: &ronde_group| {
         // SAFETY: by the contract of this function.
         unsafe { give(op, std::ptr::null_mut(), "the place for the op") }?;
         // SAFETY: by the contract of this function.
         let started = owner.group.start(unsafe { call(&owner.group, raw) }?)?;
+        let started = ronde_op::boxed(started, &owner.kept, &owner.group);
         // SAFETY: by the contract of this function.
-        unsafe { give(op, ronde_op::boxed(started, owner), "the place for the op") }?;
+        unsafe { give(op, started, "the place for the op") }?;
         Ok(Status::Ok)
-    })
+    };
+    // SAFETY: by the contract of this function.
+    unsafe { guard_in(group, "group", body) }
 }
 
 /// See the header.
@@ -331,28 +326,37 @@ pub unsafe extern "C" fn ronde_start(
 ///
 /// # Safety
 ///
-/// As the header says: `calls` has `count` structs of the size that the first one states.
+/// As the header says: `calls` has `count` structs of the size that the first one states, and so has `outcomes` unless it is
+/// null.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ronde_run(group: *const ronde_group, calls: *const ronde_call, count: usize) -> i32 {
-    guard(|| {
-        // SAFETY: by the contract of this function.
-        let group = &unsafe { handle(group, "group") }?.group;
+pub unsafe extern "C" fn ronde_run(
+    group: *const ronde_group,
+    calls: *const ronde_call,
+    count: usize,
+    outcomes: *mut ronde_outcome,
+) -> i32 {
+    let body = |owner: &ronde_group| {
         if count == 0 {
             return Ok(Status::Ok);
         }
-        // SAFETY: by the contract of this function; the array's stride is the caller's size.
-        let stride = unsafe { sized::read(calls) }?.size;
-        let one = |at: usize| {
-            let place = calls.cast::<u8>().wrapping_add(at * stride).cast::<ronde_call>();
-            // SAFETY: inside the array.
-            unsafe { call(group, &sized::read(place)?) }
+        // SAFETY: by the contract of this function.
+        let raw = unsafe { sized::entries(calls, count) }?;
+        let places = match outcomes.is_null() {
+            true => Vec::new(),
+            // SAFETY: by the contract of this function.
+            false => unsafe { sized::entries(outcomes.cast_const(), count) }?,
         };
-        // All are checked before the first starts.
-        let calls = (0..count).map(one).collect::<Result<Vec<Call>>>()?;
-        let ended = group.run_all(calls)?;
-        drop(ended);
+        // SAFETY: by the contract of this function.
+        let one = |place: &*const ronde_call| unsafe { call(&owner.group, &sized::read(*place)?) };
+        let ended = owner.group.run_all(raw.iter().map(one).collect::<Result<Vec<Call>>>()?)?;
+        for (place, outcome) in places.into_iter().zip(ended) {
+            // SAFETY: by the contract of this function.
+            unsafe { conclude(Ok(outcome), &owner.kept, place.cast_mut()) }?;
+        }
         Ok(Status::Ok)
-    })
+    };
+    // SAFETY: by the contract of this function.
+    unsafe { guard_in(group, "group", body) }
 }
 
 /// Two functions for one collective: one that waits, one that starts.

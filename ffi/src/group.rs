@@ -1,7 +1,7 @@
 //! Groups: what they are, how they are split and left, and registered memory.
 
 use crate::kept::Kept;
-use crate::status::{Status, contain, give, guard, guard_group, handle, text};
+use crate::status::{InGroup, Status, contain, give, guard, guard_group, guard_in, handle, text};
 use runtime::{Error, Group, LinkInfo, Misuse, Result, SharedBuffer};
 use std::collections::HashMap;
 use std::ffi::{c_char, c_void};
@@ -16,6 +16,12 @@ pub struct ronde_group {
     links: Mutex<Option<(u32, Vec<LinkInfo>)>>,
     /// Also of ops that outlive this handle.
     pub(crate) kept: Arc<Kept>,
+}
+
+impl InGroup for ronde_group {
+    fn group(&self) -> &Group {
+        &self.group
+    }
 }
 
 impl ronde_group {
@@ -154,18 +160,18 @@ pub unsafe extern "C" fn ronde_split(
     key: i32,
     part: *mut *mut ronde_group,
 ) -> i32 {
-    guard(|| {
-        // SAFETY: by the contract of this function.
-        let group = &unsafe { handle(group, "group") }?.group;
+    let body = |owner: &ronde_group| {
         // SAFETY: by the contract of this function.
         unsafe { give(part, std::ptr::null_mut(), "the place for the part") }?;
-        let split = group.split(u32::try_from(color).ok(), key)?;
+        let split = owner.group.split(u32::try_from(color).ok(), key)?;
         if let Some(split) = split {
             // SAFETY: by the contract of this function.
             unsafe { give(part, ronde_group::boxed(split), "the place for the part") }?;
         }
         Ok(Status::Ok)
-    })
+    };
+    // SAFETY: by the contract of this function.
+    unsafe { guard_in(group, "group", body) }
 }
 
 /// See the header.
@@ -224,9 +230,7 @@ pub unsafe extern "C" fn ronde_mem_alloc(
     bytes: usize,
     place: *mut *mut c_void,
 ) -> i32 {
-    guard(|| {
-        // SAFETY: by the contract of this function.
-        let owner = unsafe { handle(group, "group") }?;
+    let body = |owner: &ronde_group| {
         // SAFETY: by the contract of this function.
         unsafe { give(place, std::ptr::null_mut(), "the place for the memory") }?;
         let buffer = owner.group.mem_alloc(bytes)?;
@@ -235,7 +239,9 @@ pub unsafe extern "C" fn ronde_mem_alloc(
         // SAFETY: by the contract of this function.
         unsafe { give(place, start.cast(), "the place for the memory") }?;
         Ok(Status::Ok)
-    })
+    };
+    // SAFETY: by the contract of this function.
+    unsafe { guard_in(group, "group", body) }
 }
 
 /// See the header.
@@ -245,14 +251,12 @@ pub unsafe extern "C" fn ronde_mem_alloc(
 /// `group` is null or a live handle; no op uses the memory.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ronde_mem_free(group: *const ronde_group, memory: *mut c_void) -> i32 {
-    guard(|| {
-        if memory.is_null() {
-            return Ok(Status::Ok);
-        }
-        // SAFETY: by the contract of this function.
-        let owner = unsafe { handle(group, "group") }?;
-        free(owner, memory as usize).map(|()| Status::Ok)
-    })
+    if memory.is_null() {
+        return Status::Ok as i32;
+    }
+    let body = |owner: &ronde_group| free(owner, memory as usize).map(|()| Status::Ok);
+    // SAFETY: by the contract of this function.
+    unsafe { guard_in(group, "group", body) }
 }
 
 fn free(owner: &ronde_group, start: usize) -> Result<()> {

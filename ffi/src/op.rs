@@ -1,11 +1,10 @@
 //! Asynchronous ops: tested, waited for, given a callback, or polled as a descriptor.
 
 use crate::collectives::ronde_outcome;
-use crate::group::ronde_group;
 use crate::kept::Kept;
 use crate::sized;
-use crate::status::{Status, fail, give, guard, handle, null};
-use runtime::{Op, Outcome, Result};
+use crate::status::{InGroup, Status, contain_in, give, guard, guard_in, handle, null};
+use runtime::{Group, Op, Outcome, Result};
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -16,7 +15,13 @@ pub struct ronde_op {
     /// What outcomes point to.
     kept: Arc<Kept>,
     /// A group that is freed early must not take its ops with it.
-    _group: runtime::Group,
+    group: Group,
+}
+
+impl InGroup for ronde_op {
+    fn group(&self) -> &Group {
+        &self.group
+    }
 }
 
 type Callback = unsafe extern "C" fn(*mut c_void, i32, *const ronde_outcome, *const c_char);
@@ -49,9 +54,8 @@ impl ToCall {
 }
 
 impl ronde_op {
-    pub(crate) fn boxed(op: Op, owner: &ronde_group) -> *mut ronde_op {
-        let (kept, _group) = (owner.kept.clone(), owner.group.clone());
-        Box::into_raw(Box::new(ronde_op { op, kept, _group }))
+    pub(crate) fn boxed(op: Op, kept: &Arc<Kept>, group: &Group) -> *mut ronde_op {
+        Box::into_raw(Box::new(ronde_op { op, kept: kept.clone(), group: group.clone() }))
     }
 }
 
@@ -80,9 +84,7 @@ pub(crate) unsafe fn conclude(
 /// `op` is null or a live handle; `outcome` is null or a `ronde_outcome`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ronde_op_test(op: *const ronde_op, outcome: *mut ronde_outcome) -> i32 {
-    guard(|| {
-        // SAFETY: by the contract of this function.
-        let op = unsafe { handle(op, "op") }?;
+    let body = |op: &ronde_op| {
         // SAFETY: by the contract of this function.
         unsafe { sized::check(outcome) }?;
         match op.op.test() {
@@ -90,7 +92,9 @@ pub unsafe extern "C" fn ronde_op_test(op: *const ronde_op, outcome: *mut ronde_
             // SAFETY: by the contract of this function.
             Some(result) => unsafe { conclude(result, &op.kept, outcome) },
         }
-    })
+    };
+    // SAFETY: by the contract of this function.
+    unsafe { guard_in(op, "op", body) }
 }
 
 /// See the header.
@@ -100,11 +104,9 @@ pub unsafe extern "C" fn ronde_op_test(op: *const ronde_op, outcome: *mut ronde_
 /// `op` is null or a live handle.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ronde_op_cancel(op: *const ronde_op) -> i32 {
-    guard(|| {
-        // SAFETY: by the contract of this function.
-        let op = unsafe { handle(op, "op") }?;
-        Ok(if op.op.cancel() { Status::Ok } else { Status::InProgress })
-    })
+    let body = |op: &ronde_op| Ok(if op.op.cancel() { Status::Ok } else { Status::InProgress });
+    // SAFETY: by the contract of this function.
+    unsafe { guard_in(op, "op", body) }
 }
 
 /// See the header.
@@ -114,14 +116,14 @@ pub unsafe extern "C" fn ronde_op_cancel(op: *const ronde_op) -> i32 {
 /// `op` is null or a live handle; `outcome` is null or a `ronde_outcome`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ronde_op_wait(op: *const ronde_op, outcome: *mut ronde_outcome) -> i32 {
-    guard(|| {
-        // SAFETY: by the contract of this function.
-        let op = unsafe { handle(op, "op") }?;
+    let body = |op: &ronde_op| {
         // SAFETY: by the contract of this function.
         unsafe { sized::check(outcome) }?;
         // SAFETY: by the contract of this function.
         unsafe { conclude(op.op.wait(), &op.kept, outcome) }
-    })
+    };
+    // SAFETY: by the contract of this function.
+    unsafe { guard_in(op, "op", body) }
 }
 
 /// See the header.
@@ -142,7 +144,8 @@ pub unsafe extern "C" fn ronde_op_wait_all(ops: *const *const ronde_op, count: u
         let mut first = Ok(Status::Ok);
         for &op in ops.iter().filter(|op| !op.is_null()) {
             // SAFETY: by the contract of this function.
-            let ended = unsafe { handle(op, "op") }?.op.wait();
+            let op = unsafe { handle(op, "op") }?;
+            let ended = contain_in(&op.group, || op.op.wait());
             first = first.and_then(|_| ended.map(|_| Status::Ok));
         }
         first
@@ -156,13 +159,14 @@ pub unsafe extern "C" fn ronde_op_wait_all(ops: *const *const ronde_op, count: u
 /// `op` is null or a live handle; `descriptor` is null or a place for an int.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ronde_op_descriptor(op: *const ronde_op, descriptor: *mut c_int) -> i32 {
-    guard(|| {
-        // SAFETY: by the contract of this function.
-        let number = unsafe { handle(op, "op") }?.op.descriptor()?.as_raw_fd();
+    let body = |op: &ronde_op| {
+        let number = op.op.descriptor()?.as_raw_fd();
         // SAFETY: by the contract of this function.
         unsafe { give(descriptor, number, "the place for the descriptor") }?;
         Ok(Status::Ok)
-    })
+    };
+    // SAFETY: by the contract of this function.
+    unsafe { guard_in(op, "op", body) }
 }
 
 /// See the header.
@@ -179,18 +183,18 @@ pub unsafe extern "C" fn ronde_op_on_complete(
     guard(|| {
         // SAFETY: by the contract of this function.
         unsafe { handle(op.cast_const(), "op") }?;
-        let Some(callback) = callback else {
-            return Ok(fail(&null("callback")));
-        };
+        let callback = callback.ok_or_else(|| null("callback"))?;
         // SAFETY: made by `boxed`, and by the contract of this function nobody else has it.
-        let ronde_op { op, kept, _group } = *unsafe { Box::from_raw(op) };
-        let to_call = ToCall { callback, context };
-        op.on_complete(move |result| {
-            // The group lives until its last op has ended.
-            let _group = _group;
-            to_call.call(result, &kept);
-        });
-        Ok(Status::Ok)
+        let ronde_op { op, kept, group } = *unsafe { Box::from_raw(op) };
+        let (to_call, until_ended) = (ToCall { callback, context }, group.clone());
+        contain_in(&group, || {
+            op.on_complete(move |result| {
+                // The group lives until its last op has ended.
+                let _group = until_ended;
+                to_call.call(result, &kept);
+            });
+            Ok(Status::Ok)
+        })
     })
 }
 

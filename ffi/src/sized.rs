@@ -72,6 +72,31 @@ pub(crate) unsafe fn read_optional<T: Sized>(place: *const T) -> Result<Option<T
     if place.is_null() { Ok(None) } else { unsafe { read(place) }.map(Some) }
 }
 
+/// The entries of an array of such structs, all of the size that the first one states.
+///
+/// # Safety
+///
+/// `array` is null or points to `count` structs, at least one, as long as the first field of the first one says.
+pub(crate) unsafe fn entries<T: Sized>(array: *const T, count: usize) -> Result<Vec<*const T>, Error> {
+    if array.is_null() {
+        return Err(null(T::NAME));
+    }
+    // SAFETY: not null, and by the contract of this function.
+    let stride = unsafe { size_of_callers(array) }?;
+    let entry = |at: usize| {
+        let place = array.cast::<u8>().wrapping_add(at * stride).cast::<T>();
+        // SAFETY: inside the array.
+        match unsafe { size_of_callers(place) }? {
+            size if size == stride => Ok(place),
+            size => {
+                let text = format!("entry {at} of an array of {} has size {size}, entry 0 {stride}", T::NAME);
+                Err(Misuse::Other(text.into()).into())
+            }
+        }
+    };
+    (0..count).map(entry).collect()
+}
+
 /// Refuses a struct whose size is impossible before anything is done for it; null is allowed.
 ///
 /// # Safety
@@ -150,6 +175,20 @@ mod tests {
         // SAFETY: 32 bytes are there, as the first word says.
         unsafe { write(large.as_mut_ptr().cast::<Now>(), value) }.unwrap();
         assert_eq!(large, [32, 7, 8, 99]);
+    }
+
+    #[test]
+    fn arrays_have_one_stride() {
+        let words = [16u64, 1, 16, 2, 16, 3, 24];
+        let first = words.as_ptr().cast::<Now>();
+        // SAFETY: the array has three structs of 16 bytes, and a fourth that begins.
+        let (three, four) = unsafe { (entries(first, 3), entries(first, 4)) };
+        // SAFETY: as long as they say.
+        let read_one = |place: *const Now| unsafe { read(place) }.unwrap().a;
+        assert_eq!(three.unwrap().into_iter().map(read_one).collect::<Vec<u64>>(), [1, 2, 3]);
+        assert!(four.unwrap_err().to_string().contains("entry 3 of an array of now has size 24, entry 0 16"));
+        // SAFETY: null is allowed.
+        assert!(unsafe { entries::<Now>(std::ptr::null(), 1) }.is_err());
     }
 
     #[test]

@@ -93,14 +93,39 @@ pub(crate) fn guard(body: impl FnOnce() -> Result<Status, Error>) -> i32 {
 
 /// As [`guard`], for calls on a group: a panic may have left it between two states, so it ends.
 pub(crate) fn guard_group(group: &Group, body: impl FnOnce() -> Result<Status, Error>) -> i32 {
-    guard(|| match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(result) => result,
-        Err(panic) => {
-            let text = panic_text(&*panic);
-            group.abort(&text);
-            Err(Error::internal(text))
-        }
+    guard(|| contain_in(group, body))
+}
+
+/// What `body` gives; after a panic the group ends, and this is its error.
+pub(crate) fn contain_in<T>(group: &Group, body: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
+        let text = panic_text(&*panic);
+        group.abort(&text);
+        Err(Error::internal(text))
     })
+}
+
+/// A handle behind which there is a group.
+pub(crate) trait InGroup {
+    /// The group that ends when a call on the handle panics.
+    fn group(&self) -> &Group;
+}
+
+/// As [`guard_group`], for a handle that may be null.
+///
+/// # Safety
+///
+/// As [`handle`], also for as long as `body` runs.
+pub(crate) unsafe fn guard_in<'a, T: InGroup + 'a>(
+    place: *const T,
+    what: &'static str,
+    body: impl FnOnce(&'a T) -> Result<Status, Error>,
+) -> i32 {
+    // SAFETY: by the contract of this function.
+    match unsafe { handle(place, what) } {
+        Ok(owner) => guard_group(owner.group(), || body(owner)),
+        Err(error) => guard(|| Err(error)),
+    }
 }
 
 /// For functions that have no status to give: what they give instead after a panic.
@@ -187,6 +212,38 @@ mod tests {
         assert!(last_error().contains("on purpose"), "{}", last_error());
         std::thread::spawn(|| assert_eq!(last_error(), "")).join().unwrap();
         assert_eq!((contain(1, || 2), contain(1, || panic!("on purpose"))), (2, 1));
+    }
+
+    struct Handle(Group);
+
+    impl InGroup for Handle {
+        fn group(&self) -> &Group {
+            &self.0
+        }
+    }
+
+    #[test]
+    fn a_panic_in_a_call_on_a_handle_ends_its_group() {
+        let handle = Handle(runtime::Config::new().join().unwrap());
+        // SAFETY: null is allowed.
+        let status = unsafe { guard_in::<Handle>(std::ptr::null(), "op", |_| unreachable!()) };
+        assert_eq!((status, &*last_error()), (Status::InvalidArgument as i32, "misuse: op is null"));
+        // SAFETY: a reference that lives.
+        let call =
+            |body: fn(&Handle) -> Result<Status, Error>| unsafe { guard_in(&raw const handle, "op", body) };
+        assert_eq!(call(|_| Ok(Status::Ok)), Status::Ok as i32);
+        assert!(handle.0.failure().is_none());
+        assert_eq!(call(|_| panic!("on purpose")), Status::Internal as i32);
+        // Others hear of it, too, through the coordinator.
+        let start = std::time::Instant::now();
+        while handle.0.failure().is_none() {
+            assert!(start.elapsed().as_secs() < 20);
+            std::thread::yield_now();
+        }
+        assert_eq!(call(|handle| handle.0.barrier().map(|_| Status::Ok)), Status::Aborted as i32);
+        assert!(last_error().contains("a panic was contained: on purpose"), "{}", last_error());
+        let text: Result<(), Error> = contain_in(&handle.0, || panic!("once more"));
+        assert!(text.unwrap_err().to_string().contains("once more"));
     }
 
     #[test]

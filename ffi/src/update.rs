@@ -4,7 +4,7 @@ use crate::collectives::ronde_outcome;
 use crate::group::ronde_group;
 use crate::op::conclude;
 use crate::sized::{self, Sized};
-use crate::status::{Status, give, guard, guard_group, handle, null};
+use crate::status::{Status, give, guard_in, null};
 use runtime::Update;
 use std::ffi::c_void;
 
@@ -48,12 +48,7 @@ impl ronde_change {
 /// `group` is null or a live handle; `change` is null or a `ronde_change`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ronde_update(group: *const ronde_group, change: *mut ronde_change) -> i32 {
-    // SAFETY: by the contract of this function.
-    let owner = match unsafe { handle(group, "group") } {
-        Ok(owner) => owner,
-        Err(error) => return guard(|| Err(error)),
-    };
-    guard_group(&owner.group, || {
+    let body = |owner: &ronde_group| {
         // Before the others count on it: a change that happened cannot be refused.
         // SAFETY: by the contract of this function.
         unsafe { sized::check(change) }?;
@@ -61,7 +56,9 @@ pub unsafe extern "C" fn ronde_update(group: *const ronde_group, change: *mut ro
         // SAFETY: by the contract of this function.
         unsafe { sized::write(change, ronde_change::of(&update, owner)) }?;
         Ok(Status::Ok)
-    })
+    };
+    // SAFETY: by the contract of this function.
+    unsafe { guard_in(group, "group", body) }
 }
 
 /// See the header.
@@ -87,12 +84,7 @@ pub unsafe extern "C" fn ronde_agree(
     all: *mut i32,
     outcome: *mut ronde_outcome,
 ) -> i32 {
-    // SAFETY: by the contract of this function.
-    let owner = match unsafe { handle(group, "group") } {
-        Ok(owner) => owner,
-        Err(error) => return guard(|| Err(error)),
-    };
-    guard_group(&owner.group, || {
+    let body = |owner: &ronde_group| {
         // Before the others count on it.
         // SAFETY: by the contract of this function.
         unsafe { sized::check(outcome) }?;
@@ -103,7 +95,9 @@ pub unsafe extern "C" fn ronde_agree(
         unsafe { give(all, i32::from(agreed), "the place for the answer") }?;
         // SAFETY: by the contract of this function.
         unsafe { conclude(Ok(what), &owner.kept, outcome) }
-    })
+    };
+    // SAFETY: by the contract of this function.
+    unsafe { guard_in(group, "group", body) }
 }
 
 /// See the header.
@@ -120,12 +114,7 @@ pub unsafe extern "C" fn ronde_share(
     has_it: i32,
     outcome: *mut ronde_outcome,
 ) -> i32 {
-    // SAFETY: by the contract of this function.
-    let owner = match unsafe { handle(group, "group") } {
-        Ok(owner) => owner,
-        Err(error) => return guard(|| Err(error)),
-    };
-    guard_group(&owner.group, || {
+    let body = |owner: &ronde_group| {
         // SAFETY: by the contract of this function.
         unsafe { sized::check(outcome) }?;
         let state: &mut [u8] = match bytes {
@@ -137,5 +126,7 @@ pub unsafe extern "C" fn ronde_share(
         let shared = owner.group.share(state, has_it != 0);
         // SAFETY: by the contract of this function.
         unsafe { conclude(shared, &owner.kept, outcome) }
-    })
+    };
+    // SAFETY: by the contract of this function.
+    unsafe { guard_in(group, "group", body) }
 }

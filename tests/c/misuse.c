@@ -2,6 +2,7 @@
  * lives on. Run with one rank or several.
  */
 #include "check.h"
+#include <stddef.h>
 
 static ronde_group *group;
 static int rank, ranks;
@@ -28,7 +29,8 @@ static void nothing_given(void) {
     FAILS(ronde_barrier_start(NULL, NULL, &op), RONDE_INVALID_ARGUMENT, "group");
     FAILS(ronde_barrier_start(group, NULL, NULL), RONDE_INVALID_ARGUMENT, "null");
     FAILS(ronde_start(group, NULL, &op), RONDE_INVALID_ARGUMENT, "ronde_call");
-    FAILS(ronde_run(group, NULL, 1), RONDE_INVALID_ARGUMENT, "ronde_call");
+    FAILS(ronde_run(NULL, NULL, 0, NULL), RONDE_INVALID_ARGUMENT, "group");
+    FAILS(ronde_run(group, NULL, 1, NULL), RONDE_INVALID_ARGUMENT, "ronde_call");
     FAILS(ronde_op_test(NULL, NULL), RONDE_INVALID_ARGUMENT, "op");
     FAILS(ronde_op_wait(NULL, NULL), RONDE_INVALID_ARGUMENT, "op");
     FAILS(ronde_op_wait_all(NULL, 1), RONDE_INVALID_ARGUMENT, "ops");
@@ -36,7 +38,7 @@ static void nothing_given(void) {
     FAILS(ronde_op_on_complete(NULL, NULL, NULL), RONDE_INVALID_ARGUMENT, "op");
     FAILS(ronde_reduction_create(NULL, NULL, NULL), RONDE_INVALID_ARGUMENT, "null");
     FAILS(ronde_reduction_premulsum(RONDE_F32, NULL, NULL), RONDE_INVALID_ARGUMENT, "scalar");
-    OK(ronde_run(group, NULL, 0));
+    OK(ronde_run(group, NULL, 0, NULL));
     OK(ronde_op_wait_all(NULL, 0));
     ronde_op *none[2] = {NULL, NULL};
     OK(ronde_op_wait_all((ronde_op *const *)none, 2));
@@ -76,9 +78,9 @@ static void numbers(void) {
     FAILS(ronde_send(group, &x, 1, RONDE_F32, rank, NULL, NULL), RONDE_INVALID_ARGUMENT, "another rank");
     ronde_call call = RONDE_CALL_INIT;
     call.collective = (ronde_collective)99;
-    FAILS(ronde_run(group, &call, 1), RONDE_INVALID_ARGUMENT, "collective 99");
+    FAILS(ronde_run(group, &call, 1, NULL), RONDE_INVALID_ARGUMENT, "collective 99");
     call.collective = RONDE_BARRIER, call.size = 3;
-    FAILS(ronde_run(group, &call, 1), RONDE_INVALID_ARGUMENT, "sizeof(ronde_call)");
+    FAILS(ronde_run(group, &call, 1, NULL), RONDE_INVALID_ARGUMENT, "sizeof(ronde_call)");
     CHECK(strcmp(ronde_status_name(RONDE_PEER_LOST), "peer lost") == 0);
     CHECK(strcmp(ronde_status_name((ronde_status)77), "unknown status") == 0);
 }
@@ -96,6 +98,41 @@ static void options(void) {
     FAILS(ronde_barrier(group, &with, NULL), RONDE_INVALID_ARGUMENT, "timeout");
     with.timeout_ms = 0, with.tolerance = 9;
     FAILS(ronde_barrier(group, &with, NULL), RONDE_INVALID_ARGUMENT, "tolerance");
+    with.tolerance = RONDE_RECOVER, with.tag = UINT32_MAX;
+    FAILS(ronde_barrier(group, &with, NULL), RONDE_INVALID_ARGUMENT, "library's own");
+    with.tag = UINT32_MAX - 1;
+    OK(ronde_barrier(group, &with, NULL));
+}
+
+/* Of a batch with a call that is refused nothing starts. */
+static void batches(void) {
+    float x[4] = {1, 2, 3, 4}, y[4] = {-1, -1, -1, -1};
+    ronde_options with = RONDE_OPTIONS_INIT;
+    ronde_call calls[2] = {RONDE_CALL_INIT, RONDE_CALL_INIT};
+    ronde_outcome outcomes[2] = {RONDE_OUTCOME_INIT, RONDE_OUTCOME_INIT};
+    for (int i = 0; i < 2; i++) {
+        calls[i].collective = RONDE_ALL_REDUCE, calls[i].dtype = RONDE_F32, calls[i].count = 2;
+        calls[i].send = x + 2 * i, calls[i].recv = y + 2 * i;
+    }
+    calls[1].recv = x + 3;
+    FAILS(ronde_run(group, calls, 2, outcomes), RONDE_INVALID_ARGUMENT, "overlap");
+    calls[1].recv = y + 2, calls[1].options = &with, with.algorithm = "chain";
+    FAILS(ronde_run(group, calls, 2, outcomes), RONDE_INVALID_ARGUMENT, "chain");
+    with.algorithm = NULL, outcomes[1].size = 0;
+    FAILS(ronde_run(group, calls, 2, outcomes), RONDE_INVALID_ARGUMENT, "sizeof(ronde_outcome)");
+    outcomes[1].size = offsetof(ronde_outcome, absent);
+    FAILS(ronde_run(group, calls, 2, outcomes), RONDE_INVALID_ARGUMENT, "entry 1");
+    outcomes[1].size = sizeof outcomes[1];
+    for (int i = 0; i < 4; i++) CHECK(y[i] == -1);
+    CHECK(outcomes[0].contributors == 0 && outcomes[1].contributors == 0);
+    OK(ronde_run(group, calls, 2, outcomes));
+    for (int i = 0; i < 4; i++) CHECK(y[i] == x[i] * (float)ranks);
+    for (int i = 0; i < 2; i++) {
+        CHECK(outcomes[i].contributors == (uint32_t)ranks && outcomes[i].part_size == sizeof(ronde_part));
+        CHECK(outcomes[i].parts == NULL && outcomes[i].interruptions == 0 && outcomes[i].detected_ns == 0);
+    }
+    CHECK(outcomes[0].seq + 1 == outcomes[1].seq);
+    OK(ronde_run(group, calls, 2, NULL));
 }
 
 /* Refused before anybody else counts on it: the others have not moved on when this one is called again. */
@@ -188,6 +225,7 @@ int main(void) {
     buffers();
     numbers();
     options();
+    batches();
     updates();
     configs();
     /* None of it did any harm. */

@@ -99,7 +99,9 @@ static void *one_thread(void *number) {
             both[0].collective = RONDE_SEND, both[0].send = &out, both[0].peer = (rank + 1) % ranks;
             both[1].collective = RONDE_RECV, both[1].recv = &in, both[1].peer = (rank + ranks - 1) % ranks;
             for (int i = 0; i < 2; i++) both[i].dtype = RONDE_I64, both[i].count = 1, both[i].options = &options;
-            OK(ronde_run(group, both, 2));
+            ronde_outcome ended[2] = {RONDE_OUTCOME_INIT, RONDE_OUTCOME_INIT};
+            OK(ronde_run(group, both, 2, ended));
+            CHECK(ended[0].bytes_sent == 8 && ended[1].bytes_received == 8);
             CHECK(in == (rank + ranks - 1) % ranks * 1000 + round);
         }
     }

@@ -344,7 +344,7 @@ int main(int argc, char **argv) {
         call.collective = RONDE_ALL_REDUCE, call.dtype = RONDE_F32, call.count = 4096;
         call.send = call.recv = shared.get();
         shared[7] = 2.0f;
-        group.run({call});
+        CHECK(group.run({call}).at(0).contributors == static_cast<unsigned>(n));
         CHECK(shared[7] == 2.0f * static_cast<float>(n) && shared[8] == 0.0f);
         group.start(call).wait();
         CHECK(shared[7] == 2.0f * static_cast<float>(n * n));
