@@ -522,13 +522,13 @@ ronde_status ronde_recv(ronde_group *group, void *data, size_t count, ronde_dtyp
 ronde_status ronde_recv_start(ronde_group *group, void *data, size_t count, ronde_dtype dtype, int32_t from,
                               const ronde_options *options, ronde_op **op);
 
-/* Any of the above as data: fields that a collective does not use are ignored. */
+/* Any of the above as data: fields that a collective does not use are ignored, whatever is in them. */
 typedef struct ronde_call {
     size_t size; /* sizeof(ronde_call) */
     ronde_collective collective;
     ronde_dtype dtype;
     ronde_reduction reduction;
-    size_t count; /* as in the named function; unused for reduce_scatter_v, all_gather_v, all_to_all_v */
+    size_t count; /* as in the named function; unused for reduce_scatter_v, all_gather_v, all_to_all_v, barrier */
     const void *send;
     void *recv;
     const size_t *send_counts; /* reduce_scatter_v, all_to_all_v, scatter_v */

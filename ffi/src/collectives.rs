@@ -8,7 +8,7 @@ use crate::reduction;
 use crate::sized::{self, Sized};
 use crate::status::{Status, give, guard, guard_in, text};
 use runtime::{
-    Blocks, Call, CallOptions, Collective, Group, Misuse, Outcome, Result, Segment, Tag, Tolerance,
+    Blocks, Call, CallOptions, Collective, DType, Group, Misuse, Outcome, Result, Segment, Tag, Tolerance,
 };
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::sync::LazyLock;
@@ -203,35 +203,69 @@ unsafe fn blocks(counts: *const usize, offsets: *const usize, ranks: usize) -> B
     Blocks { counts: counts.to_vec(), offsets: offsets.to_vec() }
 }
 
+/// Counts and offsets of the blocks that are sent and received, as far as the call uses them: the pointers of others may be
+/// anything.
+///
 /// # Safety
 ///
-/// The pointers of `raw` are null or as the header says.
-unsafe fn call(group: &Group, raw: &ronde_call) -> Result<Call> {
+/// The arrays that the call uses are null or as the header says.
+unsafe fn all_blocks(
+    raw: &ronde_call,
+    collective: Collective,
+    at_root: bool,
+    ranks: usize,
+) -> (Blocks, Blocks) {
+    use Collective::*;
+    let sends = matches!(collective, AllToAllV | ReduceScatterV) || collective == ScatterV && at_root;
+    let receives = matches!(collective, AllToAllV | AllGatherV) || collective == GatherV && at_root;
+    // SAFETY: by the contract of this function.
+    let of = |counts, offsets| unsafe { blocks(counts, offsets, ranks) };
+    (
+        if sends { of(raw.send_counts, raw.send_offsets) } else { Blocks::default() },
+        if receives { of(raw.recv_counts, raw.recv_offsets) } else { Blocks::default() },
+    )
+}
+
+/// The root or the other rank of a call that has one.
+fn peer(raw: &ronde_call, collective: Collective) -> Result<u32> {
+    if !collective.has_root() && !collective.is_point_to_point() {
+        return Ok(0);
+    }
+    u32::try_from(raw.peer)
+        .map_err(|_| Misuse::Other(format!("the root or other rank is {}", raw.peer).into()).into())
+}
+
+/// The call, without what it does not use.
+///
+/// # Safety
+///
+/// The pointers of `raw` that the call uses are null or as the header says.
+pub(crate) unsafe fn call(group: &Group, raw: &ronde_call) -> Result<Call> {
     let number = raw.collective;
     let collective = u8::try_from(number).ok().and_then(Collective::from_number);
     let collective = collective.ok_or_else(|| unknown("collective", number.into()))?;
     let ranks = group.size() as usize;
     let reduces = collective.reduces();
-    let dtype = reduction::dtype(raw.dtype)?;
-    if raw.peer < 0 {
-        return Err(Misuse::Other(format!("the root or other rank is {}", raw.peer).into()).into());
-    }
+    let dtype = match collective {
+        Collective::Barrier => DType::U8,
+        _ => reduction::dtype(raw.dtype)?,
+    };
+    let peer = peer(raw, collective)?;
     let mut call = Call {
         collective,
         dtype,
         count: raw.count,
         reduction: reduces.then(|| reduction::find(raw.reduction, dtype)).transpose()?,
-        peer: u32::try_from(raw.peer).unwrap_or(u32::MAX),
+        peer,
         // SAFETY: by the contract of this function.
         options: unsafe { options(raw.options) }?,
         ..Call::EMPTY
     };
     if collective.is_uneven() {
+        let rank = group.rank();
         // SAFETY: by the contract of this function.
-        call.send = unsafe { blocks(raw.send_counts, raw.send_offsets, ranks) };
-        // SAFETY: by the contract of this function.
-        call.recv = unsafe { blocks(raw.recv_counts, raw.recv_offsets, ranks) };
-        own_count(&mut call, group.rank())?;
+        (call.send, call.recv) = unsafe { all_blocks(raw, collective, peer == rank, ranks) };
+        own_count(&mut call, rank)?;
     }
     let (input, output) = group.buffer_bytes(&call)?;
     for (bytes, pointer, what) in

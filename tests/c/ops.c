@@ -267,6 +267,95 @@ static void options(void) {
     FAILS(ronde_barrier(group, &newer.known, NULL), RONDE_INVALID_ARGUMENT, "does not know");
 }
 
+/* What a call does not use is another thing on every rank, and may point anywhere. */
+static ronde_call leftovers(ronde_collective collective) {
+    ronde_call call;
+    memset(&call, rank % 2 == 0 ? 0x11 + rank : 0xee - rank, sizeof call);
+    call.size = sizeof call, call.collective = collective, call.options = NULL;
+    return call;
+}
+
+enum { BLOCK = 3, MOST = 64 * BLOCK };
+
+static void fill(int32_t *send, int32_t *recv) {
+    for (int i = 0; i < MOST; i++) send[i] = rank * 1000 + i, recv[i] = -1;
+}
+
+/* recv has what the ranks from `first` on sent at offset `at`, `blocks` of them. */
+static void check_blocks(const int32_t *recv, int first, int blocks, int at) {
+    for (int i = 0; i < blocks * BLOCK; i++) CHECK(recv[i] == (first + i / BLOCK) * 1000 + at + i % BLOCK);
+}
+
+static void unused_fields(void) {
+    int32_t send[MOST], recv[MOST];
+    size_t counts[64];
+    int root = ranks - 1, triangle = ranks * (ranks - 1) / 2 * 1000;
+    for (int r = 0; r < ranks; r++) counts[r] = BLOCK;
+    for (int c = RONDE_ALL_REDUCE; c <= RONDE_SCATTER_V; c++) {
+        ronde_call call = leftovers((ronde_collective)c);
+        int is_message = c == RONDE_SEND || c == RONDE_RECV;
+        if (is_message && ranks == 1) continue;
+        fill(send, recv);
+        if (c != RONDE_BARRIER) call.dtype = RONDE_I32, call.send = send, call.recv = recv;
+        if (c != RONDE_BARRIER && c != RONDE_ALL_GATHER_V && c != RONDE_REDUCE_SCATTER_V && c != RONDE_ALL_TO_ALL_V)
+            call.count = BLOCK;
+        if (c == RONDE_ALL_REDUCE || c == RONDE_REDUCE || c == RONDE_REDUCE_SCATTER || c == RONDE_REDUCE_SCATTER_V)
+            call.reduction = RONDE_SUM;
+        if (c == RONDE_REDUCE_SCATTER_V || c == RONDE_ALL_TO_ALL_V || (c == RONDE_SCATTER_V && rank == root))
+            call.send_counts = counts, call.send_offsets = NULL;
+        if (c == RONDE_ALL_GATHER_V || c == RONDE_ALL_TO_ALL_V || (c == RONDE_GATHER_V && rank == root))
+            call.recv_counts = counts, call.recv_offsets = NULL;
+        switch (c) {
+        case RONDE_BROADCAST:
+        case RONDE_REDUCE:
+        case RONDE_GATHER:
+        case RONDE_GATHER_V:
+        case RONDE_SCATTER:
+        case RONDE_SCATTER_V: call.peer = root; break;
+        case RONDE_SEND: call.peer = (rank + 1) % ranks; break;
+        case RONDE_RECV: call.peer = (rank + ranks - 1) % ranks; break;
+        default: break;
+        }
+        /* Pointers of what a rank does not send or receive. */
+        if ((c == RONDE_BROADCAST || c == RONDE_SCATTER || c == RONDE_SCATTER_V) && rank != root) call.send = &recv[7];
+        if ((c == RONDE_REDUCE || c == RONDE_GATHER || c == RONDE_GATHER_V) && rank != root) call.recv = &send[1];
+        if (c == RONDE_SEND) {
+            /* With the receive that it goes to. */
+            ronde_call both[2] = {call, leftovers(RONDE_RECV)};
+            both[0].recv = (void *)(size_t)(rank + 1), both[1].send = (void *)(size_t)(rank + 1);
+            both[1].recv = recv, both[1].peer = (rank + ranks - 1) % ranks;
+            both[1].dtype = RONDE_I32, both[1].count = BLOCK;
+            OK(ronde_run(group, both, 2, NULL));
+        } else if (c != RONDE_RECV) {
+            OK(ronde_run(group, &call, 1, NULL));
+        }
+        switch (c) {
+        case RONDE_ALL_REDUCE:
+        case RONDE_REDUCE:
+            for (int i = 0; i < BLOCK; i++)
+                CHECK(recv[i] == (c == RONDE_ALL_REDUCE || rank == root ? triangle + ranks * i : -1));
+            break;
+        case RONDE_REDUCE_SCATTER:
+        case RONDE_REDUCE_SCATTER_V:
+            for (int i = 0; i < BLOCK; i++) CHECK(recv[i] == triangle + ranks * (rank * BLOCK + i));
+            break;
+        case RONDE_ALL_GATHER:
+        case RONDE_ALL_GATHER_V: check_blocks(recv, 0, ranks, 0); break;
+        case RONDE_ALL_TO_ALL:
+        case RONDE_ALL_TO_ALL_V: check_blocks(recv, 0, ranks, rank * BLOCK); break;
+        case RONDE_GATHER:
+        case RONDE_GATHER_V:
+            if (rank == root) check_blocks(recv, 0, ranks, 0);
+            break;
+        case RONDE_BROADCAST: check_blocks(recv, root, 1, 0); break;
+        case RONDE_SCATTER:
+        case RONDE_SCATTER_V: check_blocks(recv, root, 1, rank * BLOCK); break;
+        case RONDE_SEND: check_blocks(recv, (rank + ranks - 1) % ranks, 1, 0); break;
+        default: break;
+        }
+    }
+}
+
 /* Freeing a handle neither waits nor ends the op: what others need of it still arrives. */
 static void freed_early(void) {
     static float x[5000], y[5000];
@@ -307,6 +396,7 @@ int main(void) {
     splits();
     memory();
     options();
+    unused_fields();
     freed_early();
     OK(ronde_failure(group));
     leave(group);
