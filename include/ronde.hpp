@@ -126,7 +126,7 @@ public:
         static_assert(std::is_nothrow_invocable_v<Combine &, const T *, T *, std::size_t>,
                       "combine(const T *, T *, std::size_t) must be noexcept");
         reduction made;
-        auto call = [](const void *src, void *acc, std::size_t count, ronde_dtype, void *context) {
+        auto call = [](const void *src, void *acc, std::size_t count, ronde_dtype, void *context) noexcept {
             (*static_cast<Combine *>(context))(static_cast<const T *>(src), static_cast<T *>(acc), count);
         };
         detail::check(ronde_reduction_create(call, &combine, &made.number_));
@@ -243,7 +243,6 @@ struct change {
 class op {
 public:
     explicit op(ronde_op *handle) noexcept : handle_(handle) {}
-
     // Takes a receive back of which nothing has come yet; false if it goes on.
     bool cancel() noexcept { return ronde_op_cancel(handle_.get()) == RONDE_OK; }
 
@@ -268,13 +267,14 @@ public:
         return number;
     }
 
-    // Calls `f(const error *, const outcome *)` when the op ends, on any thread; one of the two is null. Exceptions
-    // must not leave `f`.
+    // Calls `f(const error *, const outcome *)` when the op ends, on any thread; one of the two is null. An exception that
+    // leaves `f` ends the process.
     template <class F>
     void on_complete(F f) && {
         static_assert(std::is_invocable_v<F &, const error *, const outcome *>);
         auto kept = std::make_unique<F>(std::move(f));
-        auto call = [](void *context, ronde_status status, const ronde_outcome *result, const char *text) {
+        // Frames of the library lie between here and the next handler: nothing unwinds through them.
+        auto call = [](void *context, ronde_status status, const ronde_outcome *result, const char *text) noexcept {
             std::unique_ptr<F> f(static_cast<F *>(context));
             if (status == RONDE_OK) {
                 const outcome ended = detail::from_c(*result);
@@ -524,7 +524,8 @@ public:
     outcome all_reduce(C &data, const reduction &how = sum, const options &with = {}) {
         return all_reduce(data, data, how, with);
     }
-    template <class I, class O>
+    // Only what has elements is an output, and no reduction is taken for one.
+    template <class I, class O, class = detail::element<O>>
     outcome all_reduce(const I &send, O &recv, const reduction &how = sum, const options &with = {}) {
         same_elements<I, O>();
         detail::require(std::size(send) == std::size(recv), "all_reduce: the lengths differ");

@@ -1,6 +1,7 @@
 // ronde.hpp: every member once or more, with values, and its checks of lengths.
 //
-// usage: wrapper | wrapper grow | wrapper config      (the last two not under a launcher)
+// usage: wrapper | wrapper grow | wrapper config | wrapper unwinding      (the last three not under a launcher; the last
+// ends with 7)
 #include <array>
 #include <atomic>
 #include <arpa/inet.h>
@@ -213,13 +214,39 @@ void refuse() {
     throws(RONDE_INVALID_ARGUMENT, "function of the store", [&] { (void)ronde::group::join(config); });
 }
 
+// A part as a later version of the library may give it, with more than this program knows.
+void longer_parts() {
+    const std::int32_t absent = 3;
+    struct later {
+        ronde_part known;
+        std::uint64_t more;
+    } parts[2] = {{{0, 10, nullptr, 0, 4, 0}, 77}, {{10, 5, &absent, 1, 3, 0}, 77}};
+    ronde_outcome c = RONDE_OUTCOME_INIT;
+    c.parts = &parts[0].known, c.part_count = 2, c.part_size = sizeof(later), c.detected_ns = 5, c.interrupted_ns = 6;
+    const ronde::outcome outcome = ronde::detail::from_c(c);
+    CHECK(outcome.parts.size() == 2 && outcome.parts[0].count == 10 && outcome.parts[0].absent.empty());
+    CHECK(outcome.parts[1].first == 10 && outcome.parts[1].absent == std::vector<int>{3});
+    CHECK(outcome.detected.count() == 5 && outcome.interrupted.count() == 6);
+}
+
+// An exception that leaves a callback ends this process, as C++ says, before it comes to the library's frames.
+void unwinding() {
+    std::set_terminate([] { std::_Exit(std::current_exception() ? 7 : 8); });
+    auto group = ronde::group::join();
+    std::vector<int> x(1);
+    group.all_reduce_start(x, x).on_complete([](const ronde::error *, const ronde::outcome *) { throw 1; });
+    for (;;) std::this_thread::yield();
+}
+
 int main(int argc, char **argv) {
+    if (argc == 2 && std::string_view(argv[1]) == "unwinding") unwinding();
     if (argc == 2 && std::string_view(argv[1]) == "grow") {
         member(ronde::create_id(), false);
         return 0;
     }
     if (argc == 2 && std::string_view(argv[1]) == "config") {
         fields();
+        longer_parts();
         meet();
         refuse();
         return 0;
@@ -310,8 +337,11 @@ int main(int argc, char **argv) {
     group.all_reduce(digit, ronde::reduction::of<int>(left_to_right));
     CHECK(digit == std::vector<int>(2, wanted));
     std::vector<double> one(1, 1.0);
-    group.all_reduce(one, ronde::reduction::premulsum(me + 0.5));
+    auto scaled = ronde::reduction::premulsum(me + 0.5); // by its name it is no output
+    group.all_reduce(one, scaled);
     CHECK(one[0] == triangle + 0.5 * n);
+    group.all_reduce(one, scaled, {});
+    group.all_reduce(one, one, scaled);
     one[0] = me;
     auto weighed = group.all_reduce(one, ronde::reduction::weighted_avg(2.0));
     CHECK(one[0] == double(triangle) / n && weighed.weight == 2.0 * n);
