@@ -44,9 +44,9 @@
  *   }
  *
  * Threads. Any function may be called from any thread at any time, except that a handle must not be freed
- * (ronde_group_free, ronde_op_free, ronde_op_on_complete) while another call uses it. Calls of one tag must be
- * made in the same order on every rank, so threads that call concurrently use different tags (ronde_options).
- * None of them starts an op while ronde_update runs. An op makes progress while its caller waits for it or tests
+ * (ronde_group_free, ronde_op_free, ronde_op_on_complete, ronde_commit_seal, ronde_commit_wait) while another call
+ * uses it. Calls of one tag must be made in the same order on every rank, so threads that call concurrently use
+ * different tags (ronde_options). None of them starts an op while ronde_update runs. An op makes progress while its caller waits for it or tests
  * it, and on a thread of the library otherwise.
  * Signals: no handler is installed, none is blocked; waits go on after EINTR. After fork() only the parent may
  * use its groups; in the child ronde_close is an error and ronde_group_free only frees.
@@ -166,9 +166,10 @@ typedef enum ronde_collective {
     RONDE_SCATTER_V = 15
 } ronde_collective;
 
-/* A group of peers; an op in flight. */
+/* A group of peers; an op in flight; calls that become final together. */
 typedef struct ronde_group ronde_group;
 typedef struct ronde_op ronde_op;
+typedef struct ronde_commit ronde_commit;
 
 /* ------------------------------------------------------------------------------------------------ Joining */
 
@@ -550,6 +551,45 @@ ronde_status ronde_start(ronde_group *group, const ronde_call *call, ronde_op **
  * deadlock by their order. The calls are all checked before the first starts. outcomes is NULL or has an entry for
  * each call, with its size set; they are filled in if all calls succeed. The entries of an array have one size. */
 ronde_status ronde_run(ronde_group *group, const ronde_call *calls, size_t count, ronde_outcome *outcomes);
+
+/* -------------------------------------------------------------------------------------------- Commit groups
+ *
+ * Calls that start at once and become final together: whoever is lost meanwhile, all of them have the same
+ * contributors, and one outcome. For what belongs together, such as the gradients of a step whose buckets become
+ * ready one after the other: no model ever takes a step with one bucket of all ranks and another of fewer.
+ *
+ *   ronde_commit *step;
+ *   ronde_commit_begin(group, NULL, 0, &step);
+ *   for (size_t i = 0; i < BUCKETS; i++) {
+ *       call.send = call.recv = bucket[i], call.count = length[i];   // a ronde_call of RONDE_ALL_REDUCE
+ *       ronde_commit_start(step, &call);
+ *   }
+ *   ronde_commit_wait(step, &outcome);
+ *
+ * Every rank makes the same calls in the same order and seals after the last. All buffers belong to the calls until
+ * the op of the seal has ended, or ronde_commit_wait has returned: before that nothing is final, and after a loss even
+ * what looked ready is reduced again. Threads may start calls of one commit at once, if all ranks then come to the
+ * same order.
+ */
+
+/* Opens a commit. Of options (NULL: defaults) it takes the tag, for all its calls, and the timeout, from the seal on; the
+ * others must be left alone. Until it is sealed no collective of that tag can be called outside of it (messages can),
+ * no second one opened on it, and ronde_update is an error. Of what calls in place overwrite a copy is kept until the
+ * end, of most_kept bytes at most (0: 4 GiB); calls out of place need none. */
+ronde_status ronde_commit_begin(ronde_group *group, const ronde_options *options, size_t most_kept,
+                                ronde_commit **commit);
+
+/* Starts a call: all_reduce, all_gather(_v), reduce_scatter(_v) or all_to_all, with RONDE_RECOVER. Its tag is the commit's,
+ * whatever its options say. An error here refuses this call only, such as one that needs more than most_kept. */
+ronde_status ronde_commit_start(ronde_commit *commit, const ronde_call *call);
+
+/* The last call was made: the op ends when everything is final, on all ranks alike. Its outcome is that of all calls,
+ * with the bytes of all. This frees the commit, whatever it returns, and nothing else does: the others wait for the
+ * seal of everybody. After an error (the job has ended) no call uses its buffers any more, and *op is NULL. */
+ronde_status ronde_commit_seal(ronde_commit *commit, ronde_op **op);
+
+/* Seals and waits for the end. outcome may be NULL. */
+ronde_status ronde_commit_wait(ronde_commit *commit, ronde_outcome *outcome);
 
 /* ---------------------------------------------------------------------------------------------- Ops in flight
  *

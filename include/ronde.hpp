@@ -95,6 +95,11 @@ template <class Container>
 using element = std::remove_cv_t<std::remove_pointer_t<decltype(std::data(std::declval<Container &>()))>>;
 template <class Container>
 constexpr ronde_dtype dtype = dtype_of<element<Container>>::value;
+
+template <class I, class O>
+constexpr void same_elements() {
+    static_assert(std::is_same_v<element<const I>, element<O>>, "the element types differ");
+}
 } // namespace detail
 
 // How to reduce: a constant, or an object that owns what ronde_reduction_create made.
@@ -439,6 +444,54 @@ struct blocks {
     }
 };
 
+// Calls that start at once and become final together, with the same contributors and one outcome; see ronde.h. All
+// buffers must stay until it was committed, or the op of its seal has ended. One that is destroyed before either, by an
+// exception for example, is sealed and waited for: buffers that were made before it may go after it.
+class commit_group {
+public:
+    explicit commit_group(ronde_commit *handle) noexcept : handle_(handle) {}
+
+    // In place.
+    template <class C>
+    void all_reduce(C &data, const reduction &how = sum, const options &with = {}) {
+        all_reduce(data, data, how, with);
+    }
+    template <class I, class O, class = detail::element<O>>
+    void all_reduce(const I &send, O &recv, const reduction &how = sum, const options &with = {}) {
+        detail::same_elements<I, O>();
+        detail::require(std::size(send) == std::size(recv), "all_reduce: the lengths differ");
+        const detail::c_options options(with);
+        ronde_call call = RONDE_CALL_INIT;
+        call.collective = RONDE_ALL_REDUCE, call.dtype = detail::dtype<O>, call.reduction = how.number();
+        call.count = std::size(send), call.send = std::data(send), call.recv = std::data(recv);
+        call.options = options.get();
+        start(call);
+    }
+
+    // Any call that a commit takes, as data; its tag is the commit's.
+    void start(const ronde_call &call) { detail::check(ronde_commit_start(handle_.get(), &call)); }
+
+    // The last call was made: the op ends when everything is final.
+    [[nodiscard]] op seal() && {
+        ronde_op *sealed = nullptr;
+        detail::check(ronde_commit_seal(handle_.release(), &sealed));
+        return op(sealed);
+    }
+
+    // Seals, and waits for the end.
+    outcome commit() && {
+        ronde_outcome result = RONDE_OUTCOME_INIT;
+        detail::check(ronde_commit_wait(handle_.release(), &result));
+        return detail::from_c(result);
+    }
+
+private:
+    struct end {
+        void operator()(ronde_commit *handle) const noexcept { ronde_commit_wait(handle, nullptr); }
+    };
+    std::unique_ptr<ronde_commit, end> handle_;
+};
+
 // A group of peers. Closed when destroyed, unless an exception is under way: then its loss is what the others
 // should see.
 class group {
@@ -527,7 +580,7 @@ public:
     // Only what has elements is an output, and no reduction is taken for one.
     template <class I, class O, class = detail::element<O>>
     outcome all_reduce(const I &send, O &recv, const reduction &how = sum, const options &with = {}) {
-        same_elements<I, O>();
+        detail::same_elements<I, O>();
         detail::require(std::size(send) == std::size(recv), "all_reduce: the lengths differ");
         return call(with, [&](auto g, auto o, auto r) {
             return ronde_all_reduce(g, std::data(send), std::data(recv), std::size(send), detail::dtype<O>,
@@ -537,7 +590,7 @@ public:
     template <class I, class O>
     [[nodiscard]] op all_reduce_start(const I &send, O &recv, const reduction &how = sum,
                                       const options &with = {}) {
-        same_elements<I, O>();
+        detail::same_elements<I, O>();
         detail::require(std::size(send) == std::size(recv), "all_reduce: the lengths differ");
         ronde_op *started = nullptr;
         detail::check(ronde_all_reduce_start(handle_.get(), std::data(send), std::data(recv), std::size(send),
@@ -549,7 +602,7 @@ public:
     // recv matters at the root only.
     template <class I, class O>
     outcome reduce(const I &send, O &recv, const reduction &how, int root, const options &with = {}) {
-        same_elements<I, O>();
+        detail::same_elements<I, O>();
         at_root(root, std::size(recv) >= std::size(send), "reduce: the root's output is too short");
         return call(with, [&](auto g, auto o, auto r) {
             return ronde_reduce(g, std::data(send), std::data(recv), std::size(send), detail::dtype<O>,
@@ -559,7 +612,7 @@ public:
 
     template <class I, class O>
     outcome reduce_scatter(const I &send, O &recv, const reduction &how = sum, const options &with = {}) {
-        same_elements<I, O>();
+        detail::same_elements<I, O>();
         whole(std::size(send), std::size(recv), "reduce_scatter: send needs size() blocks as long as recv");
         return call(with, [&](auto g, auto o, auto r) {
             return ronde_reduce_scatter(g, std::data(send), std::data(recv), std::size(recv), detail::dtype<O>,
@@ -569,7 +622,7 @@ public:
     template <class I, class O>
     outcome reduce_scatter_v(const I &send, const blocks &of, O &recv, const reduction &how = sum,
                              const options &with = {}) {
-        same_elements<I, O>();
+        detail::same_elements<I, O>();
         one_each(of, std::size(send), "reduce_scatter_v");
         detail::require(std::size(recv) >= of.counts[self()], "reduce_scatter_v: recv is too short");
         return call(with, [&](auto g, auto o, auto r) {
@@ -580,7 +633,7 @@ public:
 
     template <class I, class O>
     outcome all_gather(const I &send, O &recv, const options &with = {}) {
-        same_elements<I, O>();
+        detail::same_elements<I, O>();
         whole(std::size(recv), std::size(send), "all_gather: recv needs size() blocks as long as send");
         return call(with, [&](auto g, auto o, auto r) {
             return ronde_all_gather(g, std::data(send), std::data(recv), std::size(send), detail::dtype<O>, o, r);
@@ -588,7 +641,7 @@ public:
     }
     template <class I, class O>
     outcome all_gather_v(const I &send, O &recv, const blocks &of, const options &with = {}) {
-        same_elements<I, O>();
+        detail::same_elements<I, O>();
         one_each(of, std::size(recv), "all_gather_v");
         detail::require(std::size(send) >= of.counts[self()], "all_gather_v: send is too short");
         return call(with, [&](auto g, auto o, auto r) {
@@ -599,7 +652,7 @@ public:
 
     template <class I, class O>
     outcome all_to_all(const I &send, O &recv, const options &with = {}) {
-        same_elements<I, O>();
+        detail::same_elements<I, O>();
         std::size_t block = std::size(send) / ranks();
         whole(std::size(send), block, "all_to_all: the length is no multiple of size()");
         detail::require(std::size(recv) == std::size(send), "all_to_all: the lengths differ");
@@ -610,7 +663,7 @@ public:
     template <class I, class O>
     outcome all_to_all_v(const I &send, const blocks &sent, O &recv, const blocks &received,
                          const options &with = {}) {
-        same_elements<I, O>();
+        detail::same_elements<I, O>();
         one_each(sent, std::size(send), "all_to_all_v");
         one_each(received, std::size(recv), "all_to_all_v");
         return call(with, [&](auto g, auto o, auto r) {
@@ -630,7 +683,7 @@ public:
     // recv matters at the root only.
     template <class I, class O>
     outcome gather(const I &send, O &recv, int root, const options &with = {}) {
-        same_elements<I, O>();
+        detail::same_elements<I, O>();
         at_root(root, std::size(recv) / ranks() >= std::size(send), "gather: the root's output is too short");
         return call(with, [&](auto g, auto o, auto r) {
             return ronde_gather(g, std::data(send), std::data(recv), std::size(send), detail::dtype<O>, root,
@@ -641,7 +694,7 @@ public:
     // recv and its blocks matter at the root only.
     template <class I, class O>
     outcome gather_v(const I &send, O &recv, const blocks &of, int root, const options &with = {}) {
-        same_elements<I, O>();
+        detail::same_elements<I, O>();
         if (rank() == root) one_each(of, std::size(recv), "gather_v");
         return call(with, [&](auto g, auto o, auto r) {
             return ronde_gather_v(g, std::data(send), std::size(send), std::data(recv), of.counts.data(),
@@ -652,7 +705,7 @@ public:
     // send matters at the root only.
     template <class I, class O>
     outcome scatter(const I &send, O &recv, int root, const options &with = {}) {
-        same_elements<I, O>();
+        detail::same_elements<I, O>();
         at_root(root, std::size(send) / ranks() >= std::size(recv), "scatter: the root's input is too short");
         return call(with, [&](auto g, auto o, auto r) {
             return ronde_scatter(g, std::data(send), std::data(recv), std::size(recv), detail::dtype<O>, root,
@@ -663,7 +716,7 @@ public:
     // send and its blocks matter at the root only.
     template <class I, class O>
     outcome scatter_v(const I &send, const blocks &of, O &recv, int root, const options &with = {}) {
-        same_elements<I, O>();
+        detail::same_elements<I, O>();
         if (rank() == root) one_each(of, std::size(send), "scatter_v");
         return call(with, [&](auto g, auto o, auto r) {
             return ronde_scatter_v(g, std::data(send), of.counts.data(), of.offsets_or_null(), std::data(recv),
@@ -686,6 +739,13 @@ public:
         return call(with, [&](auto g, auto o, auto r) {
             return ronde_recv(g, std::data(data), std::size(data), detail::dtype<C>, from, o, r);
         });
+    }
+
+    // Opens a commit group of this tag and timeout. Its calls in place may overwrite so many bytes; 0: 4 GiB.
+    [[nodiscard]] commit_group begin_commit(const options &with = {}, std::size_t most_kept = 0) {
+        ronde_commit *begun = nullptr;
+        detail::check(ronde_commit_begin(handle_.get(), detail::c_options(with).get(), most_kept, &begun));
+        return commit_group(begun);
     }
 
     // Any call as data; see ronde_call.
@@ -721,10 +781,6 @@ private:
     std::size_t ranks() const noexcept { return static_cast<std::size_t>(size()); }
     std::size_t self() const noexcept { return static_cast<std::size_t>(rank()); }
 
-    template <class I, class O>
-    static constexpr void same_elements() {
-        static_assert(std::is_same_v<detail::element<const I>, detail::element<O>>, "the element types differ");
-    }
     void whole(std::size_t all, std::size_t block, const char *text) const {
         detail::require(block * ranks() == all && (block == 0 || all / block == ranks()), text);
     }

@@ -165,7 +165,7 @@ fn algorithm_name(name: &'static str) -> *const c_char {
 /// # Safety
 ///
 /// `place` is null or a `ronde_options` whose string is alive.
-unsafe fn options(place: *const ronde_options) -> Result<CallOptions> {
+pub(crate) unsafe fn options(place: *const ronde_options) -> Result<CallOptions> {
     // SAFETY: by the contract of this function.
     let Some(given) = (unsafe { sized::read_optional(place) })? else { return Ok(CallOptions::default()) };
     // SAFETY: by the contract of this function.

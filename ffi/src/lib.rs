@@ -8,6 +8,7 @@
 #![expect(unreachable_pub, reason = "C reaches them")]
 
 mod collectives;
+mod commit;
 mod config;
 mod group;
 mod kept;

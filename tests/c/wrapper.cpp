@@ -214,6 +214,46 @@ void refuse() {
     throws(RONDE_INVALID_ARGUMENT, "function of the store", [&] { (void)ronde::group::join(config); });
 }
 
+// Calls that become final together, by each of the ways to an end.
+void committed(ronde::group &group) {
+    const int n = group.size(), me = group.rank();
+    const auto ranks = static_cast<std::size_t>(n);
+    std::vector<int> x(1000, me), y(500, 1), z(500), all(ranks);
+    auto product = ronde::reduction::premulsum(2);
+    auto fill = [&](ronde::commit_group &commit) {
+        x.assign(1000, me), z.assign(500, -1), all.assign(ranks, -1);
+        commit.all_reduce(x, ronde::max);
+        commit.all_reduce(y, z, product);
+        ronde_call call = RONDE_CALL_INIT;
+        call.collective = RONDE_ALL_GATHER, call.dtype = RONDE_I32, call.count = 1, call.send = &me, call.recv = all.data();
+        commit.start(call);
+    };
+    auto check = [&] {
+        CHECK(x == std::vector<int>(1000, n - 1) && z == std::vector<int>(500, 2 * n));
+        for (int r = 0; r < n; ++r) CHECK(all[static_cast<std::size_t>(r)] == r);
+    };
+    ronde::options with;
+    with.tag = 5, with.timeout = std::chrono::seconds(20);
+    auto step = group.begin_commit(with);
+    fill(step);
+    const ronde::outcome done = std::move(step).commit();
+    CHECK(done.contributors == static_cast<unsigned>(n) && done.detected.count() == 0);
+    check();
+    auto again = group.begin_commit();
+    fill(again);
+    std::move(again).seal().wait();
+    check();
+    try {
+        auto left = group.begin_commit({}, 4000);
+        fill(left);
+        throws(RONDE_INVALID_ARGUMENT, "keep 4000 bytes", [&] { left.all_reduce(x); });
+        throws(RONDE_INVALID_ARGUMENT, "lengths differ", [&] { left.all_reduce(x, y); });
+        throw 7;
+    } catch (int) {
+        check();
+    }
+}
+
 // A part as a later version of the library may give it, with more than this program knows.
 void longer_parts() {
     const std::int32_t absent = 3;
@@ -379,6 +419,8 @@ int main(int argc, char **argv) {
         group.start(call).wait();
         CHECK(shared[7] == 2.0f * static_cast<float>(n * n));
     }
+
+    committed(group);
 
     // Lengths that do not fit, and what the library says.
     ronde::options with;
