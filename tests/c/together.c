@@ -1,7 +1,7 @@
 /* Commit groups: calls of many kinds, in place and out of place, become final together, and each gives what it would give
  * alone. Then what is refused, and how a commit ends with its group.
  *
- * usage: together | together lost      (3 ranks, of which rank 2 kills itself)
+ * usage: together | together KIND      (3 ranks; lost: rank 2 kills itself; aborted, disagree: how the job ends)
  */
 #include "check.h"
 #include <pthread.h>
@@ -254,11 +254,34 @@ static void lost(void) {
     }
 }
 
+/* Starts calls in place on memory that is freed as soon as the end is said, and says it. */
+static void start_and_end(int calls, ronde_status wanted, int awaits_failure) {
+    enum { LARGE = 1 << 20 };
+    float *x[3] = {calloc(LARGE, sizeof(float)), calloc(LARGE, sizeof(float)), calloc(LARGE, sizeof(float))};
+    ronde_commit *commit;
+    ronde_op *op = NULL;
+    ronde_status status = RONDE_OK;
+    OK(ronde_commit_begin(group, NULL, 0, &commit));
+    for (int i = 0; i < calls && status == RONDE_OK; i++) {
+        ronde_call call = RONDE_CALL_INIT;
+        call.collective = RONDE_ALL_REDUCE, call.dtype = RONDE_F32, call.count = LARGE, call.send = call.recv = x[i];
+        status = ronde_commit_start(commit, &call);
+        CHECK(status == RONDE_OK || status == wanted);
+        if (i == 0 && awaits_failure && rank == 1) OK(ronde_abort(group, "enough"));
+    }
+    while (awaits_failure && ronde_failure(group) == RONDE_OK) {}
+    status = awaits_failure ? ronde_commit_seal(commit, &op) : ronde_commit_wait(commit, NULL);
+    for (int i = 0; i < 3; i++) free(x[i]);
+    CHECK(op == NULL && status == wanted);
+}
+
 int main(int argc, char **argv) {
     group = join();
     rank = ronde_rank(group), ranks = ronde_size(group);
-    if (argc == 2 && strcmp(argv[1], "lost") == 0) {
-        lost();
+    if (argc == 2) {
+        if (strcmp(argv[1], "lost") == 0) lost();
+        if (strcmp(argv[1], "aborted") == 0) start_and_end(3, RONDE_ABORTED, 1);
+        if (strcmp(argv[1], "disagree") == 0) start_and_end(rank == 0 ? 2 : 3, RONDE_MISMATCH, 0);
         leave(group);
         return 0;
     }
