@@ -272,7 +272,8 @@ impl<P: Plan> Executor<P> {
 fn add(whole: &mut Outcome, part: &Outcome) {
     whole.bytes_sent += part.bytes_sent;
     whole.bytes_received += part.bytes_received;
-    if part.interruptions > whole.interruptions {
+    // Of those that the same losses interrupted the one that began first tells how long the group had run.
+    if (part.interruptions, part.interrupted_after) > (whole.interruptions, whole.interrupted_after) {
         whole.interruptions = part.interruptions;
         whole.interrupted_after = part.interrupted_after;
         whole.interrupted_for = part.interrupted_for;
@@ -317,6 +318,17 @@ mod tests {
         let refused = admit(&all_reduce(&other, &other)).unwrap_err().to_string();
         assert!(refused.contains("may keep 100 bytes") && refused.contains("would be 120"), "{refused}");
         assert_eq!(groups.open[0].calls, 2);
+    }
+
+    #[test]
+    fn the_first_that_a_loss_interrupted_says_when_it_was_noticed() {
+        let of = |interruptions, after| {
+            let interrupted_after = std::time::Duration::from_millis(after);
+            Outcome { interruptions, interrupted_after, ..Outcome::default() }
+        };
+        let mut whole = of(1, 0);
+        [of(1, 7), of(1, 5), of(0, 0)].iter().for_each(|part| add(&mut whole, part));
+        assert_eq!((whole.interruptions, whole.interrupted_after.as_millis()), (1, 7));
     }
 
     #[test]
