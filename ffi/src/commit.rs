@@ -29,7 +29,8 @@ impl InGroup for ronde_commit {
 /// As [`options`].
 unsafe fn commit_options(place: *const ronde_options, most_kept: usize) -> Result<CommitOptions> {
     // SAFETY: by the contract of this function.
-    let CallOptions { timeout, tag, tolerance, algorithm } = unsafe { options(place) }?;
+    // A commit group always commits strictly.
+    let CallOptions { timeout, tag, tolerance, algorithm, strict_commit: _ } = unsafe { options(place) }?;
     if tolerance != Tolerance::Recover || algorithm.is_some() {
         let text =
             "a commit has a tag and a timeout: its calls name their algorithms, all with RONDE_RECOVER";

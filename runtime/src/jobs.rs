@@ -7,9 +7,9 @@ use crate::config::Config;
 use crate::control::{read_message, write_message};
 use crate::coordinator::{Addresses, Event, Served, Shell};
 use crate::engine::lock;
-use ronde_core::Instant;
 use ronde_core::error::{Error, Result};
 use ronde_core::membership::{Coordinator, CoordinatorOptions, Effect, FromMember, ToMember};
+use ronde_core::{Instant, PeerId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::net::{Shutdown, TcpStream};
@@ -67,9 +67,10 @@ impl Coordinators {
 
     /// One that takes the place of another, which was lost. `taken_over`: where this process listens since, in
     /// the place of one that has ended.
-    pub(crate) fn succeed(config: &Config, taken_over: Addresses) -> Result<Coordinators> {
+    pub(crate) fn succeed(config: &Config, host: PeerId, taken_over: Addresses) -> Result<Coordinators> {
         let coordinators = Coordinators::new(config, Some(config.job.clone()), taken_over)?;
-        coordinators.jobs.begin(&config.job, Coordinator::successor(options(config)))?;
+        let options = CoordinatorOptions { host: Some(host), ..options(config) };
+        coordinators.jobs.begin(&config.job, Coordinator::successor(options))?;
         Ok(coordinators)
     }
 

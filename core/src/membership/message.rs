@@ -312,6 +312,11 @@ pub enum ToMember {
     Left(MemberId),
     /// Nothing to say but that the coordinator lives.
     Heartbeat,
+    /// To a member whose coordinator was lost: this is the one that takes its place.
+    Welcome {
+        /// The process that it runs in, unless it runs alone. It may answer at the address of the one before.
+        host: Option<PeerId>,
+    },
     /// Members were lost: end all attempts, and report. Everything waits for the plan.
     Prepare {
         /// The epoch that is to be.

@@ -119,12 +119,12 @@ impl Listener {
 
     /// Hosts the coordinator that takes the place of another. Newcomers find it also where that one was, if the
     /// address is this machine's and free again.
-    pub(crate) fn host_successor(&self, config: &Config, addresses: &[SocketAddr]) -> Result<()> {
+    pub(crate) fn host_successor(&self, config: &Config, me: PeerId, addresses: &[SocketAddr]) -> Result<()> {
         let mut coordinator = lock(&self.coordinator);
         if coordinator.is_some() {
             return Ok(());
         }
-        let started = Coordinators::succeed(config, self.also.clone())?;
+        let started = Coordinators::succeed(config, me, self.also.clone())?;
         *lock(&self.router.control) = Some(started.connections());
         *coordinator = Some(started);
         for &address in addresses.iter().filter(|&&address| address != self.address) {

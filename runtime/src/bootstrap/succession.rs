@@ -6,8 +6,8 @@ use super::{ControlEvents, Listener};
 use crate::config::Config;
 use crate::control::{introduce, read_message};
 use crate::engine::lock;
-use ronde_core::PeerId;
 use ronde_core::membership::{Absence, FromMember, MemberInfo, Rejoin, Search, Step, ToMember, Verdict};
+use ronde_core::{MemberId, PeerId};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
@@ -33,7 +33,7 @@ pub(crate) enum Found {
 /// What came of asking somebody.
 enum Answer {
     /// It is the coordinator, and has taken this member in.
-    Welcome(TcpStream),
+    Welcome(TcpStream, Option<PeerId>),
     /// It is, and has not.
     Verdict(Verdict),
     Nobody(Absence),
@@ -65,23 +65,23 @@ impl Succession {
         }
         while !is_over() {
             let Some((rejoin, heirs)) = events.rejoin() else { return Found::Nothing };
-            let (before, successor) = (rejoin.view.host, heirs.first().map(|heir| heir.id));
-            let (answer, host) = match search.next(rejoin, heirs, now()) {
-                Step::AskAgain(rejoin) => (self.ask(&self.addresses, &rejoin), None),
+            let known: Vec<(PeerId, MemberId)> =
+                rejoin.view.members.iter().chain(&heirs).map(|member| (member.peer, member.id)).collect();
+            let answer = match search.next(rejoin, heirs, now()) {
+                Step::AskAgain(rejoin) => self.ask(&self.addresses, &rejoin),
                 Step::Ask(heir, rejoin) => {
                     tracing::debug!("the coordinator was lost: asking member {}", heir.id);
                     if rejoin.hosts_coordinator && self.host(listener).is_none() {
                         return Found::Nothing;
                     }
-                    // Only one that takes its place takes others in, and listens at its address too: the first heir, unless
-                    // that one is lost as well.
-                    let host = if before == Some(heir.id) { successor } else { Some(heir.id) };
-                    (self.ask(&self.addresses(&heir, listener), &rejoin), host)
+                    self.ask(&self.addresses(&heir, listener), &rejoin)
                 }
                 Step::GiveUp => return Found::Nothing,
             };
             match answer {
-                Answer::Welcome(stream) => {
+                // Whoever was asked: a successor listens at the address of the one before too.
+                Answer::Welcome(stream, host) => {
+                    let host = known.iter().find(|(peer, _)| Some(*peer) == host).map(|(_, id)| *id);
                     if host.is_some() {
                         events.hosted_by(host);
                     }
@@ -111,7 +111,7 @@ impl Succession {
     /// Starts a coordinator in this process, unless that was done before.
     fn host(&self, listener: &Mutex<Option<Listener>>) -> Option<()> {
         let listener = lock(listener);
-        let hosted = listener.as_ref()?.host_successor(&self.config, &self.addresses);
+        let hosted = listener.as_ref()?.host_successor(&self.config, self.peer(), &self.addresses);
         hosted.inspect_err(|e| tracing::warn!("no coordinator can be started here: {e}")).ok()
     }
 
@@ -129,7 +129,7 @@ impl Succession {
             })
             .and_then(|()| read_message::<ToMember>(&stream));
         match asked {
-            Ok(ToMember::Heartbeat) => Answer::Welcome(stream),
+            Ok(ToMember::Welcome { host }) => Answer::Welcome(stream, host),
             Ok(ToMember::Verdict(verdict)) => Answer::Verdict(verdict),
             // The job has ended there, without this member.
             Ok(ToMember::TryLater) => Answer::Verdict(Verdict::Deposed(rejoin.epoch)),

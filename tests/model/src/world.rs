@@ -314,8 +314,13 @@ impl World {
             };
             let process = &mut self.processes[to as usize];
             let is_there = process.lives() && process.link.as_ref().is_some_and(|l| l.life == number);
-            let says_nothing =
-                matches!(message, ToMember::Heartbeat | ToMember::Pending { .. } | ToMember::Released);
+            let says_nothing = matches!(
+                message,
+                ToMember::Heartbeat
+                    | ToMember::Welcome { .. }
+                    | ToMember::Pending { .. }
+                    | ToMember::Released
+            );
             if is_there && !says_nothing {
                 process.change(|p| p.link.iter_mut().for_each(|l| l.down.push_back(message.clone())));
             }

@@ -271,7 +271,8 @@ impl Cluster {
         let here = heir.0 == process;
         if here && self.control.host != Some(process) {
             assert!(self.control.host.is_none_or(|host| self.dead[host]), "two coordinators");
-            self.control.coordinator = Coordinator::successor(options());
+            let options = CoordinatorOptions { host: Some(peer_id(process)), ..options() };
+            self.control.coordinator = Coordinator::successor(options);
             self.control.host = Some(process);
         }
         if self.control.host != Some(heir.0) {

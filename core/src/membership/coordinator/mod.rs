@@ -45,6 +45,8 @@ pub struct CoordinatorOptions {
     pub heartbeat: Duration,
     /// A report that a link failed waits so long for a better proof of death. Default 50 ms.
     pub grace: Duration,
+    /// The process that it runs in; `None` if it runs alone.
+    pub host: Option<PeerId>,
 }
 
 impl Default for CoordinatorOptions {
@@ -60,6 +62,7 @@ impl Default for CoordinatorOptions {
             suspect_after,
             heartbeat,
             grace: Duration::from_millis(50),
+            host: None,
         }
     }
 }

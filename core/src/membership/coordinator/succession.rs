@@ -97,7 +97,8 @@ impl Coordinator {
             self.effects.push(Effect::Close(before));
         }
         // It knows now that it came to the right place.
-        self.effects.push(Effect::Send(connection, ToMember::Heartbeat));
+        let host = self.options.host;
+        self.effects.push(Effect::Send(connection, ToMember::Welcome { host }));
         self.succeed_if_due(now);
     }
 

@@ -259,7 +259,8 @@ impl World {
             Step::GiveUp => return self.fails(process, Ending::CoordinatorLost),
         };
         if target == process && self.processes[process].hosts.is_none() {
-            self.seat(process, Coordinator::successor(options()));
+            let options = CoordinatorOptions { host: Some(peer_id(process)), ..options() };
+            self.seat(process, Coordinator::successor(options));
         }
         let connection = self.connect(process, target);
         self.processes[process].asking =
@@ -326,7 +327,7 @@ impl World {
                 self.schedule(SUSPECT_AFTER, Event::Unanswered(process, connection));
             }
             Down::Refused => self.is_absent(process, Absence::Ended),
-            Down::Say(ToMember::Heartbeat) => self.is_welcome(process),
+            Down::Say(ToMember::Welcome { host }) => self.is_welcome(process, host),
             Down::Say(ToMember::Verdict(verdict)) => {
                 self.processes[process].asking = None;
                 self.send_up(connection, Up::End);
@@ -336,12 +337,14 @@ impl World {
         }
     }
 
-    fn is_welcome(&mut self, process: usize) {
+    fn is_welcome(&mut self, process: usize, host: Option<ronde_core::PeerId>) {
         let this = &mut self.processes[process];
         let Some(asking) = this.asking.take() else { return };
         this.search = None;
-        if let (Some(host), Some(follower)) = (asking.host, &mut this.follower) {
-            follower.hosted_by(Some(host));
+        if let (Some(host), Some(follower)) = (host, &mut this.follower) {
+            let view = follower.view();
+            let id = view.rank_of(host).map(|rank| view.members[rank.index()].id);
+            follower.hosted_by(id.or(asking.host));
         }
         self.follow(process, asking.connection);
         self.say_again(process);
