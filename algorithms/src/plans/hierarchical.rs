@@ -17,6 +17,9 @@ use ronde_core::call::Shape;
 use ronde_core::plan::{Plan, Span, StepId, Window};
 use std::sync::Arc;
 
+/// Shorter windows cost more in messages than they save in memory.
+const MIN_WINDOW: usize = 256 << 10;
+
 /// Inside a node: pieces to the owner of the part.
 const RAW: u16 = 0;
 /// Between nodes: a node's sum to the owner of the shard, and the final shard back.
@@ -37,9 +40,14 @@ pub struct Hierarchical {
 impl Hierarchical {
     pub(super) fn new(shape: &Shape<'_>, topology: &Topology, tuning: &Tuning) -> Hierarchical {
         let nodes = topology.nodes().clone();
+        let bytes = shape.count * shape.element;
+        // An owner stages its node's sum besides what the others send, and peers that are ahead open windows before their
+        // turn: so that all of it is no more than the vector, not all of that may be open at once.
+        let few = (bytes / (4 * tuning.windows_in_flight as usize)).max(MIN_WINDOW).min(tuning.window_bytes);
+        let windows = Tuning { window_bytes: few, ..tuning.clone() };
         Hierarchical {
             rank: shape.rank,
-            windows: Pieces::shared_by(shape.count * shape.element, nodes.owners(), tuning),
+            windows: Pieces::shared_by(bytes, nodes.owners(), &windows),
             in_flight: tuning.windows_in_flight,
             nodes,
         }

@@ -16,6 +16,8 @@ pub(crate) struct Setup {
     pub(crate) dtype: DType,
     pub(crate) count: usize,
     pub(crate) tolerance: Tolerance,
+    /// Two such calls in a commit group.
+    pub(crate) together: bool,
 }
 
 const fn setup(
@@ -24,7 +26,12 @@ const fn setup(
     algorithm: &'static str,
     (dtype, count): (DType, usize),
 ) -> Setup {
-    Setup { name, collective, algorithm: Some(algorithm), dtype, count, tolerance: Tolerance::Recover }
+    let (algorithm, tolerance, together) = (Some(algorithm), Tolerance::Recover, false);
+    Setup { name, collective, algorithm, dtype, count, tolerance, together }
+}
+
+const fn together(setup: Setup) -> Setup {
+    Setup { together: true, ..setup }
 }
 
 // Vectors and blocks of some windows on both transports. Plans that add in rank order get floats, of which another
@@ -37,7 +44,7 @@ const BLOCK_ANY_ORDER: (DType, usize) = (DType::U64, 22_501);
 const SMALL: (DType, usize) = (DType::F32, 33);
 
 /// All of them.
-pub(crate) const SETUPS: [Setup; 27] = {
+pub(crate) const SETUPS: [Setup; 31] = {
     use Collective::*;
     [
         setup("one-shot-small", AllReduce, "one-shot", SMALL),
@@ -55,6 +62,10 @@ pub(crate) const SETUPS: [Setup; 27] = {
             ..setup("per-window-ring", AllReduce, "ring", VECTOR_ANY_ORDER)
         },
         Setup { tolerance: Tolerance::None, ..setup("strict", AllReduce, "two-shot", VECTOR) },
+        together(setup("together-small", AllReduce, "one-shot", SMALL)),
+        together(setup("together", AllReduce, "two-shot", VECTOR)),
+        together(setup("together-ring", AllReduce, "ring", VECTOR_ANY_ORDER)),
+        together(setup("together-gather", AllGather, "direct", BLOCK)),
         setup("all-gather-small", AllGather, "direct", SMALL),
         setup("all-gather", AllGather, "direct", BLOCK),
         setup("all-gather-ring", AllGather, "ring", BLOCK),

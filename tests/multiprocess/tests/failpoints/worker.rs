@@ -5,8 +5,8 @@ use crate::case::{Armed, Case, Fate, ROOT, Setup};
 use crate::footprint::{Footprint, sockets_to};
 use crate::oracle::{Buffers, Oracle};
 use ronde::{
-    Aborted, Call, CallOptions, Collective, Config, Error, Group, Outcome, ReduceOp, Reduction, Tag,
-    Tolerance,
+    Aborted, Call, CallOptions, Collective, CommitOptions, Config, Error, Group, Outcome, ReduceOp,
+    Reduction, Tag, Tolerance,
 };
 use ronde_core::failpoint::{Point, Reached, set_hook};
 use rustix::net::Shutdown;
@@ -208,14 +208,19 @@ fn call(group: &Group, case: &Case, used: &mut Vec<Buffers>) -> Result<String, E
     if setup.collective.is_point_to_point() && oracle.partner().is_none() {
         return Ok(String::new());
     }
-    let buffers = Buffers::of(&oracle, case.in_place);
-    let result = group.run(describe(&oracle, &buffers));
-    let (input, output) = (buffers.input.bytes().to_vec(), buffers.output.bytes().to_vec());
-    buffers.overwrite();
-    used.push(buffers);
+    let calls = if setup.together { 2 } else { 1 };
+    let buffers: Vec<Buffers> = (0..calls).map(|_| Buffers::of(&oracle, case.in_place)).collect();
+    let result = match setup.together {
+        true => call_together(group, buffers.iter().map(|buffers| describe(&oracle, buffers))),
+        false => group.run(describe(&oracle, &buffers[0])),
+    };
+    let held = |buffers: &Buffers| (buffers.input.bytes().to_vec(), buffers.output.bytes().to_vec());
+    let (inputs, outputs): (Vec<_>, Vec<_>) = buffers.iter().map(held).unzip();
+    buffers.iter().for_each(Buffers::overwrite);
+    used.extend(buffers);
     let said = match &result {
         Ok(outcome) => {
-            check(case, &oracle, outcome, &output);
+            outputs.iter().for_each(|output| check(case, &oracle, outcome, output));
             let Outcome { epoch, contributors, absent, parts, .. } = outcome;
             format!("epoch {epoch}, {contributors} contributors, absent {absent:?}, parts {parts:?}")
         }
@@ -230,8 +235,17 @@ fn call(group: &Group, case: &Case, used: &mut Vec<Buffers>) -> Result<String, E
         }
         Err(error) => return Err(error.clone()),
     };
-    assert!(case.in_place || input == oracle.input(), "{case}: the input has changed");
+    let changed = inputs.iter().any(|input| *input != oracle.input());
+    assert!(case.in_place || !changed, "{case}: the input has changed");
     Ok(if setup.ends_alone() { String::new() } else { said })
+}
+
+fn call_together(group: &Group, calls: impl Iterator<Item = Call>) -> Result<Outcome, Error> {
+    let mut together = group.commit_group(CommitOptions { tag: TAG, ..CommitOptions::default() })?;
+    for call in calls {
+        together.start(call)?;
+    }
+    together.commit()
 }
 
 fn check(case: &Case, oracle: &Oracle<'_>, outcome: &Outcome, output: &[u8]) {
