@@ -114,7 +114,9 @@ def pairwise(name, size, samples):
             ours, theirs = median(samples, target.ours, side), median(samples, target.theirs, at)
             if ours and theirs:
                 factor = target.factor(size) if side == "out_of_place" else None
-                bare = by_round(samples, (target.theirs, at), ("bare-" + target.ours.split("-")[1], side))
+                # Its ring holds copies: it says nothing of registered memory.
+                plain = "bare-" + target.ours.split("-")[1] if not target.ours.endswith("registered") else ""
+                bare = by_round(samples, (target.theirs, at), (plain, side))
                 paired = by_round(samples, (target.theirs, at), (target.ours, side))
                 ratio = theirs / ours
                 yield Verdict(name, side, target.ours, target.theirs, ratio, factor, bare=bare, by_round=paired)
