@@ -111,7 +111,11 @@ unsafe fn ending(
 pub unsafe extern "C" fn ronde_commit_seal(commit: *mut ronde_commit, op: *mut *mut ronde_op) -> i32 {
     let body = |commit: CommitGroup, group: &Group, kept: &Arc<Kept>| {
         // SAFETY: by the contract of this function.
-        unsafe { give(op, null_mut(), "the place for the op") }?;
+        if let Err(misuse) = unsafe { give(op, null_mut(), "the place for the op") } {
+            // After an error no call may use its buffers.
+            let _ = commit.commit()?;
+            return Err(misuse);
+        }
         let sealed = ronde_op::boxed(commit.seal()?, kept, group);
         // SAFETY: by the contract of this function.
         unsafe { give(op, sealed, "the place for the op") }?;

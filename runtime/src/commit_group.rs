@@ -19,10 +19,11 @@ pub struct CommitOptions {
     /// Tag of all its calls. Until it is sealed no other collectives are called with it.
     pub tag: Tag,
     /// Deadline of the commit, from [`CommitGroup::seal`] on; `None` takes the group's. Calls have their own, until they
-    /// are complete here.
+    /// are complete here; once they are the next call or the seal has to come within that time too.
     pub timeout: Option<Duration>,
     /// Bytes that its calls in place may overwrite: so much is copied and kept until the end. The call that would need more
-    /// is refused with an error. Nothing is kept of calls out of place. Default 4 GiB.
+    /// is refused with an error. Nothing is kept of calls out of place, but the scaled inputs of pre-multiplied sums and
+    /// weighted averages, which are not counted here. Default 4 GiB.
     pub most_kept: usize,
 }
 
@@ -36,7 +37,8 @@ impl Default for CommitOptions {
 /// outcome. The gradients of a training step, say, whose buckets become ready one after the other.
 ///
 /// Every rank makes the same calls in the same order, and seals after the last. Buffers belong to the calls until the
-/// commit has ended. Dropping it seals it: what was called runs on to its end.
+/// commit has ended, also those of [`lend`], which returns after that: seal where they are lent. Dropping it seals it: what was
+/// called runs on to its end, without the calls that were refused.
 #[must_use = "nothing of it is final before it is sealed"]
 pub struct CommitGroup {
     group: Group,
@@ -78,7 +80,9 @@ impl Group {
     /// All-reduces several vectors in place, all with the same contributors: a [`CommitGroup`] of one call each.
     pub fn all_reduce_together<T: Element>(&self, vectors: &mut [&mut [T]], op: ReduceOp) -> Result<Outcome> {
         lend(|lender| {
-            let mut together = self.commit_group(CommitOptions::default())?;
+            // None of them is refused for what the others need: all become final or none.
+            let most_kept = vectors.iter().map(|vector| size_of_val(&**vector)).sum();
+            let mut together = self.commit_group(CommitOptions { most_kept, ..CommitOptions::default() })?;
             for vector in vectors {
                 let (count, data) = (vector.len(), lender.unique(vector));
                 together.start(Call {
@@ -142,7 +146,9 @@ impl CommitGroup {
 
 impl Drop for CommitGroup {
     fn drop(&mut self) {
+        // In a child of the process that joined it is not this one's to end.
         if !self.sealed
+            && !self.group.is_forked()
             && let Err(error) = self.make_seal()
         {
             tracing::debug!("a commit group ends unsealed: {error}");

@@ -182,6 +182,10 @@ impl Group {
         Ok(validate::buffer_bytes(call, current.planner.rank(), current.planner.members().len() as u32)?)
     }
 
+    pub(crate) fn is_forked(&self) -> bool {
+        self.inner.engine.control.is_forked()
+    }
+
     pub(crate) fn open_commit_group(&self, tag: Tag, most_kept: usize) -> Result<CommitGroupId> {
         if self.inner.closed.load(Ordering::Relaxed) {
             return Err(Misuse::Closed.into());

@@ -5,14 +5,16 @@
 //! reported. Where the plan of recovery does not commit it every call of the group starts again, also what was
 //! complete: so all of them have the same contributors.
 
+use super::Descriptor;
 use super::executor::Executor;
 use super::group::GroupIndex;
-use super::op::{OpState, Phase};
+use super::op::{Commit, OpState, Phase};
 use crate::call::Call;
 use crate::error::{Error, Misuse, Outcome, Result};
 use crate::plan::Plan;
 use crate::planted::{self, Bug};
-use crate::{Collective, Seq, Tag};
+use crate::{Collective, Instant, Seq, Tag};
+use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Names a commit group of one executor.
@@ -31,6 +33,10 @@ struct CommitGroup {
     /// Bytes that calls in place overwrite, which are kept until the end, and how many that may be.
     kept: usize,
     most_kept: usize,
+    /// A digest of what they are, on all ranks alike.
+    called: u32,
+    /// When the last of them began.
+    last: Instant,
     /// A sum of the digests of what is complete.
     digest: u64,
     /// What ended one of them alone.
@@ -69,6 +75,7 @@ impl CommitGroups {
         id: Option<CommitGroupId>,
         group: GroupIndex,
         call: &Call,
+        now: Instant,
     ) -> Result<(), Misuse> {
         let refuse = |text: String| Err(Misuse::Other(text.into()));
         let tag = call.options.tag;
@@ -102,7 +109,21 @@ impl CommitGroups {
         }
         known.kept = kept;
         known.calls += 1;
+        known.last = now;
+        let called = Descriptor::of(call, (0, 0), Commit::Group).fingerprint();
+        known.called = known.called.rotate_left(5).wrapping_mul(0x9e37_79b1) ^ called;
         Ok(())
+    }
+
+    /// A digest of the calls, as they were made.
+    pub(crate) fn called(&self, id: CommitGroupId) -> u32 {
+        self.open.iter().find(|known| known.id == id).map_or(0, |known| known.called)
+    }
+
+    /// When a call that waits for its seal is overdue, which nobody makes: none of the group's calls has begun for so long.
+    pub(crate) fn overdue_at(&self, id: CommitGroupId, patience: Duration) -> Option<Instant> {
+        let known = self.open.iter().find(|known| known.id == id && !known.sealed);
+        known.map(|known| known.last.after(patience))
     }
 
     /// A sum of the digests of what is complete.
@@ -159,7 +180,8 @@ impl<P: Plan> Executor<P> {
         }
         groups.made += 1;
         let id = CommitGroupId(groups.made);
-        let (sealed, calls, complete, kept, digest, error) = (false, 0, 0, 0, 0, None);
+        let (sealed, calls, complete, kept, called, last) = (false, 0, 0, 0, 0, Instant(0));
+        let (digest, error) = (0, None);
         groups.open.push(CommitGroup {
             id,
             group,
@@ -169,6 +191,8 @@ impl<P: Plan> Executor<P> {
             complete,
             kept,
             most_kept,
+            called,
+            last,
             digest,
             error,
         });
@@ -296,6 +320,8 @@ mod tests {
             complete: 0,
             kept: 0,
             most_kept: 100,
+            called: 0,
+            last: Instant(0),
             digest: 0,
             error: None,
         };
@@ -312,7 +338,7 @@ mod tests {
         let (mut groups, id) = groups();
         let memory = Arena::new(1000);
         let (one, other) = (memory.segment(0, 60), memory.segment(500, 60));
-        let mut admit = |call: &Call| groups.admit(Some(id), GroupIndex(0), call);
+        let mut admit = |call: &Call| groups.admit(Some(id), GroupIndex(0), call, Instant(0));
         assert_eq!(admit(&all_reduce(&one, &one)), Ok(()));
         assert_eq!(admit(&all_reduce(&one, &other)), Ok(()), "nothing of an input out of place is kept");
         let refused = admit(&all_reduce(&other, &other)).unwrap_err().to_string();
@@ -335,15 +361,15 @@ mod tests {
     fn a_tag_belongs_to_its_commit_group_until_that_is_sealed() {
         let (mut groups, id) = groups();
         let seal = Call { collective: Collective::Commit, ..Call::EMPTY };
-        let refused = groups.admit(None, GroupIndex(0), &Call::EMPTY).unwrap_err().to_string();
+        let refused = groups.admit(None, GroupIndex(0), &Call::EMPTY, Instant(0)).unwrap_err().to_string();
         assert!(refused.contains("not sealed"), "{refused}");
         let mut other_tag = Call::EMPTY;
         other_tag.options.tag = Tag(1);
-        assert_eq!(groups.admit(None, GroupIndex(0), &other_tag), Ok(()));
-        assert_eq!(groups.admit(None, GroupIndex(1), &Call::EMPTY), Ok(()));
-        assert_eq!(groups.admit(Some(id), GroupIndex(0), &seal), Ok(()));
-        assert_eq!(groups.admit(None, GroupIndex(0), &Call::EMPTY), Ok(()));
-        assert!(groups.admit(Some(id), GroupIndex(0), &seal).is_err());
+        assert_eq!(groups.admit(None, GroupIndex(0), &other_tag, Instant(0)), Ok(()));
+        assert_eq!(groups.admit(None, GroupIndex(1), &Call::EMPTY, Instant(0)), Ok(()));
+        assert_eq!(groups.admit(Some(id), GroupIndex(0), &seal, Instant(0)), Ok(()));
+        assert_eq!(groups.admit(None, GroupIndex(0), &Call::EMPTY, Instant(0)), Ok(()));
+        assert!(groups.admit(Some(id), GroupIndex(0), &seal, Instant(0)).is_err());
     }
 
     #[test]

@@ -123,12 +123,16 @@ impl Descriptor {
             theirs += &format!(" with tolerance {}", other.tolerance());
         }
         if mine == theirs && self.commit != other.commit {
-            mine += self.in_commit_group();
-            theirs += other.in_commit_group();
+            mine += self.kind_of_commit();
+            theirs += other.kind_of_commit();
         }
         if mine == theirs && self.count != other.count {
             mine += &format!(" with counts of digest {:016x}", self.count);
             theirs += &format!(" with counts of digest {:016x}", other.count);
+        }
+        if mine == theirs && self.plan != other.plan && self.collective == Collective::Commit as u8 {
+            mine += &format!(" of digest {:08x}", self.plan);
+            theirs += &format!(" of digest {:08x}: a call in it differs", other.plan);
         }
         if mine == theirs && self.plan != other.plan {
             mine += &format!(" by plan {:08x}", self.plan);
@@ -137,8 +141,18 @@ impl Descriptor {
         (mine, theirs)
     }
 
-    fn in_commit_group(&self) -> &'static str {
-        if self.commit == Commit::Group as u8 { " in a commit group" } else { " in no commit group" }
+    fn kind_of_commit(&self) -> &'static str {
+        match self.commit {
+            commit if commit == Commit::Group as u8 => " in a commit group",
+            commit if commit == Commit::Done as u8 => " in no commit group, with strict_commit",
+            _ => " in no commit group, without strict_commit",
+        }
+    }
+
+    /// Of a commit group: a digest of the calls in it, in their order.
+    pub(super) fn of_calls(mut self, digest: u32) -> Descriptor {
+        self.plan = digest;
+        self
     }
 
     fn tolerance(&self) -> &'static str {

@@ -116,6 +116,11 @@ impl EarlyFrames {
         self.drop_where(pool, |frame| frame.complete && unwanted(frame.link, &frame.header));
     }
 
+    /// A link has ended: drops what has come of it in part.
+    pub(crate) fn drop_halves(&mut self, link: usize, pool: &mut SlotPool) {
+        self.drop_where(pool, |frame| frame.link == link && !frame.complete);
+    }
+
     /// Drops the frames that `unwanted` picks, to which no link writes any more.
     pub(crate) fn drop_frames(&mut self, pool: &mut SlotPool, unwanted: impl Fn(usize, &Header) -> bool) {
         self.drop_where(pool, |frame| unwanted(frame.link, &frame.header));

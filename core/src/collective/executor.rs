@@ -362,7 +362,7 @@ impl<P: Plan> Executor<P> {
     pub fn start(&mut self, new: NewOp<P>, links: &mut Links, kernels: &dyn Kernels) -> Result<OpHandle> {
         let NewOp { group, call, plan, source, now, deadline, commit_group } = new;
         let at = self.take_slot()?;
-        if let Err(refused) = self.shared.commit_groups.admit(commit_group, group, &call) {
+        if let Err(refused) = self.shared.commit_groups.admit(commit_group, group, &call, now) {
             self.release_slot(at);
             return Err(refused.into());
         }
@@ -425,6 +425,9 @@ impl<P: Plan> Executor<P> {
         op.commit = commit;
         op.given_in = state.epoch;
         op.descriptor = Descriptor::of(call, op.plan_digest(), commit);
+        if let (Some(id), true) = (op.commit_group, op.seals) {
+            op.descriptor = op.descriptor.of_calls(self.shared.commit_groups.called(id));
+        }
         op.header = Header {
             op: op.id,
             point_to_point: op.pair.is_some(),
@@ -585,15 +588,23 @@ impl<P: Plan> Executor<P> {
 
     /// The earliest deadline of an open op.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let ops = self.active.iter().map(|&at| &self.ops[at]).filter(|op| !op.is_held());
-        ops.map(|op| op.deadline).min()
+        self.active.iter().filter_map(|&at| self.deadline_of(&self.ops[at])).min()
+    }
+
+    /// A call that is complete and waits for its seal is not overdue while that is made: then the seal's deadline counts. Until
+    /// then the next call of its commit group has to come within the time that it has itself.
+    fn deadline_of(&self, op: &OpState<P>) -> Option<Instant> {
+        match op.commit_group {
+            Some(id) if op.is_held() => self.shared.commit_groups.overdue_at(id, op.patience),
+            _ => Some(op.deadline),
+        }
     }
 
     /// An op that is past its deadline: its id, kind, time waited, and the members that hold it up,
     /// each with whether it has been heard of in this op.
     pub fn overdue(&self, now: Instant) -> Option<Overdue> {
-        let mut open = self.active.iter().map(|&at| &self.ops[at]).filter(|op| !op.is_held());
-        let late = open.find(|op| op.deadline <= now)?;
+        let mut open = self.active.iter().map(|&at| &self.ops[at]);
+        let late = open.find(|op| self.deadline_of(op).is_some_and(|deadline| deadline <= now))?;
         // A seal that others have not even been told of waits for a call of its own group.
         let waits = |op: &&OpState<P>| op.commit_group == late.commit_group && !op.seals && !op.is_held();
         let holds_up = self.active.iter().map(|&at| &self.ops[at]).find(waits);
@@ -615,6 +626,7 @@ impl<P: Plan> Executor<P> {
             waits_for: match op.phase {
                 Phase::Frozen => WaitsFor::Plan,
                 Phase::Awaiting => WaitsFor::Result,
+                _ if op.is_held() => WaitsFor::Seal,
                 _ => WaitsFor::Members,
             },
             arrived: arrived as u32 + u32::from(op.pair.is_none()),
@@ -632,6 +644,8 @@ impl<P: Plan> Executor<P> {
     pub fn close_link(&mut self, links: &mut Links, at: usize) {
         let Some(mut link) = links[at].take() else { return };
         link.close();
+        // It writes no more: what is half here will never be whole.
+        self.early.drop_halves(at, &mut self.shared.pool);
         self.shared.ended_links.push((at, link));
         self.shared.give_views_back(links);
     }
@@ -677,6 +691,8 @@ pub enum WaitsFor {
     Plan,
     /// Its result, from a member that has it.
     Result,
+    /// The end of its commit group, which this process has not said.
+    Seal,
 }
 
 /// An op that missed its deadline.

@@ -119,6 +119,7 @@ impl<P: Plan> Executor<P> {
             let error = Error::Misuse(Misuse::Other(text.into()));
             self.ops[at].fail(&error, &mut self.shared);
         }
+        self.end_commit_groups();
     }
 
     /// Of an op before the last one of its tag all members have returned: they wait for that before a safe

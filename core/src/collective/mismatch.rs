@@ -19,6 +19,8 @@ impl<P: Plan> Executor<P> {
     pub(super) fn tell_mismatch(&mut self, at: usize, to: usize) {
         let op = &mut self.ops[at];
         op.phase = Phase::Stalled;
+        // Its commit group must not be final.
+        op.leave_commit(&mut self.shared);
         if std::mem::replace(&mut op.disagrees, true) {
             return;
         }
@@ -136,6 +138,7 @@ impl<P: Plan> Executor<P> {
         let op = &mut self.ops[at];
         if matches!(op.phase, Phase::Running) {
             (op.phase, op.disagrees) = (Phase::Stalled, true);
+            op.leave_commit(&mut self.shared);
             self.report_mismatch(at, from, words);
         }
     }

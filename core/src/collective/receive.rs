@@ -254,6 +254,7 @@ impl<P: Plan> Executor<P> {
             } else if self.is_stale(link, header) {
                 // Its op has ended meanwhile, without it.
                 self.settle(link, header);
+                self.check_late_data(link, header);
                 let is_this = |of: usize, other: &Header| of == link && other == header;
                 self.early.forget_frames(&mut self.shared.pool, is_this);
             }

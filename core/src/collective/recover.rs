@@ -190,6 +190,11 @@ impl<P: Plan> Executor<P> {
                 self.go_on(at, plan, replan, links, kernels);
             }
         }
+        for at in self.active.clone() {
+            if self.ops[at].seals && !self.ops[at].is_open() {
+                self.end_commit_group(at);
+            }
+        }
         let ops = &self.ops;
         self.active.retain(|&at| ops[at].is_open());
     }

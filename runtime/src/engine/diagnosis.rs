@@ -146,6 +146,12 @@ pub(crate) fn describe_missing(
                  too and no other is found (seen by rank {me}). Look for processes that hang"
             );
         }
+        WaitsFor::Seal => {
+            return format!(
+                "it is complete on rank {me}, which neither seals its commit group nor makes another call in it. Seal it, or \
+                 give its calls a longer timeout"
+            );
+        }
         WaitsFor::Result => {
             return format!(
                 "a peer was lost, and the result that another one has did not come (seen by rank {me}). Look at the \

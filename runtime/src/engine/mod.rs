@@ -31,7 +31,7 @@ use sleep::Waker;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 use views::Registered;
 pub(crate) use views::{Current, GroupCell};
@@ -45,6 +45,8 @@ const VERDICT_SILENCES: u32 = QUORUM_SILENCES + 4;
 const PUBLISH_EVERY: Duration = Duration::from_millis(50);
 /// A call that takes longer asks those it waits for how they make it.
 const ASK_AFTER: Duration = Duration::from_secs(1);
+/// How long a call to abort waits until the coordinator is told.
+const ABORT_PATIENCE: Duration = Duration::from_millis(500);
 /// Scratch memory comes in multiples of this, and so much is kept for the next calls.
 const SCRATCH_STEP: usize = 4 << 10;
 const MOST_SPARE: usize = 64 << 20;
@@ -116,8 +118,9 @@ pub(crate) struct Announced {
     background: Condvar,
     /// What the next heartbeat says; a copy, since who drives holds the engine's lock most of the time.
     progress: Mutex<CallProgress>,
-    /// Why this process ends the job, if it does.
+    /// Why this process ends the job, if it does, and whether it has said so.
     aborting: Mutex<Option<String>>,
+    abort_said: AtomicBool,
     /// Once there is one.
     engine: Mutex<std::sync::Weak<Engine>>,
 }
@@ -290,11 +293,7 @@ impl Engine {
             return Err(error);
         }
         let Prepared { current, planned, now, deadline, scratch, commit_group } = prepared;
-        if inner.executor.is_past(current.index, current.formation) {
-            let text = "the group passed a safe point (update) while this call was being made: make no calls from \
-                        other threads meanwhile";
-            return Err(Misuse::Other(text.into()).into());
-        }
+        inner.refuse_past(&current)?;
         let source = inner.executor.redirect(current.index, &call);
         let plan = match source {
             Some(peer) => current.planner.plan(&Call { peer, ..call.clone() })?.plan,
@@ -327,7 +326,9 @@ impl Engine {
         tag: Tag,
         most_kept: usize,
     ) -> Result<CommitGroupId> {
-        lock(&self.inner).executor.open_commit_group(current.index, tag, most_kept)
+        let mut inner = lock(&self.inner);
+        inner.refuse_past(current)?;
+        inner.executor.open_commit_group(current.index, tag, most_kept)
     }
 
     /// Starts the seal of a commit group; what its calls keep of memory stays until that has ended.
@@ -405,6 +406,7 @@ impl Engine {
         if self.control.is_forked() {
             return;
         }
+        self.say_unsaid_abort();
         self.stop.store(true, Ordering::Release);
         self.announced.background.notify_all();
         let mut inner = lock(&self.inner);
@@ -423,11 +425,16 @@ impl Engine {
     pub(crate) fn abort(self: &Arc<Engine>, reason: &str) {
         lock(&self.announced.aborting).get_or_insert_with(|| reason.to_owned());
         self.announced.wake();
-        // Neither whoever drives nor a full socket keeps the caller: an operator of the user may run for long.
-        let engine = self.clone();
-        let spoken = std::thread::Builder::new().name("ronde-abort".into()).spawn(move || engine.say_abort());
-        if spoken.is_err() {
-            self.say_abort();
+        // Neither whoever drives, in an operator of the user perhaps, nor a full socket keeps the caller for long. Mostly
+        // it is said when this returns, so that the process may end.
+        let (engine, (said, hear)) = (self.clone(), mpsc::channel::<()>());
+        let speak = move || {
+            engine.say_abort();
+            drop(said);
+        };
+        match std::thread::Builder::new().name("ronde-abort".into()).spawn(speak) {
+            Ok(_) => drop(hear.recv_timeout(ABORT_PATIENCE)),
+            Err(_) => self.say_abort(),
         }
     }
 
@@ -436,6 +443,14 @@ impl Engine {
         let reason = lock(&self.announced.aborting).clone();
         if let Some(reason) = reason {
             self.control.say(&FromMember::Abort { reason });
+            self.announced.abort_said.store(true, Ordering::Release);
+        }
+    }
+
+    /// Before this process leaves in whatever way.
+    fn say_unsaid_abort(&self) {
+        if !self.announced.abort_said.load(Ordering::Acquire) {
+            self.say_abort();
         }
     }
 
@@ -454,6 +469,7 @@ impl Engine {
             let text = "this process was forked from the one that joined: only that one may use the group";
             return Err(Misuse::Other(text.into()).into());
         }
+        self.say_unsaid_abort();
         let until = std::time::Instant::now() + Duration::from_secs(1);
         self.drain(until);
         let left = match self.failure() {
@@ -670,6 +686,16 @@ impl Engine {
 }
 
 impl Inner {
+    /// A call was begun before a safe point, and comes after it.
+    fn refuse_past(&self, current: &Current) -> Result<()> {
+        if self.executor.is_past(current.index, current.formation) {
+            let text = "the group passed a safe point (update) while this call was being made: make no calls from \
+                        other threads meanwhile";
+            return Err(Misuse::Other(text.into()).into());
+        }
+        Ok(())
+    }
+
     /// This process's rank in the job.
     fn rank(&self) -> Rank {
         self.follower.view().rank_of(self.me).unwrap_or_default()

@@ -159,7 +159,6 @@ impl Engine {
         }
         self.close_links_outside(inner, &view);
         self.control.say(&FromMember::Entered(view.epoch));
-        self.say_abort();
         tracing::info!("view {} of {} peers is in effect", view.epoch, view.members.len());
         Some((before, view))
     }
@@ -197,6 +196,7 @@ impl Engine {
         let inner = &mut *lock(&self.inner);
         let view = inner.follower.view();
         self.control.say(&FromMember::Entered(view.epoch));
+        self.say_abort();
         for info in view.members.iter().filter(|info| info.peer != inner.me) {
             let at = info.id.index();
             let ended = inner.links.get(at).is_none_or(Option::is_none);

@@ -3,8 +3,8 @@
 
 use ronde::memory::lend;
 use ronde::{
-    Call, CallOptions, Collective, Config, DType, Digests, Group, ReduceOp, Reduction, Result, Segment,
-    SharedBuffer, Tag, Tolerance, UserReduce,
+    Call, CallOptions, Collective, CommitOptions, Config, DType, Digests, Group, ReduceOp, Reduction, Result,
+    Segment, SharedBuffer, Tag, Tolerance, UserReduce,
 };
 use ronde_multiprocess::free_port;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -223,6 +223,53 @@ fn a_deadline_holds_while_other_calls_go_on() {
         while group.all_reduce_with(&mut data, ReduceOp::Max, &options).is_ok() {
             assert!(start.elapsed() < PATIENCE / 4, "the deadline is not looked at");
         }
+    });
+}
+
+/// Nobody else can know that a commit group is not sealed, or for how long it will not be.
+#[test]
+fn a_commit_group_that_is_not_sealed_is_named() {
+    let done = Barrier::new(2);
+    ranks(&["shm,tcp", "shm,tcp"], PATIENCE, |group| {
+        let memory = memory_for_ever(&group);
+        let mut together = group.commit_group(CommitOptions::default()).unwrap();
+        let options = CallOptions { timeout: SOON, ..CallOptions::default() };
+        let call = Call {
+            collective: Collective::AllReduce,
+            dtype: DType::U8,
+            count: memory.len(),
+            reduction: Some(Reduction::Builtin(ReduceOp::Max)),
+            input: memory.clone(),
+            output: memory,
+            options,
+            ..Call::EMPTY
+        };
+        together.start(call).unwrap();
+        let start = Instant::now();
+        while group.failure().is_none() {
+            assert!(start.elapsed() < PATIENCE, "it waits for ever");
+            std::thread::yield_now();
+        }
+        let text = error(together.commit());
+        assert!(text.contains("neither seals its commit group nor makes another call in it"), "{text}");
+        done.wait();
+    });
+}
+
+/// Calls without elements send nothing that could tell.
+#[test]
+fn seals_of_other_calls_are_named() {
+    let done = Barrier::new(2);
+    ranks(&["shm,tcp", "shm,tcp"], PATIENCE, |group| {
+        let mut together = group.commit_group(CommitOptions::default()).unwrap();
+        let (collective, reduction) = match group.rank() {
+            0 => (Collective::AllGather, None),
+            _ => (Collective::AllReduce, Some(Reduction::Builtin(ReduceOp::Max))),
+        };
+        together.start(Call { collective, reduction, ..Call::EMPTY }).unwrap();
+        let text = error(together.commit());
+        assert!(text.contains("commit of 1 calls") && text.contains("a call in it differs"), "{text}");
+        done.wait();
     });
 }
 
