@@ -221,7 +221,9 @@ static void after_close(void) {
     OK(ronde_commit_begin(group, NULL, 0, &commit));
     OK(ronde_commit_begin(group, &with, 0, &other));
     OK(ronde_commit_start(commit, &call));
-    OK(ronde_barrier(group, &(ronde_options){sizeof(ronde_options), 0, NULL, 2, RONDE_RECOVER}, NULL));
+    ronde_options second = RONDE_OPTIONS_INIT;
+    second.tag = 2;
+    OK(ronde_barrier(group, &second, NULL));
     OK(ronde_close(group));
     FAILS(ronde_commit_start(commit, &call), RONDE_CLOSED, "closed");
     FAILS(ronde_commit_seal(commit, &op), RONDE_CLOSED, "closed");
