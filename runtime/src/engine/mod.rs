@@ -27,7 +27,7 @@ use ronde_core::membership::{CallProgress, Follower, FromMember, MemberInfo, QUO
 use ronde_core::memory::Arena;
 use ronde_core::transport::Link;
 use ronde_core::{Instant, MemberId, PeerId, Rank, Tag};
-use sleep::Waker;
+use sleep::{Waker, Watched};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -73,6 +73,8 @@ pub(crate) struct Inner {
     /// Peers that have left in order.
     gone: Vec<usize>,
     sleeping: bool,
+    /// Of each link while somebody sleeps, kept for its memory.
+    watched: Vec<Watched>,
     /// When a report was made that the coordinator has not answered yet, the error if it never does, and
     /// the peer whose link it is about.
     pending_verdict: Option<(Instant, Error, Option<usize>)>,
@@ -233,6 +235,7 @@ impl Engine {
                 spare_scratch: Vec::new(),
                 gone: Vec::new(),
                 sleeping: false,
+                watched: Vec::new(),
                 pending_verdict: None,
                 turns: 0,
                 published: Instant(0),

@@ -3,10 +3,30 @@
 use super::links::LinkState;
 use super::{Engine, Inner, lock};
 use ronde_core::error::{Error, Result};
+use ronde_core::transport::Link;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+/// What is awaited of a link.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Watched {
+    Ended,
+    Reads,
+    /// It also has something to write.
+    Writes,
+}
+
+impl Watched {
+    fn of(link: Option<&dyn Link>) -> Watched {
+        match link {
+            None => Watched::Ended,
+            Some(link) if link.wake_source().is_some_and(|source| source.write) => Watched::Writes,
+            Some(_) => Watched::Reads,
+        }
+    }
+}
 
 /// Ends the sleep of whoever blocks.
 pub(crate) struct Waker {
@@ -43,15 +63,17 @@ impl Waker {
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
     }
 
-    fn block(&self, writes: &[bool], ended: &[bool], timeout: Duration) {
+    fn block(&self, links: &[Watched], timeout: Duration) {
         let sources = lock(&self.sources).clone();
         let mut set: Vec<PollFd<'_>> = Vec::with_capacity(sources.len() + 1);
         set.push(PollFd::from_borrowed_fd(self.event.as_fd(), PollFlags::IN));
         // One that was added meanwhile is watched for what comes.
-        let is_open = |link: usize| !ended.get(link).copied().unwrap_or(false);
-        for (link, descriptor) in sources.iter().filter(|(link, _)| is_open(*link)) {
-            let write =
-                if writes.get(*link).copied().unwrap_or(false) { PollFlags::OUT } else { PollFlags::empty() };
+        let watched = |link: usize| links.get(link).copied().unwrap_or(Watched::Reads);
+        for (link, descriptor) in sources.iter().filter(|(link, _)| watched(*link) != Watched::Ended) {
+            let write = match watched(*link) {
+                Watched::Writes => PollFlags::OUT,
+                _ => PollFlags::empty(),
+            };
             set.push(PollFd::from_borrowed_fd(descriptor.as_fd(), PollFlags::IN | write));
         }
         let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
@@ -74,17 +96,15 @@ impl Engine {
             return waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         if inner.links.iter_mut().flatten().all(|link| link.prepare_sleep()) {
-            let writes: Vec<bool> = inner
-                .links
-                .iter()
-                .map(|l| l.as_ref().and_then(|l| l.wake_source()).is_some_and(|s| s.write))
-                .collect();
-            let ended: Vec<bool> = inner.links.iter().map(Option::is_none).collect();
+            let mut watched = std::mem::take(&mut inner.watched);
+            watched.clear();
+            watched.extend(inner.links.iter().map(|link| Watched::of(link.as_deref())));
             inner.sleeping = true;
             drop(inner);
-            self.waker.block(&writes, &ended, timeout);
+            self.waker.block(&watched, timeout);
             inner = lock(&self.inner);
             inner.sleeping = false;
+            inner.watched = watched;
             self.ended.notify_all();
         }
         inner.links.iter_mut().flatten().for_each(|link| link.cancel_sleep());
