@@ -5,7 +5,7 @@ use crate::gpu_flags::{GpuFlags, local_register};
 use crate::quantity::parse_bytes;
 use clap::error::ErrorKind;
 use clap::{ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
-use ronde::{DType, ReduceOp};
+use ronde::{DType, ReduceOp, Tolerance};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -75,6 +75,16 @@ pub(crate) enum ToleranceArg {
     Recover,
     /// The same, but all-reduces commit window by window: contributors may differ along the vector
     PerWindow,
+}
+
+impl From<ToleranceArg> for Tolerance {
+    fn from(arg: ToleranceArg) -> Tolerance {
+        match arg {
+            ToleranceArg::None => Tolerance::None,
+            ToleranceArg::Recover => Tolerance::Recover,
+            ToleranceArg::PerWindow => Tolerance::PerWindow,
+        }
+    }
 }
 
 /// How the numbers of the ranks become one.

@@ -4,6 +4,7 @@
 //! many ranks as are left, over the blocks that those have in the vectors of the whole group, and the ranks
 //! in its steps are put back to those of the group.
 
+use super::barrier::Barrier;
 use super::{AnyPlan, build};
 use crate::{Algorithm, Topology, Tuning};
 use ronde_core::Collective;
@@ -80,8 +81,7 @@ impl Survivors {
         let names_one = shape.collective.has_root() || shape.collective.is_point_to_point();
         let peer = if names_one { place(shape.peer) } else { Some(0) };
         let (Some(rank), Some(peer)) = (place(shape.rank), peer) else {
-            let alone = Shape { collective: Collective::Barrier, rank: 0, world: 1, peer: 0, ..*shape };
-            return build(&alone, Algorithm::Dissemination, &self.topology, &self.tuning);
+            return Ok(AnyPlan::Barrier(Barrier::without_rounds()));
         };
         let among = Shape {
             collective: holes.collective,

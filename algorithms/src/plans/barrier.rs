@@ -16,7 +16,7 @@ impl Barrier {
         Barrier { rank: shape.rank, world: shape.world }
     }
 
-    /// For ops of which only their commit matters.
+    /// For ops of which only their commit matters, or the error that they end with.
     pub(super) fn without_rounds() -> Barrier {
         Barrier { rank: 0, world: 1 }
     }

@@ -217,11 +217,7 @@ pub(crate) fn average_name(average: Average) -> &'static str {
 }
 
 pub(crate) fn tolerance_name(tolerance: ToleranceArg) -> &'static str {
-    match tolerance {
-        ToleranceArg::None => "none",
-        ToleranceArg::Recover => "recover",
-        ToleranceArg::PerWindow => "per-window",
-    }
+    ronde::Tolerance::from(tolerance).name()
 }
 
 /// The `RONDE_*` variables, without the value of the token.

@@ -25,7 +25,7 @@ use backend::Output;
 pub(crate) use backend::combine;
 pub(crate) use json::to_json;
 
-use crate::args::{BenchArgs, Target, ToleranceArg};
+use crate::args::{BenchArgs, Target};
 use crate::exit::{Code, Failure};
 use crate::say::say;
 use crate::session;
@@ -33,7 +33,7 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use json::{Device, Report};
 use measure::{Bench, Case, Method, Vectors};
-use ronde::{Call, CallOptions, Tolerance};
+use ronde::{Call, CallOptions};
 use std::process::ExitCode;
 use std::time::Duration;
 use table::{Columns, Row};
@@ -257,11 +257,7 @@ fn options(args: &BenchArgs) -> ronde::Result<CallOptions> {
             .timeout
             .filter(|seconds| *seconds > 0)
             .map(|seconds| Duration::from_secs(u64::from(seconds))),
-        tolerance: match args.tolerance {
-            ToleranceArg::None => Tolerance::None,
-            ToleranceArg::Recover => Tolerance::Recover,
-            ToleranceArg::PerWindow => Tolerance::PerWindow,
-        },
+        tolerance: args.tolerance.into(),
         algorithm: args
             .algorithm
             .as_deref()

@@ -210,7 +210,8 @@ fn an_op_that_nobody_waits_for_has_a_deadline_too() {
     });
 }
 
-/// Others keep the links busy without a pause.
+/// Others keep the links busy, with pauses only where the system makes them: those would hide it if time were looked at in
+/// pauses alone.
 #[test]
 fn a_deadline_holds_while_other_calls_go_on() {
     let start = Instant::now();

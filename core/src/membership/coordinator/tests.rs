@@ -573,69 +573,74 @@ fn who_crashes_does_not_flap() {
     }
 }
 
+/// A call of the job that begins.
+fn call(seq: u64) -> crate::OpId {
+    crate::Formation { group: crate::GroupId(0), generation: crate::Generation(0) }
+        .op(crate::Tag(0), crate::Seq(seq))
+}
+
+const WAITED: Duration = Duration::from_millis(3200);
+
+/// How a member is in its calls: so many have ended, the last that it made, the first that is open.
+fn progress(
+    ended: u64,
+    last: (u64, crate::Collective),
+    open: Option<(u64, crate::Collective)>,
+) -> CallProgress {
+    let open = open.map(|(seq, kind)| (call(seq), kind, WAITED));
+    CallProgress { ended, last: Some((call(last.0), last.1)), open }
+}
+
+/// Rank 0 has waited too long in all_reduce for these; what all others are told.
+fn told_of_a_timeout(coordinator: &mut Coordinator, seq: u64, missing: u32, others: &[u32]) -> Vec<String> {
+    let timeout = FromMember::Timeout {
+        op: call(seq),
+        collective: crate::Collective::AllReduce,
+        waited: WAITED,
+        culprits: format!("nothing has come from rank {missing}"),
+        missing: vec![MemberId(missing)],
+        others: others.iter().copied().map(MemberId).collect(),
+    };
+    coordinator.handle_message(10, timeout, Instant(2 * MS));
+    let told = verdicts(&coordinator.take_effects());
+    told.into_iter().map(|(_, verdict)| crate::Error::from(verdict).to_string()).collect()
+}
+
 /// The error of a call that misses its deadline tells a process that never made it from one behind a silent link.
 #[test]
 fn heartbeats_tell_where_members_are() {
-    let op = |seq| {
-        crate::Formation { group: crate::GroupId(0), generation: crate::Generation(0) }
-            .op(crate::Tag(0), crate::Seq(seq))
-    };
-    let waited = Duration::from_millis(3200);
-    let (all_reduce, barrier) = (crate::Collective::AllReduce, crate::Collective::Barrier);
+    use crate::Collective::{AllReduce, Barrier, Recv};
     for (progress, words) in [
         (
-            CallProgress {
-                ended: 120,
-                last: Some((op(120), all_reduce)),
-                open: Some((op(120), all_reduce, waited)),
-            },
+            progress(120, (120, AllReduce), Some((120, AllReduce))),
             "rank 2 waits in this call too, for 3.2 s: its arguments may differ (root, counts), or look at the network \
              between",
         ),
         (
-            CallProgress {
-                ended: 120,
-                last: Some((op(120), barrier)),
-                open: Some((op(120), barrier, waited)),
-            },
+            progress(120, (120, Barrier), Some((120, Barrier))),
             "rank 2 waits in barrier of the same number, for 3.2 s: the calls differ",
         ),
         (
-            CallProgress {
-                ended: 121,
-                last: Some((op(121), barrier)),
-                open: Some((op(121), barrier, waited)),
-            },
+            progress(121, (121, Barrier), Some((121, Barrier))),
             "rank 2 has returned from it and is in barrier #121 (tag 0) for 3.2 s: its arguments may differ (root, counts)",
         ),
         (
-            CallProgress { ended: 121, last: Some((op(120), all_reduce)), open: None },
+            progress(121, (120, AllReduce), None),
             "rank 2 has returned from it and is in no call after all_reduce #120 (tag 0): its arguments may differ \
              (root, counts)",
         ),
+        // The number of a message says nothing.
+        (progress(121, (120, Recv), None), "rank 2 lives and is in no call after recv #120 (tag 0)"),
         (
-            // The number of a message says nothing.
-            CallProgress { ended: 121, last: Some((op(120), crate::Collective::Recv)), open: None },
-            "rank 2 lives and is in no call after recv #120 (tag 0)",
-        ),
-        (
-            CallProgress {
-                ended: 119,
-                last: Some((op(120), all_reduce)),
-                open: Some((op(119), all_reduce, waited)),
-            },
+            progress(119, (120, AllReduce), Some((119, AllReduce))),
             "rank 2 has made this call and is in all_reduce #119 (tag 0) for 3.2 s",
         ),
         (
-            CallProgress {
-                ended: 119,
-                last: Some((op(119), all_reduce)),
-                open: Some((op(119), all_reduce, waited)),
-            },
+            progress(119, (119, AllReduce), Some((119, AllReduce))),
             "rank 2 lives and is in all_reduce #119 (tag 0) for 3.2 s",
         ),
         (
-            CallProgress { ended: 120, last: Some((op(119), all_reduce)), open: None },
+            progress(120, (119, AllReduce), None),
             "rank 2 lives and is in no call after all_reduce #119 (tag 0)",
         ),
         (CallProgress::default(), "rank 2 lives and is in no call, and has made none yet"),
@@ -644,15 +649,9 @@ fn heartbeats_tell_where_members_are() {
         coordinator.handle_message(12, FromMember::Heartbeat(progress), Instant(MS));
         let member = &coordinator.status(Instant(MS)).members[2];
         assert_eq!(member.calls_ended, Some(progress.ended));
-        let (culprits, missing) = ("nothing has come from rank 2".to_owned(), vec![MemberId(2)]);
-        let others = vec![MemberId(1)];
-        let timeout =
-            FromMember::Timeout { op: op(120), collective: all_reduce, waited, culprits, missing, others };
-        coordinator.handle_message(10, timeout, Instant(2 * MS));
-        let told = verdicts(&coordinator.take_effects());
+        let told = told_of_a_timeout(&mut coordinator, 120, 2, &[1]);
         assert_eq!(told.len(), 3);
-        for (_, verdict) in told {
-            let text = crate::Error::from(verdict).to_string();
+        for text in told {
             assert!(
                 text.contains("nothing has come from rank 2. By their heartbeats, ") && text.ends_with(words),
                 "{text}"
@@ -664,30 +663,18 @@ fn heartbeats_tell_where_members_are() {
 /// Of a ring the neighbours wait too: named first is who never came, though nobody who reports waits for it.
 #[test]
 fn who_never_made_a_call_is_named_before_those_who_wait_in_it() {
-    let world = crate::Formation { group: crate::GroupId(0), generation: crate::Generation(0) };
-    let op = |seq| world.op(crate::Tag(0), crate::Seq(seq));
-    let all_reduce = crate::Collective::AllReduce;
-    let waited = Duration::from_millis(3200);
+    use crate::Collective::AllReduce;
     let mut coordinator = active(4);
-    let waits =
-        CallProgress { ended: 7, last: Some((op(7), all_reduce)), open: Some((op(7), all_reduce, waited)) };
-    let away = CallProgress { ended: 7, last: Some((op(6), all_reduce)), open: None };
+    let waits = progress(7, (7, AllReduce), Some((7, AllReduce)));
+    let away = progress(7, (6, AllReduce), None);
     for (connection, progress) in [(11, waits), (12, waits), (13, away)] {
         coordinator.handle_message(connection, FromMember::Heartbeat(progress), Instant(MS));
     }
-    let timeout = FromMember::Timeout {
-        op: op(7),
-        collective: all_reduce,
-        waited,
-        culprits: "nothing has come from rank 1".to_owned(),
-        missing: vec![MemberId(1)],
-        others: vec![MemberId(2), MemberId(3)],
-    };
-    coordinator.handle_message(10, timeout, Instant(2 * MS));
-    for (_, verdict) in verdicts(&coordinator.take_effects()) {
-        let text = crate::Error::from(verdict).to_string();
-        let (absent, neighbour) =
-            (text.find("rank 3 lives and is in no call"), text.find("rank 1 waits in this call too"));
+    let told = told_of_a_timeout(&mut coordinator, 7, 1, &[2, 3]);
+    assert_eq!(told.len(), 4);
+    for text in told {
+        let absent = text.find("rank 3 lives and is in no call");
+        let neighbour = text.find("rank 1 waits in this call too");
         assert!(absent.is_some() && absent < neighbour, "{text}");
     }
 }
