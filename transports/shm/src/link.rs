@@ -2,7 +2,7 @@
 
 use crate::buffer::Registry;
 use crate::region::{self, Mapping};
-use crate::ring::{Counters, Outstanding};
+use crate::ring::{Counters, Reader, Writer};
 use crate::socket::{End, Message, Socket};
 use ronde_core::Segment;
 use ronde_core::frame::{HEADER_BYTES, Header, LINK_BYTE, pad};
@@ -79,17 +79,10 @@ pub struct ShmLink {
     theirs: Mapping,
     socket: Socket,
     registry: Arc<Registry>,
-    /// Bytes published.
-    tail: u64,
-    /// Of those, what the peer was last seen to have given back.
-    room_from: u64,
+    writer: Writer,
     /// Ends of records whose payload the peer reads in place, with their cookies.
     pending: VecDeque<(u64, u64)>,
-    /// Next record to read.
-    head: u64,
-    outstanding: Outstanding,
-    consumed: u64,
-    announced_consumed: u64,
+    reader: Reader,
     woken: u64,
     empty_polls: u32,
     /// Empty polls since views began to hold up the peer.
@@ -134,13 +127,9 @@ impl ShmLink {
             theirs,
             socket,
             registry,
-            tail: 0,
-            room_from: 0,
+            writer: Writer::new(ring_bytes),
             pending: VecDeque::with_capacity(64),
-            head: 0,
-            outstanding: Outstanding::default(),
-            consumed: 0,
-            announced_consumed: 0,
+            reader: Reader::new(ring_bytes),
             woken: 0,
             empty_polls: 0,
             stuck_polls: 0,
@@ -184,20 +173,16 @@ impl ShmLink {
         }
     }
 
-    /// Room for a record of so many bytes?
-    fn has_room(&mut self, bytes: usize) -> bool {
-        let limit = self.ring_bytes as u64;
-        if self.tail + bytes as u64 - self.room_from <= limit {
-            return true;
-        }
-        self.room_from = self.their_counters().given_back().min(self.tail);
-        self.tail + bytes as u64 - self.room_from <= limit
+    /// Where a record of so many bytes may be written, if anywhere.
+    fn room(&mut self, bytes: usize) -> Option<u64> {
+        self.writer.room(bytes, Self::counters(&self.theirs))
     }
 
-    fn publish(&mut self, bytes: usize) {
-        self.tail += bytes as u64;
-        self.my_counters().publish(self.tail);
+    /// Lets the peer see a record; returns where it ends.
+    fn publish(&mut self, bytes: usize) -> u64 {
+        let end = self.writer.publish(bytes, Self::counters(&self.mine));
         self.wake_peer();
+        end
     }
 
     /// Sends where the payload lies instead of the payload.
@@ -206,9 +191,7 @@ impl ShmLink {
             return None;
         }
         let (buffer, offset) = self.registry.find(payload)?;
-        if !self.has_room(2 * HEADER_BYTES) {
-            return Some(Submit::Full);
-        }
+        let Some(position) = self.room(2 * HEADER_BYTES) else { return Some(Submit::Full) };
         if !self.known_there.contains(&buffer.id) {
             if !self.socket.region(buffer.id, buffer.len() as u64, &buffer.file) {
                 return None;
@@ -221,12 +204,12 @@ impl ShmLink {
         }
         let mut head = header.encode();
         head[IN_PLACE_MARK] = 1;
-        let record = self.ring_at(&self.mine, self.tail, 2 * HEADER_BYTES);
+        let record = self.ring_at(&self.mine, position, 2 * HEADER_BYTES);
         record.fill_from(&head);
         record.slice(HEADER_BYTES, 8).fill_from(&buffer.id.to_le_bytes());
         record.slice(HEADER_BYTES + 8, 8).fill_from(&(offset as u64).to_le_bytes());
-        self.pending.push_back((self.tail + 2 * HEADER_BYTES as u64, cookie));
-        self.publish(2 * HEADER_BYTES);
+        let end = self.publish(2 * HEADER_BYTES);
+        self.pending.push_back((end, cookie));
         Some(Submit::Pending)
     }
 
@@ -247,12 +230,12 @@ impl ShmLink {
 
     fn report_sent(&mut self, receiver: &mut dyn Receiver) -> bool {
         let Some((end, _)) = self.pending.front() else { return false };
-        self.room_from = self.their_counters().given_back().min(self.tail);
-        if *end > self.room_from {
+        let given_back = self.writer.given_back(Self::counters(&self.theirs));
+        if *end > given_back {
             return false;
         }
         while let Some((end, cookie)) = self.pending.front().copied() {
-            if end > self.room_from {
+            if end > given_back {
                 break;
             }
             self.pending.pop_front();
@@ -306,7 +289,7 @@ impl ShmLink {
 
     /// Memory of the peer may only be unmapped while no view of it is out.
     fn unmap_forgotten(&mut self) {
-        if !self.forgotten.is_empty() && self.outstanding.is_empty() {
+        if !self.forgotten.is_empty() && self.reader.holds_none() {
             for id in self.forgotten.drain(..) {
                 self.known_here.remove(&id);
             }
@@ -315,11 +298,12 @@ impl ShmLink {
 
     fn read_record(&mut self, tail: u64, receiver: &mut dyn Receiver) -> Result<(), LinkFailure> {
         let violation = LinkFailure::Violation;
-        if tail - self.head < HEADER_BYTES as u64 {
+        let start = self.reader.head();
+        if tail - start < HEADER_BYTES as u64 {
             return Err(violation("a record shorter than its header"));
         }
         let mut head = [0u8; HEADER_BYTES];
-        head.copy_from_slice(self.ring_at(&self.theirs, self.head, HEADER_BYTES).bytes());
+        head.copy_from_slice(self.ring_at(&self.theirs, start, HEADER_BYTES).bytes());
         let in_place = std::mem::take(&mut head[IN_PLACE_MARK]);
         let header = Header::decode(&head)?;
         let len = header.payload_len as usize;
@@ -328,18 +312,17 @@ impl ShmLink {
             1 => HEADER_BYTES,
             _ => return Err(violation("an unknown kind of record")),
         };
-        let end = self.head + (HEADER_BYTES + body) as u64;
+        let end = start + (HEADER_BYTES + body) as u64;
         if end > tail {
             return Err(violation("a record longer than what was published"));
         }
         let payload = match in_place {
-            0 => self.ring_at(&self.theirs, self.head + HEADER_BYTES as u64, len),
-            _ => self.their_memory(self.head + HEADER_BYTES as u64, len)?,
+            0 => self.ring_at(&self.theirs, start + HEADER_BYTES as u64, len),
+            _ => self.their_memory(start + HEADER_BYTES as u64, len)?,
         };
-        self.head = end;
-        let number = self.outstanding.add(end);
+        let number = self.reader.take(end);
         if !receiver.arrived(self.link, &header, Payload::View(payload, ViewToken(number))) {
-            self.give_back(number);
+            self.reader.give_back(number);
         }
         Ok(())
     }
@@ -364,17 +347,9 @@ impl ShmLink {
         Ok(unsafe { Segment::from_raw(mapping.at(offset), len) })
     }
 
-    fn give_back(&mut self, number: u64) {
-        if let Some(position) = self.outstanding.give_back(number) {
-            self.consumed = position;
-        }
-    }
-
     /// Lets the peer see what was given back.
     fn announce_consumed(&mut self) {
-        if self.consumed != self.announced_consumed {
-            self.announced_consumed = self.consumed;
-            self.my_counters().give_back(self.consumed);
+        if self.reader.announce(Self::counters(&self.mine)) {
             self.wake_peer();
         }
     }
@@ -382,8 +357,7 @@ impl ShmLink {
     /// Ring space and the sends of registered memory come back to the peer in order. A view may have to
     /// wait for what another peer sends, which may wait for what this link holds up.
     fn unblock(&mut self, receiver: &mut dyn Receiver) {
-        let used = self.head - self.consumed;
-        if !self.outstanding.is_held_up() && used <= self.ring_bytes as u64 / 2 {
+        if !self.reader.holds_up_the_writer() {
             self.stuck_polls = 0;
             return;
         }
@@ -409,7 +383,7 @@ impl ShmLink {
         }
         match &self.ended {
             // What was published before the end is delivered first.
-            Some(failure) if self.their_counters().published() == self.head => Err(*failure),
+            Some(failure) if self.reader.has_read_all(self.their_counters()) => Err(*failure),
             _ => Ok(()),
         }
     }
@@ -458,10 +432,8 @@ impl Link for ShmLink {
             return answer;
         }
         let bytes = HEADER_BYTES + pad(payload.len());
-        if bytes > self.ring_bytes || !self.has_room(bytes) {
-            return Submit::Full;
-        }
-        let record = self.ring_at(&self.mine, self.tail, bytes);
+        let Some(position) = self.room(bytes) else { return Submit::Full };
+        let record = self.ring_at(&self.mine, position, bytes);
         record.fill_from(&header.encode());
         if !payload.is_empty() {
             payload.copy_to(&record.slice(HEADER_BYTES, payload.len()));
@@ -472,8 +444,9 @@ impl Link for ShmLink {
 
     fn poll(&mut self, receiver: &mut dyn Receiver) -> Result<bool, LinkFailure> {
         let sent = self.report_sent(receiver);
-        let tail = self.their_counters().published();
-        if tail == self.head {
+        let tail = self.reader.published(self.their_counters());
+        let tail = tail.ok_or(LinkFailure::Violation("a position that cannot be"))?;
+        if tail == self.reader.head() {
             self.announce_consumed();
             self.unblock(receiver);
             // The receiver may have read lent memory just now.
@@ -481,11 +454,8 @@ impl Link for ShmLink {
             self.nothing_came()?;
             return Ok(sent);
         }
-        if tail < self.head || tail - self.consumed > self.ring_bytes as u64 {
-            return Err(LinkFailure::Violation("a position that cannot be"));
-        }
         for _ in 0..RECORDS_PER_POLL {
-            if self.head == tail {
+            if self.reader.head() == tail {
                 break;
             }
             self.read_record(tail, receiver)?;
@@ -496,7 +466,7 @@ impl Link for ShmLink {
     }
 
     fn release(&mut self, token: ViewToken) {
-        self.give_back(token.0);
+        self.reader.give_back(token.0);
         self.announce_consumed();
     }
 
@@ -508,10 +478,9 @@ impl Link for ShmLink {
         self.announce_consumed();
         self.my_counters().start_sleep();
         let theirs = self.their_counters();
-        let news =
-            theirs.published() != self.head || theirs.given_back() > self.room_from || self.ended.is_some();
+        let news = !self.reader.has_read_all(theirs) || self.writer.has_news(theirs) || self.ended.is_some();
         if news {
-            self.room_from = self.their_counters().given_back().min(self.tail);
+            self.writer.given_back(Self::counters(&self.theirs));
             self.empty_polls = POLLS_PER_LOOK;
         }
         !news

@@ -1,4 +1,4 @@
-//! Positions of one ring, seen from either side.
+//! Positions of one ring, seen from either side, and the counters by which the sides tell each other theirs.
 //!
 //! The writer counts the bytes that it has published in `tail`, the reader those that it has given back
 //! in `consumed`; both only grow, and each lives in memory that only its owner writes. A byte at position
@@ -33,8 +33,8 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    #[cfg(all(test, loom))]
-    pub(crate) fn new() -> Counters {
+    #[cfg(test)]
+    fn new() -> Counters {
         let zero = || Padded(AtomicU64::new(0));
         Counters { tail: zero(), consumed: zero(), sleeping: zero(), revoked: zero() }
     }
@@ -97,9 +97,120 @@ impl Counters {
     }
 }
 
+/// The side of a ring that fills it. Where the bytes lie is for its owner to know.
+pub(crate) struct Writer {
+    capacity: u64,
+    /// Bytes published.
+    tail: u64,
+    /// Of those, what the reader was last seen to have given back.
+    room_from: u64,
+}
+
+impl Writer {
+    pub(crate) fn new(capacity: usize) -> Writer {
+        Writer { capacity: capacity as u64, tail: 0, room_from: 0 }
+    }
+
+    /// Where a record of so many bytes may be written now; `None` while the reader has not given enough back.
+    pub(crate) fn room(&mut self, bytes: usize, reader: &Counters) -> Option<u64> {
+        let fits = |writer: &Writer| writer.tail + bytes as u64 - writer.room_from <= writer.capacity;
+        if !fits(self) {
+            self.given_back(reader);
+        }
+        fits(self).then_some(self.tail)
+    }
+
+    /// Lets the reader see the record that was written where [`Writer::room`] said; returns where it ends.
+    pub(crate) fn publish(&mut self, bytes: usize, mine: &Counters) -> u64 {
+        self.tail += bytes as u64;
+        mine.publish(self.tail);
+        self.tail
+    }
+
+    /// Up to where the reader has given the ring back, as of now. What a broken one claims beyond the end is ignored.
+    pub(crate) fn given_back(&mut self, reader: &Counters) -> u64 {
+        self.room_from = reader.given_back().min(self.tail);
+        self.room_from
+    }
+
+    /// Whether the reader has given more back than was last seen.
+    pub(crate) fn has_news(&self, reader: &Counters) -> bool {
+        reader.given_back() > self.room_from
+    }
+}
+
+/// The side of a ring that empties it.
+pub(crate) struct Reader {
+    capacity: u64,
+    /// Where the next record starts.
+    head: u64,
+    outstanding: Outstanding,
+    /// Every byte before that is given back...
+    consumed: u64,
+    /// ...which the writer knows up to here.
+    announced: u64,
+}
+
+impl Reader {
+    pub(crate) fn new(capacity: usize) -> Reader {
+        let outstanding = Outstanding::default();
+        Reader { capacity: capacity as u64, head: 0, outstanding, consumed: 0, announced: 0 }
+    }
+
+    /// Where the next record starts.
+    pub(crate) fn head(&self) -> u64 {
+        self.head
+    }
+
+    /// Up to where there is something to read; `None` if the writer claims what cannot be.
+    pub(crate) fn published(&self, writer: &Counters) -> Option<u64> {
+        let tail = writer.published();
+        let possible = tail >= self.head && tail - self.consumed <= self.capacity;
+        possible.then_some(tail)
+    }
+
+    /// Whether there is nothing to read.
+    pub(crate) fn has_read_all(&self, writer: &Counters) -> bool {
+        writer.published() == self.head
+    }
+
+    /// The next record ends here; returns the number to give it back by.
+    pub(crate) fn take(&mut self, end: u64) -> u64 {
+        self.head = end;
+        self.outstanding.add(end)
+    }
+
+    /// A record is not read any more. The writer hears of it with the next [`Reader::announce`].
+    pub(crate) fn give_back(&mut self, number: u64) {
+        if let Some(position) = self.outstanding.give_back(number) {
+            self.consumed = position;
+        }
+    }
+
+    /// Lets the writer see what was given back; returns whether it is more than it knew.
+    pub(crate) fn announce(&mut self, mine: &Counters) -> bool {
+        let news = self.consumed != self.announced;
+        if news {
+            self.announced = self.consumed;
+            mine.give_back(self.consumed);
+        }
+        news
+    }
+
+    /// Whether no record is being read.
+    pub(crate) fn holds_none(&self) -> bool {
+        self.outstanding.is_empty()
+    }
+
+    /// Whether records that are being read keep the writer from going on, or soon will.
+    pub(crate) fn holds_up_the_writer(&self) -> bool {
+        self.outstanding.is_held_up() || self.head - self.consumed > self.capacity / 2
+    }
+}
+
 /// The reader's records: which have been given back, in any order.
 #[derive(Default)]
-pub(crate) struct Outstanding {
+struct Outstanding {
     /// Ends of records in order, and whether each was given back.
     records: std::collections::VecDeque<(u64, bool)>,
     /// Number of the first of them.
@@ -110,13 +221,13 @@ pub(crate) struct Outstanding {
 
 impl Outstanding {
     /// Adds the record that ends at `end`; returns its number.
-    pub(crate) fn add(&mut self, end: u64) -> u64 {
+    fn add(&mut self, end: u64) -> u64 {
         self.records.push_back((end, false));
         self.first + self.records.len() as u64 - 1
     }
 
     /// Gives a record back; returns the position up to which everything is given back, if it moved.
-    pub(crate) fn give_back(&mut self, number: u64) -> Option<u64> {
+    fn give_back(&mut self, number: u64) -> Option<u64> {
         let at = number.checked_sub(self.first)?;
         let given_back = &mut self.records.get_mut(usize::try_from(at).ok()?)?.1;
         self.behind += usize::from(!std::mem::replace(given_back, true));
@@ -130,184 +241,15 @@ impl Outstanding {
         moved
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
 
     /// Records were given back that the writer does not hear of, because one before them was not.
-    pub(crate) fn is_held_up(&self) -> bool {
+    fn is_held_up(&self) -> bool {
         self.behind > 0
     }
 }
 
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn records_are_given_back_in_any_order() {
-        let mut outstanding = Outstanding::default();
-        let numbers: Vec<u64> = [64, 128, 256, 320].map(|end| outstanding.add(end)).to_vec();
-        assert_eq!(outstanding.give_back(numbers[2]), None);
-        assert_eq!(outstanding.give_back(numbers[1]), None);
-        assert!(outstanding.is_held_up());
-        assert_eq!(outstanding.give_back(numbers[0]), Some(256));
-        assert!(!outstanding.is_held_up());
-        assert_eq!(outstanding.give_back(numbers[0]), None, "twice is ignored");
-        assert_eq!(outstanding.give_back(numbers[3]), Some(320));
-        assert!(outstanding.is_empty());
-        assert_eq!(outstanding.give_back(99), None);
-    }
-}
-
-#[cfg(all(test, loom))]
-mod loom_tests {
-    use super::*;
-    use loom::cell::UnsafeCell;
-    use loom::sync::Arc;
-    use loom::sync::atomic::AtomicBool;
-    use loom::thread;
-
-    /// Either the sleeper sees the byte, or the publisher sees the sleeper: never neither.
-    #[test]
-    fn no_wake_up_is_lost() {
-        loom::model(|| {
-            let writer = Arc::new(Counters::new());
-            let sleeper = Arc::new(Counters::new());
-            let woken = Arc::new(AtomicBool::new(false));
-            let publish = {
-                let (writer, sleeper, woken) = (writer.clone(), sleeper.clone(), woken.clone());
-                thread::spawn(move || {
-                    writer.publish(64);
-                    if sleeper.must_wake(0).is_some() {
-                        woken.store(true, Ordering::SeqCst);
-                    }
-                })
-            };
-            sleeper.start_sleep();
-            let saw = writer.published() == 64;
-            publish.join().unwrap();
-            assert!(saw || woken.load(Ordering::SeqCst));
-        });
-    }
-
-    /// A ring of two bytes, each a record, between a writer and a reader. Loom sees every access to a byte: one that
-    /// the other side's is not ordered with fails the test.
-    struct Ring {
-        bytes: [UnsafeCell<u64>; Ring::BYTES as usize],
-        writer: Counters,
-        reader: Counters,
-    }
-
-    impl Ring {
-        const BYTES: u64 = 2;
-        /// So many records: the last of them takes the place of the first.
-        const RECORDS: u64 = 3;
-
-        fn new() -> Arc<Ring> {
-            let bytes = std::array::from_fn(|_| UnsafeCell::new(u64::MAX));
-            Arc::new(Ring { bytes, writer: Counters::new(), reader: Counters::new() })
-        }
-
-        fn at(&self, position: u64) -> &UnsafeCell<u64> {
-            &self.bytes[(position % Ring::BYTES) as usize]
-        }
-
-        /// Writes its position into each record, as soon as there is room.
-        fn write_all(&self) {
-            let mut room_from = 0;
-            for position in 0..Ring::RECORDS {
-                while position + 1 - room_from > Ring::BYTES {
-                    room_from = self.reader.given_back();
-                    thread::yield_now();
-                }
-                // SAFETY: the reader has given back what was there.
-                self.at(position).with_mut(|byte| unsafe { *byte = position });
-                self.writer.publish(position + 1);
-            }
-        }
-
-        fn await_published(&self, tail: u64) {
-            while self.writer.published() < tail {
-                thread::yield_now();
-            }
-        }
-
-        fn assert_holds(&self, position: u64) {
-            // SAFETY: it was published and was not given back.
-            assert_eq!(self.at(position).with(|byte| unsafe { *byte }), position);
-        }
-    }
-
-    /// Runs a reader against the writer of a ring, in every order.
-    fn against_the_writer(read_all: impl Fn(&Ring) + Sync + Send + 'static) {
-        loom::model(move || {
-            let ring = Ring::new();
-            let write = {
-                let ring = ring.clone();
-                thread::spawn(move || ring.write_all())
-            };
-            read_all(&ring);
-            write.join().unwrap();
-        });
-    }
-
-    /// Bytes that were written before a publication are there for who sees it, and none is overwritten before it was
-    /// given back.
-    #[test]
-    fn the_writer_goes_round_behind_the_reader() {
-        against_the_writer(|ring| {
-            let mut outstanding = Outstanding::default();
-            for position in 0..Ring::RECORDS {
-                ring.await_published(position + 1);
-                ring.assert_holds(position);
-                let number = outstanding.add(position + 1);
-                ring.reader.give_back(outstanding.give_back(number).expect("the first of them"));
-            }
-        });
-    }
-
-    /// A record that is read for longer than the one behind it keeps both from being overwritten; with its end both are
-    /// given back at once.
-    #[test]
-    fn records_that_are_given_back_out_of_order_are_announced_in_order() {
-        against_the_writer(|ring| {
-            let mut outstanding = Outstanding::default();
-            ring.await_published(Ring::BYTES);
-            let [first, second] = [1, 2].map(|end| outstanding.add(end));
-            ring.assert_holds(1);
-            assert_eq!(outstanding.give_back(second), None);
-            assert!(outstanding.is_held_up());
-            assert_eq!(ring.writer.published(), Ring::BYTES, "there is no room for a third");
-            ring.assert_holds(0);
-            let consumed = outstanding.give_back(first).expect("nothing is before it");
-            assert_eq!(consumed, Ring::BYTES);
-            ring.reader.give_back(consumed);
-            ring.await_published(Ring::RECORDS);
-            ring.assert_holds(2);
-        });
-    }
-
-    /// Lent memory is written again as soon as it was taken back, also in the middle of a read: whoever has read such
-    /// bytes is told so afterwards.
-    #[test]
-    fn bytes_that_were_taken_back_are_not_taken_for_data() {
-        loom::model(|| {
-            let owner = Arc::new(Counters::new());
-            // Stands for plain memory, of which any byte may be seen old or new: both sides touch it at one time.
-            let lent = Arc::new([AtomicU64::new(7), AtomicU64::new(7)]);
-            let take_back = {
-                let (owner, lent) = (owner.clone(), lent.clone());
-                thread::spawn(move || {
-                    owner.revoke();
-                    lent.iter().for_each(|byte| byte.store(8, Ordering::Relaxed));
-                })
-            };
-            let read = [&lent[0], &lent[1]].map(|byte| byte.load(Ordering::Relaxed));
-            let is_data = !owner.has_revoked();
-            assert!(!is_data || read == [7, 7], "{read:?} was taken for what was lent");
-            take_back.join().unwrap();
-            assert!(owner.has_revoked());
-        });
-    }
-}
+#[cfg(test)]
+mod tests;
