@@ -150,6 +150,24 @@ fn records_that_are_given_back_out_of_order_are_announced_in_order() {
     });
 }
 
+/// What a sanitizer that works has to report. `tests/sanitize` runs it to know that it would.
+#[cfg(not(loom))]
+#[test]
+#[ignore = "reads what may be written at that moment"]
+fn a_race_on_purpose() {
+    against_the_writer(|ring, mut reader| {
+        while !reader.has_read_all(&ring.written) || reader.head() < world::RECORDS {
+            let position = reader.head();
+            // SAFETY: none, on purpose; the value is not used.
+            ring.at(position).with(|word| unsafe { std::hint::black_box(word.read_volatile()) });
+            ring.await_published(&reader, position + 1);
+            let number = reader.take(position + 1);
+            reader.give_back(number);
+            reader.announce(&ring.read);
+        }
+    });
+}
+
 /// Either the sleeper sees the byte, or the publisher sees the sleeper: never neither.
 #[test]
 fn no_wake_up_is_lost() {
