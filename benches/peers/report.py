@@ -18,12 +18,17 @@ def summarise(samples):
     for (collective, ranks, size, system, side), times in sorted(samples.items()):
         row = summary.setdefault((collective, ranks, size), {}).setdefault(system, {})
         row[side] = {
-            "median": statistics.median(times),
-            "least": min(times),
-            "largest": max(times),
-            "samples": times,
+            "median": rounded(statistics.median(times)),
+            "least": rounded(min(times)),
+            "largest": rounded(max(times)),
+            "samples": [rounded(time) for time in times],
         }
     return summary
+
+
+def rounded(microseconds):
+    """Four digits: more than any of them means."""
+    return float(f"{microseconds:.4g}")
 
 
 def one_figure(summary, figure):

@@ -76,6 +76,8 @@ pub enum Misuse {
     Unknown { what: &'static str, got: u64 },
     #[error("input and output overlap in part: they must be the same memory or disjoint")]
     Overlap,
+    #[error("{what} was lent for reading only")]
+    ReadOnly { what: &'static str },
     #[error("the group was closed")]
     Closed,
     #[error("send and receive need another rank, not this one ({rank})")]

@@ -23,12 +23,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub struct Segment {
     ptr: *mut u8,
     len: usize,
-    /// Counts the clones of a lent segment; lives in the frame of [`lend`].
-    loan: Option<NonNull<AtomicUsize>>,
+    /// What a lent segment counts as; lives in the frame of [`lend`].
+    loan: Option<NonNull<Loan>>,
+}
+
+/// The segments that a [`Lender`] has made of one kind.
+struct Loan {
+    /// How many there are, clones among them.
+    count: AtomicUsize,
+    writable: bool,
 }
 
 // SAFETY: a segment is a pointer and a length; validity on any thread for as long as it lives is
-// the contract of its makers, and the loan counter is atomic and outlives every clone.
+// the contract of its makers; of a loan only the counter changes, which is atomic, and the loan outlives every clone.
 unsafe impl Send for Segment {}
 // SAFETY: as above; shared references only copy the pointer or read through it.
 unsafe impl Sync for Segment {}
@@ -70,6 +77,23 @@ impl Segment {
     #[inline]
     pub fn as_ptr(&self) -> *mut u8 {
         self.ptr
+    }
+
+    /// False for memory that was lent for reading only.
+    #[inline]
+    pub fn is_writable(&self) -> bool {
+        self.loan().is_none_or(|loan| loan.writable)
+    }
+
+    #[inline]
+    fn loan(&self) -> Option<&Loan> {
+        // SAFETY: the loan outlives every clone: `lend` waits for the counter to reach zero.
+        self.loan.map(|loan| unsafe { loan.as_ref() })
+    }
+
+    #[inline]
+    fn assert_writable(&self) {
+        assert!(self.is_writable(), "memory that was lent for reading only cannot be written");
     }
 
     /// True if both start at the same address and have the same length.
@@ -114,8 +138,14 @@ impl Segment {
     ///
     /// Takes `&mut self` so that one clone cannot give two writable borrows; other clones of the
     /// range exist, and the plan validator keeps steps that write a range apart from all others.
+    ///
+    /// # Panics
+    ///
+    /// As all that writes here: if the memory was lent for reading only. Calls are checked before they start, so this
+    /// is a broken invariant.
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.assert_writable();
         // SAFETY: as for `bytes`, with writes vouched for by the maker.
         unsafe { std::slice::from_raw_parts_mut(self.ptr, self.len) }
     }
@@ -124,6 +154,7 @@ impl Segment {
     #[inline]
     pub fn copy_to(&self, dst: &Segment) {
         assert!(self.len <= dst.len, "copy of {} bytes into {}", self.len, dst.len);
+        dst.assert_writable();
         // SAFETY: both ranges are valid for their lengths; `copy` allows overlap.
         unsafe { std::ptr::copy(self.ptr, dst.ptr, self.len) }
     }
@@ -132,6 +163,7 @@ impl Segment {
     /// must not overlap.
     pub fn stream_to(&self, dst: &Segment) {
         assert!(self.len <= dst.len && !self.overlaps(dst), "copy of {} bytes into {}", self.len, dst.len);
+        dst.assert_writable();
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
@@ -163,12 +195,13 @@ impl Segment {
     #[inline]
     pub fn fill_from(&self, src: &[u8]) {
         assert!(src.len() <= self.len, "copy of {} bytes into {}", src.len(), self.len);
+        self.assert_writable();
         // SAFETY: the maker vouches for the destination; `src` is a live borrow.
         unsafe { std::ptr::copy(src.as_ptr(), self.ptr, src.len()) }
     }
 
-    fn lent(ptr: *mut u8, len: usize, loan: &AtomicUsize) -> Segment {
-        loan.fetch_add(1, Ordering::Relaxed);
+    fn lent(ptr: *mut u8, len: usize, loan: &Loan) -> Segment {
+        loan.count.fetch_add(1, Ordering::Relaxed);
         Segment { ptr, len, loan: Some(NonNull::from(loan)) }
     }
 }
@@ -176,9 +209,8 @@ impl Segment {
 impl Clone for Segment {
     #[inline]
     fn clone(&self) -> Segment {
-        if let Some(loan) = self.loan {
-            // SAFETY: the counter outlives every clone: `lend` waits for it to reach zero.
-            unsafe { loan.as_ref() }.fetch_add(1, Ordering::Relaxed);
+        if let Some(loan) = self.loan() {
+            loan.count.fetch_add(1, Ordering::Relaxed);
         }
         Segment { ptr: self.ptr, len: self.len, loan: self.loan }
     }
@@ -187,10 +219,10 @@ impl Clone for Segment {
 impl Drop for Segment {
     #[inline]
     fn drop(&mut self) {
-        if let Some(loan) = self.loan {
-            // SAFETY: as in `clone`. Release pairs with the acquire in `Lender::drop`: whatever was
-            // done through this clone happens before the borrow ends.
-            unsafe { loan.as_ref() }.fetch_sub(1, Ordering::Release);
+        if let Some(loan) = self.loan() {
+            // Release pairs with the acquire in `Lender::drop`: whatever was done through this clone
+            // happens before the borrow ends.
+            loan.count.fetch_sub(1, Ordering::Release);
         }
     }
 }
@@ -233,20 +265,22 @@ unsafe impl<T: Pod, const N: usize> Pod for [T; N] {}
 
 /// Hands out segments over slices borrowed for `'a`; see [`lend`].
 pub struct Lender<'a> {
-    loan: AtomicUsize,
+    /// What is read only, and what may be written.
+    loans: [Loan; 2],
     /// Invariant: with a shorter `'a` one could lend what lives in the closure only.
     borrowed: PhantomData<fn(&'a ()) -> &'a ()>,
 }
 
 impl<'a> Lender<'a> {
-    /// A segment that ops only read.
+    /// A segment that ops only read: a call that would write it is refused.
     pub fn shared<T: Pod>(&self, data: &'a [T]) -> Segment {
-        Segment::lent(data.as_ptr() as *mut u8, size_of_val(data), &self.loan)
+        Segment::lent(data.as_ptr() as *mut u8, size_of_val(data), &self.loans[0])
     }
 
-    /// A segment that ops may write.
+    /// A segment that ops may write. As in C, no two ops that are in flight at a time may use a byte of it, unless both
+    /// read it: lend parts, or slices of the segment that do not overlap.
     pub fn unique<T: Pod>(&self, data: &'a mut [T]) -> Segment {
-        Segment::lent(data.as_mut_ptr().cast(), size_of_val(data), &self.loan)
+        Segment::lent(data.as_mut_ptr().cast(), size_of_val(data), &self.loans[1])
     }
 }
 
@@ -256,7 +290,7 @@ impl Drop for Lender<'_> {
         // Ops drop their segments when they end, before the caller is told; every op has a
         // deadline. So this loop is normally not entered, and bounded by that deadline if a panic
         // unwinds through the closure.
-        while self.loan.load(Ordering::Acquire) != 0 {
+        while self.loans.iter().any(|loan| loan.count.load(Ordering::Acquire) != 0) {
             std::thread::yield_now();
         }
     }
@@ -274,7 +308,8 @@ impl Drop for Lender<'_> {
 /// });
 /// ```
 pub fn lend<'a, R>(run: impl FnOnce(&Lender<'a>) -> R) -> R {
-    let lender = Lender { loan: AtomicUsize::new(0), borrowed: PhantomData };
+    let loans = [false, true].map(|writable| Loan { count: AtomicUsize::new(0), writable });
+    let lender = Lender { loans, borrowed: PhantomData };
     run(&lender)
 }
 
@@ -375,6 +410,30 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn what_was_lent_for_reading_is_not_written() {
+        let data = [1u8; 128];
+        let mut other = [2u8; 128];
+        lend(|lender| {
+            let (read, write) = (lender.shared(&data), lender.unique(&mut other));
+            assert!(write.is_writable() && write.slice(3, 4).is_writable() && Segment::EMPTY.is_writable());
+            let part = read.slice(1, 100).clone();
+            assert!(!part.is_writable());
+            let attempts: [&dyn Fn(); 4] = [
+                &|| part.clone().bytes_mut().fill(0),
+                &|| part.fill_from(&[0]),
+                &|| write.slice(0, 100).copy_to(&part),
+                &|| write.slice(0, 100).stream_to(&part),
+            ];
+            for attempt in attempts {
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(attempt)).unwrap_err();
+            }
+            assert_eq!(part.bytes(), [1; 100]);
+            part.copy_to(&write);
+            assert_eq!(write.bytes()[..100], [1; 100]);
+        });
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub(crate) fn check(call: &mut Call, rank: Rank, size: u32) -> Result<(), Misuse
     let (input, output) = buffer_bytes(call, rank, size)?;
     check_len("input", &call.input, input)?;
     check_len("output", &call.output, output)?;
+    if output > 0 && !call.output.is_writable() {
+        return Err(Misuse::ReadOnly { what: "the output" });
+    }
     check_overlap(call, rank)?;
     if call.output.len() > output {
         // What a survivor sends to one who lacks it, and what members compare, is the result alone.
@@ -245,6 +248,14 @@ mod tests {
         for call in [with(Collective::Broadcast, 3, 0), with(Collective::Send, 0, 0)] {
             assert!(check(&mut call.clone(), Rank(0), 3).is_err(), "{call:?}");
         }
+        let bytes = [1u8; 4];
+        ronde_core::memory::lend(|lender| {
+            let read = || lender.shared(&bytes);
+            let mut call = Call { input: read(), output: read(), ..with(Collective::Broadcast, 1, 4) };
+            assert_eq!(check(&mut call, Rank(0), 3), Err(Misuse::ReadOnly { what: "the output" }));
+            call.collective = Collective::Send;
+            assert_eq!(check(&mut call, Rank(0), 3), Ok(()), "nothing is written");
+        });
         let error = check(&mut with(Collective::AllGather, 0, usize::MAX), Rank(0), 3).unwrap_err();
         assert!(matches!(error, Misuse::CountOverflow { .. }), "{error}");
     }

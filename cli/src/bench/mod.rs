@@ -219,7 +219,10 @@ fn conclude(
         let _ = file.finish_alone(|| Ok(content));
         return Err(error);
     }
-    file.finish(|| Ok(content), backend)?;
+    if let Some(path) = file.finish(|| Ok(content), backend)? {
+        // A name that was taken has got a suffix.
+        say!("# written to {}\n", path.display());
+    }
     // Whoever was lost after the last operation is missed here.
     let fewer_ranks = totals.fewer_ranks || backend.run(Call::EMPTY)?.contributors < backend.ranks();
     Ok(match () {
