@@ -24,6 +24,8 @@ pub(crate) const LONGEST_NAME: usize = 128;
 /// How long somebody who was turned away has to hear it, and how many bytes it may have sent meanwhile.
 const FAREWELL: Duration = Duration::from_millis(500);
 const MAX_UNREAD: u64 = 64 << 10;
+/// Within so many times as long as a member may be silent all have found a coordinator that was started again.
+const SEARCH: u32 = 2;
 /// How long a coordinator whose host gives up waits for its members to hear of it.
 const LAST_WAIT: Duration = Duration::from_millis(500);
 
@@ -39,6 +41,8 @@ struct Jobs {
     only: Option<String>,
     /// Where this process listens since in the place of a coordinator that has ended.
     taken_over: Addresses,
+    /// When this process began to listen.
+    since: std::time::Instant,
     /// How long somebody who has connected may take to say what for: connections are few.
     first_word: Duration,
     /// Number of the next connection.
@@ -86,6 +90,7 @@ impl Coordinators {
             options: options(config),
             only,
             taken_over,
+            since: std::time::Instant::now(),
             first_word: config.connect_timeout,
             next: AtomicU64::new(0),
             running: Mutex::default(),
@@ -292,7 +297,10 @@ impl Jobs {
             let why = format!("the coordinator there serves {MOST_JOBS} jobs already");
             return Err(Box::new(ToMember::NotHere(why)));
         }
-        let begun = self.begin_in(&mut running, name, Coordinator::new(self.options.clone()));
+        // This process may have been started in the place of one that had the job.
+        let rejoin_patience = (self.options.suspect_after * SEARCH).saturating_sub(self.since.elapsed());
+        let options = CoordinatorOptions { rejoin_patience, ..self.options.clone() };
+        let begun = self.begin_in(&mut running, name, Coordinator::new(options));
         begun.map(Some).map_err(|error| Box::new(ToMember::NotHere(error.to_string())))
     }
 

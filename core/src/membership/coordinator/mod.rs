@@ -47,6 +47,9 @@ pub struct CoordinatorOptions {
     pub grace: Duration,
     /// The process that it runs in; `None` if it runs alone.
     pub host: Option<PeerId>,
+    /// A job without a size waits for so long after the first has come before it starts: members of a coordinator that
+    /// this one was started in the place of may come meanwhile, and are that job. Default: not at all.
+    pub rejoin_patience: Duration,
 }
 
 impl Default for CoordinatorOptions {
@@ -63,6 +66,7 @@ impl Default for CoordinatorOptions {
             heartbeat,
             grace: Duration::from_millis(50),
             host: None,
+            rejoin_patience: Duration::ZERO,
         }
     }
 }
@@ -127,6 +131,8 @@ pub struct Coordinator {
     gone: BTreeSet<MemberId>,
     /// Of those that are gone, whom the others do not wait for any more.
     fenced: BTreeSet<MemberId>,
+    /// Until then a job without a size does not start.
+    held_until: Option<Instant>,
     /// When the first and the last newcomer came that no view has yet.
     newcomers_since: Option<(Instant, Instant)>,
     accusations: Vec<Accusation>,
@@ -158,6 +164,7 @@ impl Coordinator {
             next: None,
             gone: BTreeSet::new(),
             fenced: BTreeSet::new(),
+            held_until: None,
             newcomers_since: None,
             accusations: Vec::new(),
             unproven: BTreeSet::new(),
@@ -192,7 +199,8 @@ impl Coordinator {
         let beat = beats.then(|| self.beaten.after(self.options.heartbeat));
         let lingering = matches!(self.state, State::Failed(_)) && self.lingers_until > self.ticked;
         let farewell = lingering.then_some(self.lingers_until);
-        let changes = [self.next_change_of_view(), self.succession_deadline()];
+        let starts = self.held_until.filter(|_| self.has_enough());
+        let changes = [starts, self.next_change_of_view(), self.succession_deadline()];
         let all = [accusation, silent, beat, farewell].into_iter().chain(changes);
         all.fold(None, |first: Option<Instant>, next| match (first, next) {
             (Some(first), Some(next)) => Some(first.min(next)),
@@ -284,6 +292,7 @@ impl Coordinator {
     /// Time passed.
     pub fn handle_tick(&mut self, now: Instant) {
         self.forgive_own_pause(now);
+        self.form_if_due(now);
         self.succeed_if_due(now);
         if !self.is_succeeding() {
             self.judge_accusations(now);
@@ -346,10 +355,9 @@ impl Coordinator {
         self.options.size = self.options.size.or(hello.size);
         self.options.min_peers = self.options.min_peers.or(hello.min_peers);
         self.members.insert(connection, Member::new(hello, None, now));
+        self.held_until.get_or_insert(now.after(self.options.rejoin_patience));
         self.tell_gathering();
-        if self.needed() == Some(self.gathered().count() as u32) {
-            self.form_view(now);
-        }
+        self.form_if_due(now);
     }
 
     /// Those who came for the start of the job.
@@ -360,6 +368,22 @@ impl Coordinator {
     /// How many there have to be for the job to start.
     fn needed(&self) -> Option<u32> {
         self.options.size.or(self.options.min_peers)
+    }
+
+    /// As many have come as the job needs to start.
+    fn has_enough(&self) -> bool {
+        let gathers = matches!(self.state, State::Gathering);
+        gathers && self.needed().is_some_and(|needed| self.gathered().count() >= needed as usize)
+    }
+
+    fn form_if_due(&mut self, now: Instant) {
+        // With a size the members of an earlier job are among those who are counted.
+        let may_have_members =
+            self.options.size.is_none() && self.held_until.is_some_and(|until| now < until);
+        let is_full = self.options.max_peers.is_some_and(|most| self.gathered().count() >= most as usize);
+        if self.has_enough() && (!may_have_members || is_full) {
+            self.form_view(now);
+        }
     }
 
     fn admissible(&self, hello: &Hello) -> Result<(), String> {

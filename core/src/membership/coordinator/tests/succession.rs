@@ -312,6 +312,43 @@ fn newcomers_do_not_start_a_job() {
     assert_eq!(proposed(&coordinator.take_effects()).expect("the second").0, [7, 8]);
 }
 
+/// A coordinator was started again, and somebody new is there before its members are: it must not become another job,
+/// which would turn them away.
+#[test]
+fn a_job_that_may_have_members_does_not_start_without_them() {
+    let patience = Duration::from_secs(2);
+    let options = CoordinatorOptions {
+        min_peers: Some(1),
+        max_peers: Some(3),
+        rejoin_patience: patience,
+        ..CoordinatorOptions::default()
+    };
+    let with = |come: &[u8]| {
+        let mut coordinator = Coordinator::new(options.clone());
+        come.iter().for_each(|&id| {
+            coordinator.handle_message(id.into(), newcomer(id), Instant(MS));
+        });
+        coordinator
+    };
+    let mut restarted = with(&[7]);
+    restarted.handle_tick(Instant(0).after(patience));
+    assert_eq!(proposed(&restarted.take_effects()), None);
+    for id in 0..2 {
+        let member = rejoin(id, 2, |r| (r.view.host, r.hosts_coordinator) = (None, false));
+        restarted.handle_message(id.into(), member, Instant(0).after(patience));
+    }
+    assert_eq!(prepared(&restarted.take_effects()).iter().map(|p| p.0).collect::<Vec<_>>(), [0, 1]);
+
+    let mut new = with(&[7]);
+    let until = new.next_deadline().expect("it starts");
+    assert_eq!(until, Instant(MS).after(patience));
+    new.handle_tick(until);
+    assert_eq!(proposed(&new.take_effects()).expect("nobody else came").0, [7]);
+
+    let full = proposed(&with(&[7, 8, 9]).take_effects());
+    assert_eq!(full.expect("nobody else may come").0, [7, 8, 9]);
+}
+
 /// The number of one that is gone is given to another; then both come to a coordinator that was started again.
 #[test]
 fn of_two_with_one_number_the_one_of_the_later_view_is_a_member() {
