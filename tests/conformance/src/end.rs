@@ -5,10 +5,10 @@
 //! poisoned and have guard bytes, and a payload's memory is overwritten as soon as the link says
 //! that it has left.
 
+use crate::memory::{Memory, Piece};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use ronde_core::frame::{FrameKind, Header};
-use ronde_core::memory::Arena;
 use ronde_core::transport::{Link, LinkFailure, Payload, Placement, Receiver, Submit, ViewToken, WakeSource};
 use ronde_core::{Epoch, Generation, GroupId, OpId, Segment, Seq, Tag};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -41,6 +41,7 @@ pub struct End {
     pub link: Box<dyn Link>,
     /// What it has brought.
     pub inbox: Inbox,
+    memory: Memory,
     salt: u64,
     to_send: VecDeque<(u64, usize)>,
     rng: SmallRng,
@@ -55,13 +56,15 @@ pub struct Inbox {
     arrived: BTreeMap<u64, usize>,
     discarded: u64,
     lent: BTreeMap<u64, Buffer>,
+    /// Whose memory may be used again.
+    returned: Vec<Buffer>,
     views: Vec<(ViewToken, u64, Segment)>,
     rng: SmallRng,
 }
 
 /// Memory at any address with guard bytes around it.
 struct Buffer {
-    arena: Arena,
+    piece: Piece,
     offset: usize,
     len: usize,
 }
@@ -76,15 +79,33 @@ impl End {
             arrived: BTreeMap::new(),
             discarded: 0,
             lent: BTreeMap::new(),
+            returned: Vec::new(),
             views: Vec::new(),
             rng: SmallRng::seed_from_u64(salt ^ 1),
         };
-        End { link, inbox, salt, to_send: VecDeque::new(), rng: SmallRng::seed_from_u64(salt) }
+        End {
+            link,
+            inbox,
+            memory: Memory::Plain,
+            salt,
+            to_send: VecDeque::new(),
+            rng: SmallRng::seed_from_u64(salt),
+        }
+    }
+
+    /// The same, with its payloads in this memory.
+    pub fn sending_from(self, memory: Memory) -> End {
+        End { memory, ..self }
     }
 
     /// Queues frames of these sizes, numbered from 0.
     pub fn queue(&mut self, sizes: &[usize]) {
         self.to_send = sizes.iter().enumerate().map(|(seq, &len)| (seq as u64, len)).collect();
+    }
+
+    /// Whether the peer reads payloads where they lie.
+    pub fn lends_memory(&self) -> bool {
+        self.memory.is_registered()
     }
 
     /// Queues one frame.
@@ -112,17 +133,26 @@ impl End {
         let submitted = (0..4).take_while(|_| self.submit_next()).count() > 0;
         let moved = self.link.poll(&mut self.inbox)?;
         self.give_views_back();
+        for buffer in self.inbox.returned.drain(..) {
+            self.memory.take_back(buffer.piece, &mut self.rng);
+        }
         Ok(submitted || moved)
     }
 
     /// Submits the next frame, if there is one and the link takes it.
     pub fn submit_next(&mut self) -> bool {
         let Some(&(seq, len)) = self.to_send.front() else { return false };
-        let buffer = Buffer::new(len, &mut self.rng);
+        let buffer = Buffer::new(len, &mut self.memory, &mut self.rng);
         fill(self.salt, seq, buffer.segment().bytes_mut());
         match self.link.submit(&header(self.salt, seq, len), &buffer.segment(), seq) {
-            Submit::Full => return false,
-            Submit::Sent => buffer.segment().bytes_mut().fill(OVERWRITTEN),
+            Submit::Full => {
+                self.memory.take_back(buffer.piece, &mut self.rng);
+                return false;
+            }
+            Submit::Sent => {
+                buffer.segment().bytes_mut().fill(OVERWRITTEN);
+                self.memory.take_back(buffer.piece, &mut self.rng);
+            }
             Submit::Pending => {
                 assert!(self.inbox.lent.insert(seq, buffer).is_none(), "cookie {seq} twice");
             }
@@ -191,7 +221,7 @@ impl Receiver for Inbox {
             self.discarded += 1;
             return Placement::Discard;
         }
-        let buffer = Buffer::new(header.payload_len as usize, &mut self.rng);
+        let buffer = Buffer::new(header.payload_len as usize, &mut Memory::Plain, &mut self.rng);
         let target = buffer.segment();
         assert!(self.placed.insert(seq, buffer).is_none(), "frame {seq} was placed twice");
         Placement::Into(target)
@@ -222,23 +252,25 @@ impl Receiver for Inbox {
         assert_eq!(link, LINK);
         let buffer = self.lent.remove(&cookie).expect("a cookie is reported once, and only if pending");
         buffer.segment().bytes_mut().fill(OVERWRITTEN);
+        self.returned.push(buffer);
     }
 }
 
 impl Buffer {
-    fn new(len: usize, rng: &mut SmallRng) -> Buffer {
+    fn new(len: usize, memory: &mut Memory, rng: &mut SmallRng) -> Buffer {
         let offset = GUARD + if rng.random() { 0 } else { rng.random_range(0..64) };
-        let arena = Arena::new(offset + len + GUARD);
-        arena.segment(0, arena.len()).bytes_mut().fill(POISON);
-        Buffer { arena, offset, len }
+        let piece = memory.piece(offset + len + GUARD);
+        piece.segment().slice(0, offset + len + GUARD).bytes_mut().fill(POISON);
+        Buffer { piece, offset, len }
     }
 
     fn segment(&self) -> Segment {
-        self.arena.segment(self.offset, self.len)
+        self.piece.segment().slice(self.offset, self.len)
     }
 
     fn assert_guards(&self) {
-        let (all, end) = (self.arena.segment(0, self.arena.len()), self.offset + self.len);
+        let end = self.offset + self.len;
+        let all = self.piece.segment().slice(0, end + GUARD);
         let intact = |bytes: &[u8]| bytes.iter().all(|&b| b == POISON);
         assert!(intact(&all.bytes()[..self.offset]), "bytes before the target were written");
         assert!(intact(&all.bytes()[end..]), "bytes behind the target were written");

@@ -6,6 +6,7 @@
 //! * [`suite`]: the tests.
 //! * [`end`]: one end of a pair with frames to send, memory of its own and checks of what arrives.
 //! * [`faulty`]: the wrapper.
+//! * [`Memory`]: of what kind the payloads of an end lie in.
 //! * [`Counting`]: an allocator that counts, for tests that say what allocates nothing.
 #![deny(unsafe_code)]
 
@@ -13,13 +14,16 @@
 mod counting;
 pub mod end;
 pub mod faulty;
+#[allow(unsafe_code, reason = "registered memory is lent as it is")]
+mod memory;
 mod shm;
 pub mod suite;
 mod tcp;
 
 pub use counting::Counting;
 pub use faulty::{Faults, FaultyLink};
-pub use shm::shm_pair;
+pub use memory::{Memory, Piece};
+pub use shm::{registered_pair, shm_pair};
 pub use tcp::{TcpPair, tcp_sockets};
 
 use ronde_core::transport::Link;
@@ -30,15 +34,23 @@ pub struct Pair {
     pub near: Box<dyn Link>,
     /// The other.
     pub far: Box<dyn Link>,
+    /// What each sends from, the near one first.
+    pub memory: [Memory; 2],
 }
 
 impl Pair {
+    /// Two ends that send from memory of the usual kind.
+    pub fn new(near: Box<dyn Link>, far: Box<dyn Link>) -> Pair {
+        Pair { near, far, memory: [Memory::Plain, Memory::Plain] }
+    }
+
     /// The same pair behind wrappers that inject faults; the ends get different seeds.
     pub fn faulty(self, faults: Faults) -> Pair {
         let other = Faults { seed: faults.seed.wrapping_add(1), ..faults.clone() };
         Pair {
             near: Box::new(FaultyLink::new(end::LINK, self.near, faults)),
             far: Box::new(FaultyLink::new(end::LINK, self.far, other)),
+            memory: self.memory,
         }
     }
 }

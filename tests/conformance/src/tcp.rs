@@ -18,7 +18,7 @@ impl TcpPair {
     /// Connects two links over loopback.
     pub fn connect(&self) -> Pair {
         let (near, far) = (0..self.streams).map(|_| tcp_sockets()).unzip();
-        Pair { near: self.link(near), far: self.link(far) }
+        Pair::new(self.link(near), self.link(far))
     }
 
     fn link(&self, sockets: Vec<TcpStream>) -> Box<TcpLink> {

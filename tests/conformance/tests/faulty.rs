@@ -42,6 +42,20 @@ mod shared_memory {
     }));
 }
 
+mod registered_memory {
+    use ronde_conformance::{Faults, conformance, registered_pair};
+    use ronde_shm::ShmOptions;
+
+    conformance!(registered_pair(&ShmOptions::default(), true).faulty(Faults {
+        seed: 4,
+        full: 60,
+        hold: 100,
+        reorder: 200,
+        late: 100,
+        kill_at: None,
+    }));
+}
+
 mod resets {
     use ronde_conformance::end::{End, PATIENCE, Rule};
     use ronde_conformance::{Faults, Pair, TcpPair};
@@ -75,7 +89,7 @@ mod resets {
                 pair.near,
                 Faults { kill_at: Some(kill_at), ..faults.clone() },
             );
-            let (near_end, _, received) = run_to_both_ends(Pair { near: Box::new(near), far: pair.far });
+            let (near_end, _, received) = run_to_both_ends(Pair::new(Box::new(near), pair.far));
             assert_eq!(near_end, LinkFailure::Os(104));
             assert!(received as u64 <= kill_at, "{received} frames from a link that sent {kill_at}");
         }
