@@ -2,6 +2,7 @@
 //! real processes, against an oracle. In place, a rooted collective is called in both ways that programs use: with the
 //! root's vectors alone, and with the same vectors on every rank. What all ranks get is compared bit by bit.
 
+mod barriers;
 mod case;
 mod memory;
 mod messages;
