@@ -35,6 +35,21 @@ fn round(group: &Group, round: u64, length: usize) -> Result<Vec<Vec<u32>>, Erro
     assert!((0..length).all(|i| data[i] == sum(&here, i)), "all_reduce in place of round {round}, {here:?}");
     said.push(here);
 
+    // Others may be reading it when it is taken back, and it is freed right after.
+    let mut registered = group.mem_alloc(8 * length)?;
+    registered.as_mut_slice::<u64>().copy_from_slice(&input);
+    output.fill(0xaaaa_aaaa_aaaa_aaaa);
+    let outcome = group.all_reduce_into(registered.as_slice(), &mut output, ReduceOp::Sum)?;
+    let here = present(group, &outcome);
+    assert!((0..length).all(|i| output[i] == sum(&here, i)), "registered input of round {round}, {here:?}");
+    assert!(*registered.as_slice::<u64>() == input, "the registered input of round {round} changed");
+    said.push(here);
+    let here = present(group, &group.all_reduce(registered.as_mut_slice::<u64>(), ReduceOp::Sum)?);
+    let data = registered.as_slice::<u64>();
+    assert!((0..length).all(|i| data[i] == sum(&here, i)), "registered memory of round {round}, {here:?}");
+    said.push(here);
+    drop(registered);
+
     for in_place in [false, true] {
         let options = CallOptions { tolerance: Tolerance::PerWindow, ..CallOptions::default() };
         let (mut data, mut output) = (input.clone(), vec![0xaaaa_aaaa_aaaa_aaaa; length]);
