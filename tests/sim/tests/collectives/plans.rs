@@ -6,7 +6,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use ronde_algorithms::{Tuning, algorithms_for};
 use ronde_core::call::CallOptions;
-use ronde_core::collective::Limits;
+use ronde_core::collective::{Limits, OpHandle};
 use ronde_core::{Collective, Tolerance};
 use ronde_sim::Cluster;
 
@@ -103,6 +103,80 @@ fn check_op(spec: &OpSpec, world: usize, seed: u64, what: &str) {
     }
 }
 
+/// As `sweep`, in place also where a rank has its own block of a longer vector, or one side only.
+fn sweep_in_place(collective: Collective) {
+    let mut seed = collective as u64 * 1_000_003;
+    for &algorithm in algorithms_for(collective) {
+        for world in 1usize..=33 {
+            for count in [1, world + 1, 129] {
+                seed += 1;
+                let spec = OpSpec { in_place: true, ..spec_of(collective, algorithm.name(), count, seed) };
+                check_op(&spec, world, seed, &format!("world {world} seed {seed} {spec:?}"));
+            }
+        }
+    }
+}
+
+fn spec_of(collective: Collective, algorithm: &str, count: usize, seed: u64) -> OpSpec {
+    OpSpec {
+        collective,
+        algorithm: Some(algorithm.to_string()),
+        tolerance: if seed.is_multiple_of(3) { Tolerance::None } else { Tolerance::Recover },
+        count,
+        root: seed as usize,
+        in_place: false,
+        tag: 0,
+        reduces: Reduces::Sum,
+        commit_group: None,
+        strict_commit: false,
+    }
+}
+
+#[test]
+fn in_place() {
+    use Collective::*;
+    for collective in [ReduceScatter, AllGather, Broadcast, Reduce, Gather, Scatter] {
+        sweep_in_place(collective);
+    }
+}
+
+/// Nobody leaves a barrier before the last has come.
+#[test]
+fn barriers() {
+    for world in 2usize..=33 {
+        for late in [0, world / 2, world - 1] {
+            let seed = (world * 100 + late) as u64;
+            let spec = spec_of(Collective::Barrier, "dissemination", 0, seed);
+            let what = format!("world {world} late {late} {spec:?}");
+            let mut rng = SmallRng::seed_from_u64(seed);
+            let mut cluster = cluster(world, seed, &mut rng);
+            let op = Op::new(&spec, world, &mut rng);
+            let mut handles = vec![None; world];
+            for rank in (0..world).filter(|&rank| rank != late) {
+                handles[rank] = Some(cluster.start(rank, op.call(rank), false).expect(&what));
+            }
+            let ended = |cluster: &Cluster, rank: usize, handles: &[Option<OpHandle>]| {
+                handles[rank].is_some_and(|handle| cluster.peers[rank].executor.has_ended(handle))
+            };
+            // As many turns as the barrier takes when all are there, as is seen below.
+            let turns = |cluster: &mut Cluster| {
+                for rank in (0..20 * world).flat_map(|_| 0..world) {
+                    cluster.step(rank);
+                }
+            };
+            turns(&mut cluster);
+            assert!((0..world).all(|rank| !ended(&cluster, rank, &handles)), "{what}: somebody did not wait");
+            handles[late] = Some(cluster.start(late, op.call(late), false).expect(&what));
+            turns(&mut cluster);
+            assert!((0..world).all(|rank| ended(&cluster, rank, &handles)), "{what}: more turns");
+            let handles: Vec<_> = handles.into_iter().flatten().collect();
+            for result in cluster.finish(&handles, BUDGET) {
+                assert_eq!(result.expect(&what).contributors as usize, world, "{what}");
+            }
+        }
+    }
+}
+
 /// Blocks of any lengths, of which many are empty, some far longer than the others, and some have gaps between them.
 fn sweep_uneven(collective: Collective) {
     let mut seed = collective as u64 * 1_000_003;
@@ -112,18 +186,7 @@ fn sweep_uneven(collective: Collective) {
                 [0, 1, 7, 129].into_iter().flat_map(|count| [(count, false), (count, true)])
             {
                 seed += 1;
-                let spec = OpSpec {
-                    collective,
-                    algorithm: Some(algorithm.name().to_string()),
-                    tolerance: if seed.is_multiple_of(3) { Tolerance::None } else { Tolerance::Recover },
-                    count,
-                    root: seed as usize,
-                    in_place,
-                    tag: 0,
-                    reduces: Reduces::Sum,
-                    commit_group: None,
-                    strict_commit: false,
-                };
+                let spec = OpSpec { in_place, ..spec_of(collective, algorithm.name(), count, seed) };
                 let what = format!("world {world} seed {seed} {spec:?}");
                 check_op(&spec, world, seed, &what);
             }
