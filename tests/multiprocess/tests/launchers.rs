@@ -1,7 +1,7 @@
 //! Jobs that know of themselves only what a launcher put into the environment.
 
 use ronde::{Config, ReduceOp};
-use ronde_multiprocess::{Ended, command_of, is_child, spawn_with, wait_all};
+use ronde_multiprocess::{Ended, command_of, is_child, not_checked, spawn_with, wait_all};
 use std::net::TcpListener;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -147,7 +147,7 @@ fn mpirun() {
             None => mpirun.env_remove(name),
         };
     }
-    let Ok(output) = mpirun.output() else { return eprintln!("skipped: there is no mpirun here") };
+    let Ok(output) = mpirun.output() else { return not_checked("jobs of mpirun: it is not installed") };
     let said = String::from_utf8_lossy(&output.stdout);
     let both = said.contains("rank 0 of 2: 3") && said.contains("rank 1 of 2: 3");
     assert!(output.status.success() && both, "{said}{}", String::from_utf8_lossy(&output.stderr));
