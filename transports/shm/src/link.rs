@@ -9,7 +9,7 @@ use ronde_core::frame::{HEADER_BYTES, Header, LINK_BYTE, pad};
 use ronde_core::transport::{
     Capabilities, Link, LinkFailure, Payload, Receiver, Submit, ViewToken, WakeSource,
 };
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -92,7 +92,8 @@ pub struct ShmLink {
     drops_seen: u64,
     /// The peer's registered memory.
     known_here: BTreeMap<u64, Mapping>,
-    forgotten: Vec<u64>,
+    /// Of that, what it has taken back and views may still be of.
+    forgotten: BTreeSet<u64>,
     bye: bool,
     ended: Option<LinkFailure>,
 }
@@ -136,7 +137,7 @@ impl ShmLink {
             known_there: Vec::new(),
             drops_seen: 0,
             known_here: BTreeMap::new(),
-            forgotten: Vec::new(),
+            forgotten: BTreeSet::new(),
             bye: false,
             ended: None,
         };
@@ -192,6 +193,10 @@ impl ShmLink {
         }
         let (buffer, offset) = self.registry.find(payload)?;
         let Some(position) = self.room(2 * HEADER_BYTES) else { return Some(Submit::Full) };
+        // One at a time: a peer that reads nothing would have a descriptor wait for it with each.
+        if !self.socket.is_flushed() {
+            return None;
+        }
         if !self.known_there.contains(&buffer.id) {
             if !self.socket.region(buffer.id, buffer.len() as u64, &buffer.file) {
                 return None;
@@ -262,7 +267,12 @@ impl ShmLink {
         match message {
             Message::Wake => {}
             Message::Bye => self.bye = true,
-            Message::Forget(id) => self.forgotten.push(id),
+            Message::Forget(id) => {
+                if !self.known_here.contains_key(&id) || !self.forgotten.insert(id) {
+                    let why = "memory that was not shared is taken back";
+                    self.ended.get_or_insert(LinkFailure::Violation(why));
+                }
+            }
             Message::Region(id, len, file) => {
                 if let Err(why) = self.learn_region(id, len, &file) {
                     self.ended.get_or_insert(LinkFailure::Violation(why));
@@ -290,7 +300,7 @@ impl ShmLink {
     /// Memory of the peer may only be unmapped while no view of it is out.
     fn unmap_forgotten(&mut self) {
         if !self.forgotten.is_empty() && self.reader.holds_none() {
-            for id in self.forgotten.drain(..) {
+            for id in std::mem::take(&mut self.forgotten) {
                 self.known_here.remove(&id);
             }
         }

@@ -18,6 +18,9 @@ const FORGET: u8 = b'F';
 /// Descriptors that may have come ahead of the messages that they belong to.
 const MOST_DESCRIPTORS: usize = 16;
 
+/// Reads of one look: more than there are messages in a socket, so that a peer which never stops talking holds nobody up.
+const READS_PER_LOOK: usize = 4096;
+
 /// A message of the peer.
 pub(crate) enum Message {
     /// It published something while this side slept.
@@ -114,7 +117,7 @@ impl Socket {
     /// Reads what is there and hands each whole message to `take`.
     pub(crate) fn read(&mut self, mut take: impl FnMut(Message)) -> End {
         self.flush();
-        loop {
+        for _ in 0..READS_PER_LOOK {
             let mut block = [0u8; 256];
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -140,6 +143,7 @@ impl Socket {
                 return End::Broken;
             }
         }
+        End::Open
     }
 
     /// Takes whole messages off the front; false for bytes that no peer sends.
@@ -168,5 +172,25 @@ impl Socket {
         }
         self.bytes.drain(..at);
         true
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_peer_that_never_stops_talking_holds_nobody_up() {
+        let (near, far) = UnixStream::pair().unwrap();
+        far.set_nonblocking(true).unwrap();
+        let mut messages = 0;
+        let mut talk = |_| {
+            messages += 1;
+            (&far).write_all(&[WAKE]).unwrap();
+        };
+        talk(Message::Bye);
+        assert_eq!(Socket::new(near).read(talk), End::Open);
+        assert_eq!(messages, READS_PER_LOOK + 1);
     }
 }

@@ -6,7 +6,7 @@ use ronde_core::frame::Header;
 use ronde_core::transport::{Link, LinkFailure, Payload, Placement, Receiver, Submit, ViewToken};
 use ronde_shm::{Registry, SharedBuffer, ShmLink, ShmOptions};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use std::io::IoSlice;
+use std::io::{IoSlice, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -98,6 +98,56 @@ fn a_region_announced_twice_ends_the_link_and_spares_the_view() {
     let failure = far.poll(&mut Keep::default()).unwrap_err();
     assert!(matches!(failure, LinkFailure::Violation(why) if why.contains("twice")), "{failure}");
     assert!(kept.0[0].0.bytes().iter().all(|&byte| byte == 7));
+}
+
+/// What a peer has taken back is remembered while views are out: it must not be able to have anything remembered.
+#[test]
+fn memory_that_was_not_shared_cannot_be_taken_back() {
+    let (a, b) = UnixStream::pair().unwrap();
+    let mut raw = a.try_clone().unwrap();
+    let other = std::thread::spawn(move || connect(b, &Arc::default()));
+    let registry = Arc::new(Registry::new());
+    let mut near = connect(a, &registry);
+    let mut far = other.join().unwrap();
+    let buffer = SharedBuffer::new(8192, &registry).unwrap();
+    send_registered(&mut near, &buffer);
+    let _view = receive(&mut far).unwrap();
+    drop(buffer);
+    near.prepare_sleep();
+    assert!(far.prepare_sleep(), "what was shared may be taken back, once");
+    raw.write_all(&[&b"F"[..], &0u64.to_le_bytes()].concat()).unwrap();
+    assert!(!far.prepare_sleep(), "there is news");
+    let failure = far.poll(&mut Keep::default()).unwrap_err();
+    assert!(matches!(failure, LinkFailure::Violation(why) if why.contains("not shared")), "{failure}");
+}
+
+/// Descriptors of a process that are memory for peers.
+fn descriptors_of_memory() -> usize {
+    let all = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    all.filter(|fd| {
+        std::fs::read_link(fd.path()).is_ok_and(|to| to.to_string_lossy().contains("ronde-memory"))
+    })
+    .count()
+}
+
+/// A peer that reads nothing must not use up the descriptors of whoever sends to it.
+#[test]
+fn memory_waits_for_a_peer_that_does_not_hear_of_it() {
+    let (a, b) = UnixStream::pair().unwrap();
+    rustix::net::sockopt::set_socket_send_buffer_size(&a, 1).unwrap();
+    let other = std::thread::spawn(move || connect(b, &Arc::default()));
+    let registry = Arc::new(Registry::new());
+    let mut near = connect(a, &registry);
+    let _far = other.join().unwrap();
+    let header = Header { payload_len: 8192, ..Header::EMPTY };
+    let mut was_copied = false;
+    for _ in 0..800 {
+        let buffer = SharedBuffer::new(8192, &registry).unwrap();
+        // SAFETY: nobody writes to it, and the other side reads nothing.
+        was_copied |= near.submit(&header, &unsafe { buffer.segment() }, 1) != Submit::Pending;
+    }
+    assert!(was_copied, "the socket has room for all");
+    assert!(descriptors_of_memory() < 100, "{}", descriptors_of_memory());
 }
 
 /// Descriptors that belong to no message must not pile up.
