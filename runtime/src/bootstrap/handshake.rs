@@ -157,8 +157,10 @@ fn read_nonce<S: Read>(stream: &mut S) -> io::Result<[u8; 32]> {
     let is_text = said.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace());
     match ended {
         Some(error) if said.is_empty() => Err(without_a_word(&error)),
-        _ if said.starts_with(MAGIC) && came > MAGIC.len() => foreign(said).map_or(Ok(answer), Err),
-        // No Ronde says a part of its nonce, or one that is all text.
+        _ if said.starts_with(MAGIC) && came > MAGIC.len() => {
+            Err(foreign(said).unwrap_or_else(|| no_ronde(said)))
+        }
+        // No Ronde says a part of its nonce, or one that is all text or begins as a preamble.
         _ if is_text || ended.is_some() => Err(no_ronde(said)),
         _ => Ok(answer),
     }
@@ -417,6 +419,7 @@ mod tests {
             ),
             (b"220 mail\r\n", io::ErrorKind::InvalidData, "220 mail\""),
             (b"\x15\x03\x03\0\x02\x02\x32", io::ErrorKind::InvalidData, "\\x15"),
+            (b"RONDE\0\x03\x02", io::ErrorKind::InvalidData, "RONDE"),
             (b"", io::ErrorKind::UnexpectedEof, "without a word"),
         ] {
             let error = heard(answer).unwrap_err();
