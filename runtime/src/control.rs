@@ -31,7 +31,7 @@ pub(crate) fn introduce(stream: &TcpStream, job: &str, message: &FromMember) -> 
 }
 
 /// Reads one message.
-pub(crate) fn read_message<T: DeserializeOwned>(mut stream: &TcpStream) -> io::Result<T> {
+pub(crate) fn read_message<T: DeserializeOwned>(mut stream: impl Read) -> io::Result<T> {
     let mut length = [0u8; 4];
     stream.read_exact(&mut length)?;
     let length = u32::from_le_bytes(length) as usize;
@@ -46,6 +46,20 @@ pub(crate) fn read_message<T: DeserializeOwned>(mut stream: &TcpStream) -> io::R
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     decode(&body).map_err(malformed)
+}
+
+/// A connection that is read until a moment, also where the other side says a byte now and then.
+pub(crate) struct Until<'a>(pub(crate) &'a TcpStream, pub(crate) Instant);
+
+impl Read for Until<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let left = self.1.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.0.set_read_timeout(Some(left))?;
+        self.0.read(bytes)
+    }
 }
 
 /// A member that has said hello and is not active yet.
@@ -94,9 +108,7 @@ impl Rendezvous {
     }
 
     fn next(&mut self) -> Result<ToMember, NoView> {
-        let left = self.deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        let timed = self.stream.set_read_timeout(Some(left));
-        match timed.and_then(|()| read_message(&self.stream)) {
+        match read_message(Until(&self.stream, self.deadline)) {
             Err(_) if self.pending && Instant::now() < self.deadline => {
                 Err(NoView::Later(Error::join("the job ended before this process could join it")))
             }
@@ -407,7 +419,7 @@ impl Shared {
     fn read_until_the_end(&self, events: &dyn ControlEvents) -> End {
         let stream = self.stream();
         loop {
-            match read_message(&stream) {
+            match read_message(&*stream) {
                 Ok(ToMember::Verdict(verdict)) => {
                     self.failed(events, self.in_my_eyes(verdict));
                     return End::Over;
@@ -482,5 +494,36 @@ fn coordinator_lost(view: &View, me: PeerId) -> Error {
     match host.and_then(|host| view.lost(host, why, Duration::ZERO, epoch)) {
         Some(lost) => Error::PeerLost(Arc::new(lost)),
         None => Error::join("the coordinator was lost; the job cannot go on without it"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_coordinator_that_says_a_byte_now_and_then_is_not_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        let speak = std::thread::spawn(move || {
+            let message = encode(&ToMember::Gathering { joined: 1, size: 2, missing: vec![] }).unwrap();
+            while near.write_all(&message).is_ok() {
+                std::thread::park_timeout(Duration::from_micros(100));
+            }
+        });
+        let deadline = Instant::now() + Duration::from_millis(100);
+        let mut rendezvous =
+            Rendezvous { stream: far, deadline, gathered: "nobody".into(), heard: false, pending: false };
+        let failed = loop {
+            assert!(deadline.elapsed() < Duration::from_secs(20));
+            if let Err(failed) = rendezvous.next() {
+                break failed.into_error();
+            }
+        };
+        assert!(failed.to_string().contains("in time"), "{failed}");
+        drop(rendezvous);
+        speak.join().unwrap();
     }
 }

@@ -4,7 +4,7 @@
 //! so that one job that fails or is slow is no matter of the others.
 
 use crate::config::Config;
-use crate::control::{read_message, write_message};
+use crate::control::{Until, read_message, write_message};
 use crate::coordinator::{Addresses, Event, Served, Shell};
 use crate::engine::lock;
 use ronde_core::error::{Error, Result};
@@ -229,14 +229,8 @@ impl Jobs {
         }
     }
 
-    /// To which job somebody belongs, and what it says first.
     fn first_message(&self, stream: &TcpStream) -> Option<(String, FromMember)> {
-        stream.set_read_timeout(Some(self.first_word)).ok()?;
-        match read_message(stream).ok()? {
-            FromMember::Job(name) if is_name(&name) => Some((name, read_message(stream).ok()?)),
-            FromMember::Job(_) => None,
-            first => Some((String::new(), first)),
-        }
+        first_message(Until(stream, std::time::Instant::now() + self.first_word))
     }
 
     fn serve(self: &Arc<Jobs>, stream: &TcpStream, name: &str, first: FromMember) {
@@ -314,6 +308,15 @@ impl Jobs {
             }
         }
         end_after_words(stream);
+    }
+}
+
+/// To which job somebody belongs, and what it says first.
+pub(crate) fn first_message(mut stream: impl Read) -> Option<(String, FromMember)> {
+    match read_message(&mut stream).ok()? {
+        FromMember::Job(name) if is_name(&name) => Some((name, read_message(&mut stream).ok()?)),
+        FromMember::Job(_) => None,
+        first => Some((String::new(), first)),
     }
 }
 

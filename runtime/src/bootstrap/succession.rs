@@ -127,7 +127,7 @@ impl Succession {
             .and_then(|()| {
                 introduce(&stream, &self.config.job, &FromMember::Rejoin(Box::new(rejoin.clone())))
             })
-            .and_then(|()| read_message::<ToMember>(&stream));
+            .and_then(|()| read_message(&stream));
         match asked {
             Ok(ToMember::Welcome { host }) => Answer::Welcome(stream, host),
             Ok(ToMember::Verdict(verdict)) => Answer::Verdict(verdict),
