@@ -22,6 +22,8 @@ mod group;
 mod jobs;
 mod op;
 mod planner;
+#[doc(hidden)]
+pub mod strangers;
 mod validate;
 
 pub use bootstrap::{AddressSource, Reach, RondeId, Store};

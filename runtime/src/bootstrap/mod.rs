@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::control::{Control, NoView, Rendezvous};
 use crate::environment;
 use crate::jobs::Coordinators;
-pub(crate) use handshake::{Identity, MAX_STREAMS, Purpose, try_each};
+pub(crate) use handshake::{Identity, MAX_STREAMS, Purpose, introduce, receive, try_each};
 pub use id::RondeId;
 pub(crate) use interface::{Family, InterfaceFilter};
 pub(crate) use linker::{Linker, PeerSockets, Ready, share_memory};
@@ -337,7 +337,7 @@ fn addresses_for_peers(
 
 /// The addresses that a user gave: host, host:port, or an address of version 6 with or without brackets. `port` is
 /// that of the listener.
-fn advertised(text: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
+pub(crate) fn advertised(text: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
     let text = text.trim();
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     if let Ok(ip) = bare.parse::<IpAddr>() {
