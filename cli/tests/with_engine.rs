@@ -9,7 +9,8 @@ use std::process::{Child, Command, Output, Stdio};
 fn ronde(line: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ronde"));
     command.args(line.split_whitespace()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.env("RONDE_TIMEOUT", "60s");
+    // No process is stopped here: one that is silent is only short of processor time. Losses end connections.
+    command.env("RONDE_TIMEOUT", "60s").env("RONDE_HEARTBEAT", "2s");
     command
 }
 
