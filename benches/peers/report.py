@@ -82,7 +82,10 @@ def write_json(path, about, summary, verdicts):
         for (collective, ranks, size), by_system in summary.items()
     ]
     judged = [{**vars(v), "met": v.met} for v in verdicts]
-    path.write_text(json.dumps({**about, "rows": rows, "comparisons": judged}, indent=2) + "\n")
+    # Whoever is ended here leaves what was there before.
+    beside = path.with_suffix(".tmp")
+    beside.write_text(json.dumps({**about, "rows": rows, "comparisons": judged}, indent=1) + "\n")
+    beside.replace(path)
 
 
 def draw(path, summary):

@@ -91,8 +91,13 @@ impl Segment {
         self.loan.map(|loan| unsafe { loan.as_ref() })
     }
 
+    /// For those who write through [`Segment::as_ptr`].
+    ///
+    /// # Panics
+    ///
+    /// If the memory was lent for reading only.
     #[inline]
-    fn assert_writable(&self) {
+    pub fn assert_writable(&self) {
         assert!(self.is_writable(), "memory that was lent for reading only cannot be written");
     }
 

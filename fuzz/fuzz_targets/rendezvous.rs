@@ -6,8 +6,9 @@ use libfuzzer_sys::fuzz_target;
 use ronde::strangers;
 use ronde_core::membership::{FromMember, Hello, MachineId, MemberInfo, ToMember, View, decode, encode};
 use ronde_core::{Epoch, Generation, MemberId, PeerId};
+use ronde_fuzz::sockets;
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -86,9 +87,7 @@ fn coordinator_reads(bytes: &[u8]) {
 
 /// As a member reads it that wants to join.
 fn member_reads(bytes: &[u8]) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
-    let near = TcpStream::connect(listener.local_addr().expect("bound")).expect("listening");
-    let mut far = listener.accept().expect("connected").0;
+    let (near, mut far) = sockets();
     // The buffers of the socket take so much at once; nobody reads yet.
     far.write_all(&bytes[..bytes.len().min(32 << 10)]).expect("room");
     far.shutdown(Shutdown::Write).expect("connected");

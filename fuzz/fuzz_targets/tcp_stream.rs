@@ -7,9 +7,9 @@ use libfuzzer_sys::fuzz_target;
 use ronde_core::frame::Header;
 use ronde_core::memory::Arena;
 use ronde_core::transport::{Link, Payload, Placement, Receiver};
+use ronde_fuzz::sockets;
 use ronde_tcp::{MAX_PAYLOAD, TcpLink, TcpOptions};
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
 
 struct Sink {
     target: Arena,
@@ -37,12 +37,6 @@ impl Receiver for Sink {
     fn sent(&mut self, _: usize, _: u64) {
         unreachable!("nothing was submitted");
     }
-}
-
-fn sockets() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
-    let near = TcpStream::connect(listener.local_addr().expect("bound")).expect("listening");
-    (near, listener.accept().expect("connected").0)
 }
 
 fuzz_target!(|pieces: Vec<Vec<u8>>| {

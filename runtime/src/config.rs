@@ -223,7 +223,8 @@ impl Config {
     }
 
     /// Starts the job as soon as so many processes are there, instead of a fixed [`Config::size`]; those that
-    /// come later join at a safe point ([`Group::update`](crate::Group::update)).
+    /// come later join at a safe point ([`Group::update`](crate::Group::update)). A coordinator that runs alone and was
+    /// just started waits ten heartbeats first: members of an earlier one may come back to it, and are the job then.
     pub fn min_peers(mut self, peers: u32) -> Config {
         self.min_peers = Some(peers.max(1));
         self

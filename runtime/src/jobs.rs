@@ -292,7 +292,8 @@ impl Jobs {
             return Err(Box::new(ToMember::NotHere(why)));
         }
         // This process may have been started in the place of one that had the job.
-        let rejoin_patience = (self.options.suspect_after * SEARCH).saturating_sub(self.since.elapsed());
+        let most = (self.options.suspect_after * SEARCH).min(self.first_word / 2);
+        let rejoin_patience = most.saturating_sub(self.since.elapsed());
         let options = CoordinatorOptions { rejoin_patience, ..self.options.clone() };
         let begun = self.begin_in(&mut running, name, Coordinator::new(options));
         begun.map(Some).map_err(|error| Box::new(ToMember::NotHere(error.to_string())))

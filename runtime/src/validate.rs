@@ -21,7 +21,10 @@ pub(crate) fn check(call: &mut Call, rank: Rank, size: u32) -> Result<(), Misuse
     let (input, output) = buffer_bytes(call, rank, size)?;
     check_len("input", &call.input, input)?;
     check_len("output", &call.output, output)?;
-    if output > 0 && !call.output.is_writable() {
+    // The root of a broadcast may name its data twice.
+    let is_source = call.collective == Collective::Broadcast && call.peer == rank.0;
+    let is_written = output > 0 && !(is_source && call.input.same_as(&call.output));
+    if is_written && !call.output.is_writable() {
         return Err(Misuse::ReadOnly { what: "the output" });
     }
     check_overlap(call, rank)?;
@@ -253,6 +256,7 @@ mod tests {
             let read = || lender.shared(&bytes);
             let mut call = Call { input: read(), output: read(), ..with(Collective::Broadcast, 1, 4) };
             assert_eq!(check(&mut call, Rank(0), 3), Err(Misuse::ReadOnly { what: "the output" }));
+            assert_eq!(check(&mut call, Rank(1), 3), Ok(()), "the root only reads it");
             call.collective = Collective::Send;
             assert_eq!(check(&mut call, Rank(0), 3), Ok(()), "nothing is written");
         });

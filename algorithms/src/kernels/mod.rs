@@ -51,6 +51,7 @@ impl Kernels for CpuKernels {
     fn reduce(&self, spec: &ReduceSpec<'_>, srcs: &[Segment], dst: &Segment) {
         assert!(srcs.iter().all(|s| s.len() == dst.len()), "sources and destination differ in length");
         assert!(!srcs.is_empty(), "a reduction of nothing");
+        dst.assert_writable();
         let op = match spec.reduction {
             Reduction::Builtin(op) => *op,
             Reduction::PreMulSum(_) => ReduceOp::Sum,
@@ -64,6 +65,7 @@ impl Kernels for CpuKernels {
 
     fn scale(&self, dtype: DType, scalar: &[u8; 16], src: &Segment, dst: &Segment) {
         assert!(src.len() <= dst.len(), "the destination is too short");
+        dst.assert_writable();
         match dtype {
             DType::I8 | DType::U8 | DType::Bool => scale::<u8>(scalar, src, dst),
             DType::I16 | DType::U16 => scale::<u16>(scalar, src, dst),
@@ -82,6 +84,7 @@ impl Kernels for CpuKernels {
 
     fn weigh(&self, dtype: DType, weight: f64, src: &Segment, dst: &Segment) {
         assert!(src.len() <= dst.len(), "the destination is too short");
+        dst.assert_writable();
         if weight == 0.0 {
             // Whatever it is: nothing of an infinity shall be left.
             return dst.slice(0, src.len()).bytes_mut().fill(0);

@@ -13,9 +13,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
 use std::time::Instant;
 
-/// Who was reached has so many times as long to answer as a member may be silent.
-const LAST_PATIENCE: u32 = 5;
-
 /// What is needed to find another coordinator, or to become its host.
 pub(crate) struct Succession {
     config: Config,
@@ -124,9 +121,8 @@ impl Succession {
             Ok(stream) => stream,
             Err(error) => return Answer::of_error(&error),
         };
-        // It has proven to be alive. Whoever went away now might have been taken in already, and be missed.
         let asked = stream
-            .set_read_timeout(Some(patience * LAST_PATIENCE))
+            .set_read_timeout(Some(patience))
             .and_then(|()| stream.set_write_timeout(Some(patience)))
             .and_then(|()| {
                 introduce(&stream, &self.config.job, &FromMember::Rejoin(Box::new(rejoin.clone())))

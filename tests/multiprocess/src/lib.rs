@@ -197,7 +197,7 @@ pub fn wait_all(ranks: Vec<RankProcess>, patience: Duration) -> Vec<Ended> {
 /// The limit is above the deadline that calls have by themselves (five minutes), which says what hangs. Some ranks have
 /// much to do: where others want the processors too, the matrix over eight takes minutes.
 pub fn run(function: &str, ranks: usize, variables: &[(&str, &str)]) {
-    let ended = wait_all(launch(function, ranks, variables), Duration::from_secs(600));
+    let ended = wait_all(launch(function, ranks, variables), Duration::from_secs(420));
     for rank in &ended {
         let how = if rank.late { "was not done in time" } else { "failed" };
         assert!(rank.ok, "rank {} of {ranks} {variables:?} {how}:\n{}", rank.rank, rank.output);

@@ -267,7 +267,7 @@ fn the_coordinator_says_how_the_job_is() {
 fn coordinator_rank() {
     if is_child() {
         let address = std::env::var("RONDE_COORDINATOR").expect("set by the parent");
-        let config = ronde::Config::new().min_peers(2).connect_timeout(PATIENCE);
+        let config = ronde::Config::new().connect_timeout(PATIENCE);
         println!("\nSERVES");
         ronde::serve_coordinator(&config, address.parse().expect("an address"), false)
             .expect("a coordinator");
@@ -285,7 +285,8 @@ fn a_coordinator_that_runs_alone_may_be_started_again() {
         for rank in 0..2 {
             let joined = joined.clone();
             scope.spawn(move || {
-                let config = Config::new().coordinator(format!("127.0.0.1:{port}")).rank(rank + 1);
+                let config =
+                    Config::new().coordinator(format!("127.0.0.1:{port}")).rank(rank + 1).min_peers(2);
                 let group = config.timeout(PATIENCE).connect_timeout(PATIENCE).join().unwrap();
                 joined.send(()).unwrap();
                 let update = await_change(&group);
@@ -300,8 +301,9 @@ fn a_coordinator_that_runs_alone_may_be_started_again() {
         drop(wait_all(vec![coordinator], PATIENCE));
         let again = serve();
         scope.spawn(move || {
-            // Asks while the coordinator that was started again may not know its members yet.
-            let config = Config::new().coordinator(format!("127.0.0.1:{port}")).newcomer(true);
+            // Asks while the coordinator that was started again may not know its members yet. It would do alone; with
+            // a rank that is not 0 it does not host another coordinator.
+            let config = Config::new().coordinator(format!("127.0.0.1:{port}")).rank(3).min_peers(1);
             let group = config.timeout(PATIENCE).connect_timeout(PATIENCE).join().unwrap();
             work(&group);
             group.close().unwrap();

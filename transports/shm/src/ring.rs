@@ -135,7 +135,7 @@ impl Writer {
 
     /// Whether the reader has given more back than was last seen.
     pub(crate) fn has_news(&self, reader: &Counters) -> bool {
-        reader.given_back() > self.room_from
+        reader.given_back().min(self.tail) > self.room_from
     }
 }
 

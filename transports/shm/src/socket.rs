@@ -19,7 +19,7 @@ const FORGET: u8 = b'F';
 const MOST_DESCRIPTORS: usize = 16;
 
 /// Reads of one look: more than there are messages in a socket, so that a peer which never stops talking holds nobody up.
-const READS_PER_LOOK: usize = 4096;
+const READS_PER_LOOK: usize = 512;
 
 /// A message of the peer.
 pub(crate) enum Message {

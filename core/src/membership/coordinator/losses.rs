@@ -90,13 +90,15 @@ impl Coordinator {
     /// The connection of a member has ended. Until it is known that its process has too it may be on another side.
     /// False if that is waited for.
     pub(super) fn lose_closed(&mut self, id: MemberId, now: Instant) -> bool {
-        let count = self.count_without(id);
+        let unaware = self.connection_of(id).is_some_and(|connection| self.members[&connection].unaware);
+        let lacks_quorum = self.count_without(id).map(|count| !count.has_quorum());
         let info = self.views().find_map(|view| view.member(id)).cloned();
-        let (Some(count), Some(info)) = (count, info.filter(|_| !self.gone.contains(&id))) else {
+        // One that does not know that it was taken in may come again.
+        let awaited = lacks_quorum.map(|lacks| lacks || unaware).or(unaware.then_some(true));
+        let (Some(awaited), Some(info)) = (awaited, info.filter(|_| !self.gone.contains(&id))) else {
             self.lose(id, CLOSED, now);
             return true;
         };
-        let awaited = !count.has_quorum();
         self.effects.push(Effect::Probe(info.clone()));
         self.closed.insert(info.peer, Closed { info, awaited });
         if !awaited {

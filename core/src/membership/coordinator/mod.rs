@@ -47,8 +47,8 @@ pub struct CoordinatorOptions {
     pub grace: Duration,
     /// The process that it runs in; `None` if it runs alone.
     pub host: Option<PeerId>,
-    /// A job without a size waits for so long after the first has come before it starts: members of a coordinator that
-    /// this one was started in the place of may come meanwhile, and are that job. Default: not at all.
+    /// A job without a size does not start sooner: members of a coordinator that this one was started in the place of may
+    /// come meanwhile, and are that job. Default: 0.
     pub rejoin_patience: Duration,
 }
 
@@ -90,6 +90,8 @@ struct Member {
     /// The number that it had in a view which came to nothing: links to it may have been made with that.
     reserved: Option<MemberId>,
     left: bool,
+    /// It has come from another coordinator and has said nothing since: it may not know that it was taken in.
+    unaware: bool,
     heard: Instant,
     /// What it last said of its calls.
     progress: Option<CallProgress>,
@@ -132,7 +134,7 @@ pub struct Coordinator {
     /// Of those that are gone, whom the others do not wait for any more.
     fenced: BTreeSet<MemberId>,
     /// Until then a job without a size does not start.
-    held_until: Option<Instant>,
+    held_until: Instant,
     /// When the first and the last newcomer came that no view has yet.
     newcomers_since: Option<(Instant, Instant)>,
     accusations: Vec<Accusation>,
@@ -156,7 +158,6 @@ impl Coordinator {
     pub fn new(options: CoordinatorOptions) -> Coordinator {
         Coordinator {
             given: (options.size, options.min_peers),
-            options,
             state: State::Gathering,
             members: BTreeMap::new(),
             epoch: Epoch(0),
@@ -164,7 +165,7 @@ impl Coordinator {
             next: None,
             gone: BTreeSet::new(),
             fenced: BTreeSet::new(),
-            held_until: None,
+            held_until: Instant(0).after(options.rejoin_patience),
             newcomers_since: None,
             accusations: Vec::new(),
             unproven: BTreeSet::new(),
@@ -174,6 +175,7 @@ impl Coordinator {
             lingers_until: Instant(0),
             flapping: Flapping::default(),
             effects: Vec::new(),
+            options,
         }
     }
 
@@ -199,7 +201,7 @@ impl Coordinator {
         let beat = beats.then(|| self.beaten.after(self.options.heartbeat));
         let lingering = matches!(self.state, State::Failed(_)) && self.lingers_until > self.ticked;
         let farewell = lingering.then_some(self.lingers_until);
-        let starts = self.held_until.filter(|_| self.has_enough());
+        let starts = self.has_enough().then_some(self.held_until);
         let changes = [starts, self.next_change_of_view(), self.succession_deadline()];
         let all = [accusation, silent, beat, farewell].into_iter().chain(changes);
         all.fold(None, |first: Option<Instant>, next| match (first, next) {
@@ -227,6 +229,7 @@ impl Coordinator {
     pub fn handle_message(&mut self, connection: u64, message: FromMember, now: Instant) {
         if let Some(member) = self.members.get_mut(&connection) {
             member.heard = now;
+            member.unaware = false;
         } else if matches!(message, FromMember::Status) {
             let status = Box::new(self.status(now));
             self.effects.push(Effect::Send(connection, ToMember::Status(status)));
@@ -341,8 +344,10 @@ impl Coordinator {
         if let Err(text) = self.admissible(&hello) {
             self.effects.push(Effect::Send(connection, ToMember::Refused(text.clone())));
             self.effects.push(Effect::Close(connection));
-            // A wrong rank or size makes the job impossible: nobody should wait for a deadline.
-            if matches!(self.state, State::Gathering) && hello.version == VERSION {
+            // A wrong rank or size makes the job impossible: nobody should wait for a deadline. A job that could start does
+            // without whoever is wrong.
+            let gathers = matches!(self.state, State::Gathering) && !self.has_enough();
+            if gathers && hello.version == VERSION {
                 self.fail(Verdict::Join(text));
                 self.lingers_until = now.after(LINGER);
             }
@@ -352,10 +357,14 @@ impl Coordinator {
         if !matches!(self.state, State::Gathering) || hello.newcomer {
             return self.newcomer(connection, hello, now);
         }
+        if self.options.max_peers.is_some_and(|most| self.gathered().count() >= most as usize) {
+            // Whether it is one too many is known once the job has started.
+            self.effects.push(Effect::Send(connection, ToMember::TryLater));
+            return self.effects.push(Effect::Close(connection));
+        }
         self.options.size = self.options.size.or(hello.size);
         self.options.min_peers = self.options.min_peers.or(hello.min_peers);
         self.members.insert(connection, Member::new(hello, None, now));
-        self.held_until.get_or_insert(now.after(self.options.rejoin_patience));
         self.tell_gathering();
         self.form_if_due(now);
     }
@@ -378,10 +387,7 @@ impl Coordinator {
 
     fn form_if_due(&mut self, now: Instant) {
         // With a size the members of an earlier job are among those who are counted.
-        let may_have_members =
-            self.options.size.is_none() && self.held_until.is_some_and(|until| now < until);
-        let is_full = self.options.max_peers.is_some_and(|most| self.gathered().count() >= most as usize);
-        if self.has_enough() && (!may_have_members || is_full) {
+        if self.has_enough() && (self.options.size.is_some() || now >= self.held_until) {
             self.form_view(now);
         }
     }
@@ -408,6 +414,10 @@ impl Coordinator {
             && mine != size
         {
             return Err(format!("{host} expects {mine} ranks, the others {size}: give all the same size"));
+        }
+        let here = self.gathered().count();
+        if let Some(size) = hello.size.filter(|&size| here >= size as usize) {
+            return Err(format!("{host} expects {size} ranks, and {here} others have come already"));
         }
         let size = hello.size.or(self.options.size);
         if let (Some(rank), Some(size)) = (hello.rank, size)
@@ -537,7 +547,7 @@ impl Coordinator {
 
 impl Member {
     fn new(hello: Hello, id: Option<MemberId>, now: Instant) -> Member {
-        Member { hello, id, reserved: None, left: false, heard: now, progress: None }
+        Member { hello, id, reserved: None, left: false, unaware: false, heard: now, progress: None }
     }
 
     /// Its silence would be its loss.

@@ -63,6 +63,9 @@ impl Coordinator {
             return self.effects.push(Effect::Close(connection));
         };
         let id = rejoin.view.members[rank.index()].id;
+        if let Some(earlier) = self.unaware(id, &rejoin) {
+            return self.take_in_again(earlier, connection, id, rejoin, now);
+        }
         let gathered = match &self.state {
             State::Succeeding(gathered) if rejoin.version == VERSION => gathered,
             State::Failed(verdict) => {
@@ -86,7 +89,8 @@ impl Coordinator {
     fn take_in(&mut self, connection: u64, id: MemberId, rejoin: Rejoin, now: Instant) {
         let State::Succeeding(gathered) = &mut self.state else { return };
         let Some(info) = rejoin.view.member(id) else { return };
-        self.members.insert(connection, Member::new(hello_of(info), Some(id), now));
+        let member = Member { unaware: true, ..Member::new(hello_of(info), Some(id), now) };
+        self.members.insert(connection, member);
         gathered.since.get_or_insert(now);
         let dead = rejoin.dead.clone();
         gathered.rejoined.insert(id, rejoin);
@@ -100,6 +104,34 @@ impl Coordinator {
         let host = self.options.host;
         self.effects.push(Effect::Send(connection, ToMember::Welcome { host }));
         self.succeed_if_due(now);
+    }
+
+    /// By which connection this member came before this coordinator took over, if it may not know that it was taken in.
+    fn unaware(&self, id: MemberId, rejoin: &Rejoin) -> Option<u64> {
+        let recovers = matches!(self.state, State::Recovering { .. }) && rejoin.version == VERSION;
+        let earlier = self.connection_of(id).filter(|_| recovers && !self.gone.contains(&id))?;
+        let member = &self.members[&earlier];
+        (member.unaware && member.hello.info.peer == rejoin.peer && rejoin.epoch < self.epoch)
+            .then_some(earlier)
+    }
+
+    /// It did not wait for the answer, which took long, and has not heard what followed.
+    fn take_in_again(&mut self, earlier: u64, connection: u64, id: MemberId, rejoin: Rejoin, now: Instant) {
+        let Some(member) = self.members.remove(&earlier) else { return };
+        self.closed.remove(&rejoin.peer);
+        self.members.insert(connection, Member { heard: now, ..member });
+        self.effects.push(Effect::Close(earlier));
+        let host = self.options.host;
+        self.effects.push(Effect::Send(connection, ToMember::Welcome { host }));
+        let it = BTreeMap::from([(id, rejoin)]);
+        if let Some(next) = self.next.as_ref().filter(|next| next.armed).map(|next| next.view.clone()) {
+            self.arm_where_it_is_not(&next, &it);
+        }
+        self.activate_where_it_was_lost(&it);
+        if let State::Recovering { lost, .. } = &self.state {
+            let (epoch, lost) = (self.epoch, lost.clone());
+            self.effects.push(Effect::Send(connection, ToMember::Prepare { epoch, lost }));
+        }
     }
 
     /// It waits for the members of the one before.

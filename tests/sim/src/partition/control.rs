@@ -322,9 +322,13 @@ impl World {
             Down::Accepted => {
                 let rejoin = asking.rejoin.clone();
                 self.send_up(connection, Up::Say(FromMember::Rejoin(rejoin)));
-                let until = self.now + SUSPECT_AFTER;
-                self.processes[process].asking.as_mut().expect("it asks").until = until;
-                self.schedule(SUSPECT_AFTER, Event::Unanswered(process, connection));
+                // The answer of one that is busy may come when nobody listens any more.
+                let patience = match self.rng.random_ratio(1, 8) {
+                    true => self.some_ms(20),
+                    false => SUSPECT_AFTER,
+                };
+                self.processes[process].asking.as_mut().expect("it asks").until = self.now + patience;
+                self.schedule(patience, Event::Unanswered(process, connection));
             }
             Down::Refused => self.is_absent(process, Absence::Ended),
             Down::Say(ToMember::Welcome { host }) => self.is_welcome(process, host),

@@ -234,6 +234,7 @@ fn positions_that_cannot_be() {
     assert_eq!(writer.room(17, &theirs), None);
     theirs.give_back(u64::MAX);
     assert_eq!(writer.room(64, &theirs), Some(48), "as if all were given back");
+    assert!(!writer.has_news(&theirs), "this side could never sleep");
     theirs.give_back(0);
     assert_eq!(writer.given_back(&theirs), 0);
     assert_eq!(writer.room(17, &theirs), None, "back again");

@@ -81,6 +81,61 @@ fn members_go_on_with_another_coordinator() {
     assert!(!coordinator.is_finished());
 }
 
+/// A machine that is busy may answer too late: a member that has asked again is neither lost nor turned away.
+#[test]
+fn who_did_not_hear_that_it_was_taken_in_asks_again() {
+    for closed in ["before", "after", "never"] {
+        let mut coordinator = successor();
+        for id in [1, 2] {
+            coordinator.handle_message(id, rejoin(id as u32, 3, |r| r.dead.push(MemberId(0))), Instant(MS));
+        }
+        let effects = effects_when_the_dead_are_found(&mut coordinator);
+        assert_eq!(prepared(&effects), [1, 2].map(|to| (to, Epoch(2), vec![0])));
+        say(&mut coordinator, &[2], &report(2), Instant(2 * MS));
+        if closed == "before" {
+            coordinator.handle_closed(1, Instant(2 * MS));
+        }
+        assert_eq!(prepared(&coordinator.take_effects()), [], "closed {closed}: it is not lost yet");
+        coordinator.handle_message(9, rejoin(1, 3, |_| ()), Instant(3 * MS));
+        if closed == "after" {
+            coordinator.handle_closed(1, Instant(4 * MS));
+        }
+        let effects = coordinator.take_effects();
+        assert!(told(&effects, &ToMember::Welcome { host: None }).contains(&9), "closed {closed}");
+        assert_eq!(prepared(&effects), [(9, Epoch(2), vec![0])], "closed {closed}");
+        say(&mut coordinator, &[9], &report(2), Instant(4 * MS));
+        assert_eq!(resumed(&coordinator.take_effects()), [2, 9], "closed {closed}");
+        // From now on it knows, and is lost like any other.
+        coordinator.handle_closed(9, Instant(5 * MS));
+        let told = prepared(&coordinator.take_effects());
+        assert_eq!(told.iter().map(|(to, _, lost)| (*to, &lost[..])).collect::<Vec<_>>(), [(2, &[1][..])]);
+    }
+}
+
+/// It does not come again: it is lost once it has been silent for too long, or has ended.
+#[test]
+fn who_did_not_hear_that_it_was_taken_in_is_not_waited_for_longer_than_others() {
+    for ends in [true, false] {
+        let mut coordinator = successor();
+        for id in [1, 2, 3] {
+            coordinator.handle_message(id, rejoin(id as u32, 4, |r| r.dead.push(MemberId(0))), Instant(MS));
+        }
+        drop(effects_when_the_dead_are_found(&mut coordinator));
+        coordinator.handle_closed(1, Instant(MS));
+        match ends {
+            true => coordinator.handle_ended(PeerId([1; 16]), Instant(2 * MS)),
+            false => {
+                for time in (0..1500).step_by(100).map(|ms| Instant((2 + ms) * MS)) {
+                    say(&mut coordinator, &[2, 3], &FromMember::Heartbeat(CallProgress::default()), time);
+                    coordinator.handle_tick(time);
+                }
+            }
+        }
+        let told = prepared(&coordinator.take_effects());
+        assert_eq!(told, [2, 3].map(|to| (to, Epoch(3), vec![0, 1])), "ends: {ends}");
+    }
+}
+
 #[test]
 fn a_successor_waits_for_the_rest_of_a_quorum_and_then_no_longer() {
     let mut coordinator = successor();
@@ -331,22 +386,31 @@ fn a_job_that_may_have_members_does_not_start_without_them() {
         coordinator
     };
     let mut restarted = with(&[7]);
-    restarted.handle_tick(Instant(0).after(patience));
+    let soon = Instant(0).after(patience / 2);
+    restarted.handle_tick(soon);
     assert_eq!(proposed(&restarted.take_effects()), None);
     for id in 0..2 {
         let member = rejoin(id, 2, |r| (r.view.host, r.hosts_coordinator) = (None, false));
-        restarted.handle_message(id.into(), member, Instant(0).after(patience));
+        restarted.handle_message(id.into(), member, soon);
     }
     assert_eq!(prepared(&restarted.take_effects()).iter().map(|p| p.0).collect::<Vec<_>>(), [0, 1]);
 
     let mut new = with(&[7]);
     let until = new.next_deadline().expect("it starts");
-    assert_eq!(until, Instant(MS).after(patience));
+    assert_eq!(until, Instant(0).after(patience));
     new.handle_tick(until);
     assert_eq!(proposed(&new.take_effects()).expect("nobody else came").0, [7]);
 
-    let full = proposed(&with(&[7, 8, 9]).take_effects());
-    assert_eq!(full.expect("nobody else may come").0, [7, 8, 9]);
+    // What comes besides harms nobody.
+    let mut full = with(&[7, 8, 9, 10]);
+    full.handle_message(11, hello(Some(0), 2), Instant(2 * MS));
+    let effects = full.take_effects();
+    assert_eq!((told(&effects, &ToMember::TryLater), proposed(&effects)), (vec![10], None));
+    let is_refused =
+        |e: &Effect| matches!(e, Effect::Send(11, ToMember::Refused(why)) if why.contains("3 others"));
+    assert!(effects.iter().any(is_refused), "{effects:?}");
+    full.handle_tick(until);
+    assert_eq!(proposed(&full.take_effects()).expect("those who are there").0, [7, 8, 9]);
 }
 
 /// The number of one that is gone is given to another; then both come to a coordinator that was started again.
