@@ -23,7 +23,7 @@ PATTERN_ELEMENTS = 16 << 10
 
 def warm_up(size):
     """As warm_up of systems.py, but fewer small ones: each takes 100 times as long, so that the time is longer all the same."""
-    return max(3, min(1000, (16 << 20) // size))
+    return max(1, min(1000, (16 << 20) // size))
 
 
 SIDES = {

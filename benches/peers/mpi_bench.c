@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BATCH_BYTES = 1 << 20, ALIGN = 64, PATTERN_BYTES = 64 << 10, WARMUP = 3, WARMUP_MOST = 20000, WARMUP_BYTES = 16 << 20 };
+enum { BATCH_BYTES = 1 << 20, ALIGN = 64, PATTERN_BYTES = 64 << 10, WARMUP = 1, WARMUP_MOST = 20000, WARMUP_BYTES = 16 << 20 };
 
 typedef enum { ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER, ALL_TO_ALL } collective_t;
 

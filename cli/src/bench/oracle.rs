@@ -10,6 +10,9 @@ use super::number::{Lane, read_bits, truncate};
 use crate::args::BenchOp;
 use ronde::{DType, ReduceOp};
 
+/// Contents begin again after so many lanes, so that vectors of gigabytes are written and checked as fast as they are copied. Twice a
+/// prime: windows, pieces and blocks that are mixed up do not fall on the same contents.
+const PERIOD: u64 = 2 * 524_287;
 /// How many factors of a product of floats differ from ±1: their exponents must fit the smallest type.
 const MAX_SCALED_FACTORS: u32 = 6;
 
@@ -27,8 +30,12 @@ impl Contents {
     /// Writes the input of `rank`, whole elements from the first on.
     pub(crate) fn fill(&self, rank: u32, out: &mut [u8]) {
         let width = self.lane_bytes();
-        for (lane, bytes) in out.chunks_exact_mut(width).enumerate() {
+        let (first, rest) = out.split_at_mut(out.len().min(PERIOD as usize * width));
+        for (lane, bytes) in first.chunks_exact_mut(width).enumerate() {
             bytes.copy_from_slice(&self.input_bits(rank, lane as u64).to_le_bytes()[..width]);
+        }
+        if !rest.is_empty() {
+            rest.chunks_mut(first.len()).for_each(|again| again.copy_from_slice(&first[..again.len()]));
         }
     }
 
@@ -76,15 +83,31 @@ impl Contents {
 
     /// Counts elements with a lane for which `right(lane, bits)` is false; `start` is in elements.
     fn compare(&self, start: usize, output: &[u8], right: impl Fn(u64, u64) -> bool) -> u64 {
+        let (mut wrong, mut before, mut wrong_before) = (0, &output[..0], 0);
+        for stretch in output.chunks(PERIOD as usize * self.lane_bytes()) {
+            // What is as a period before is as right as that.
+            let is_known =
+                before.starts_with(stretch) && (wrong_before == 0 || stretch.len() == before.len());
+            if !is_known {
+                wrong_before = self.compare_each(start, stretch, &right);
+            }
+            // The next stretch begins at the same place of the period.
+            (before, wrong) = (stretch, wrong + wrong_before);
+        }
+        wrong
+    }
+
+    /// The same for at most a period.
+    fn compare_each(&self, start: usize, output: &[u8], right: impl Fn(u64, u64) -> bool) -> u64 {
         let (size, width) = (self.dtype.size(), self.lane_bytes());
         let per_element = (size / width) as u64;
-        let mut first_lane = start as u64 * per_element;
+        let mut first_lane = start as u64 * per_element % PERIOD;
         let mut wrong = 0;
         for element in output.chunks_exact(size) {
             let lanes = first_lane..first_lane + per_element;
             let mut parts = lanes.zip(element.chunks_exact(width));
             wrong += u64::from(!parts.all(|(lane, bytes)| right(lane, read_bits(bytes))));
-            first_lane += per_element;
+            first_lane = (first_lane + per_element) % PERIOD;
         }
         wrong
     }
@@ -287,6 +310,44 @@ mod tests {
             bytes[20 * dtype.size()] ^= 1;
             assert_eq!(contents.count_wrong(&tail, &bytes[7 * dtype.size()..], &[]), 1, "{dtype}");
             assert_ne!(input(&contents, 0, 57), input(&contents, 1, 57), "{dtype}");
+        }
+    }
+
+    #[test]
+    fn wrong_elements_are_found_in_every_period() {
+        for (dtype, op) in [
+            (DType::U8, None),
+            (DType::C128, None),
+            (DType::F32, Some(BenchOp::Builtin(ReduceOp::Sum))),
+            (DType::C64, Some(BenchOp::Builtin(ReduceOp::Prod))),
+        ] {
+            let (contents, size) = (contents(dtype, op, 1), dtype.size());
+            let period = PERIOD as usize * contents.lane_bytes() / size;
+            let mut bytes = input(&contents, 0, 3 * period + 57);
+            let of = |piece: usize, bytes: &[u8]| {
+                let source = if op.is_some() {
+                    Source::Reduced { start: piece }
+                } else {
+                    Source::Copied { rank: 0, start: piece }
+                };
+                contents.count_wrong(
+                    &Piece { output: 0..bytes.len() / size - piece, source },
+                    &bytes[piece * size..],
+                    &[],
+                )
+            };
+            assert_eq!((of(0, &bytes), of(3, &bytes), of(period - 1, &bytes)), (0, 0, 0), "{dtype}");
+            // In the first period; in the second and the third alike; in the rest.
+            for element in [7, period + 9, 2 * period + 9, 3 * period + 56] {
+                bytes[element * size] ^= 1;
+            }
+            assert_eq!((of(0, &bytes), of(8, &bytes), of(2 * period, &bytes)), (4, 3, 2), "{dtype}");
+            // A vector that is moved along by one is wrong nearly everywhere.
+            let moved = Piece { output: 0..period, source: Source::Copied { rank: 0, start: 1 } };
+            assert!(
+                contents.count_wrong(&moved, &bytes[..period * size], &[]) as usize > period / 2,
+                "{dtype}"
+            );
         }
     }
 
