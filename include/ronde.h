@@ -30,7 +30,7 @@
  * in what is gathered or exchanged hold anything. RONDE_PEER_LOST is the end only of ops that need the lost peer
  * (its messages, an op with it as root) and of those with RONDE_NONE.
  *
- * Growth. With `min_peers` in ronde_config a job starts as soon as so many processes are there. At safe points,
+ * Growth. With `min_peers` in ronde_config a job starts once so many processes are there. At safe points,
  * calls of ronde_update that all make at the same place, others join and ranks become dense again:
  *
  *   int is_new = ronde_generation(group) > 0, share = is_new; // the others are about to share, too

@@ -27,7 +27,6 @@
 #include <cstring>
 #include <exception>
 #include <functional>
-#include <iterator>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -404,7 +403,8 @@ struct c_config {
         value.timeout_ms = static_cast<std::int64_t>(from.timeout.count());
         value.connect_timeout_ms = static_cast<std::int64_t>(from.connect_timeout.count());
         value.streams = from.streams;
-        value.first_port = from.first_port, value.last_port = from.last_port;
+        value.first_port = from.first_port;
+        value.last_port = from.last_port;
         value.preset = from.preset ? static_cast<std::int32_t>(*from.preset) : 0;
         value.insecure = from.insecure ? 1 : 0;
         value.shrink_only = from.shrink_only ? 1 : 0;

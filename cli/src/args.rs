@@ -354,7 +354,7 @@ pub(crate) struct CoordinatorArgs {
     /// Number of ranks of the job (else RONDE_SIZE, or what the members say)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) size: Option<u32>,
-    /// Start as soon as so many are there instead; the others join at safe points
+    /// Start once so many are there and those of an earlier job have had 2 s to come; the others join at safe points
     #[arg(long, value_name = "N", conflicts_with = "size", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) min_peers: Option<u32>,
     /// Take in no more than so many

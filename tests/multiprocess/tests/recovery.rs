@@ -17,90 +17,145 @@ fn present(group: &Group, outcome: &Outcome) -> Vec<u32> {
     (0..group.size()).filter(|rank| !outcome.absent.contains(rank)).collect()
 }
 
-/// One round of operations; returns who contributed to each.
-fn round(group: &Group, round: u64, length: usize) -> Result<Vec<Vec<u32>>, Error> {
-    let (me, size) = (group.rank(), group.size());
-    let mut said = Vec::new();
-    let input: Vec<u64> = (0..length).map(|i| value(me, round, i)).collect();
-    let sum = |here: &[u32], i: usize| here.iter().fold(0u64, |s, &r| s.wrapping_add(value(r, round, i)));
+/// What an output holds before an operation.
+const POISON: u64 = 0xaaaa_aaaa_aaaa_aaaa;
 
-    let mut output = vec![0xaaaa_aaaa_aaaa_aaaa; length];
-    let here = present(group, &group.all_reduce_into(&input, &mut output, ReduceOp::Sum)?);
-    assert!((0..length).all(|i| output[i] == sum(&here, i)), "all_reduce of round {round}, {here:?}");
-    assert!((0..length).all(|i| input[i] == value(me, round, i)), "the input of round {round} changed");
-    said.push(here);
+/// Who contributed to one operation.
+type Contributors = Vec<u32>;
 
-    let mut data = input.clone();
-    let here = present(group, &group.all_reduce(&mut data, ReduceOp::Sum)?);
-    assert!((0..length).all(|i| data[i] == sum(&here, i)), "all_reduce in place of round {round}, {here:?}");
-    said.push(here);
+/// One round of operations on vectors of the same length.
+struct Round<'a> {
+    group: &'a Group,
+    number: u64,
+    input: Vec<u64>,
+}
 
-    // Others may be reading it when it is taken back, and it is freed right after.
-    let mut registered = group.mem_alloc(8 * length)?;
-    registered.as_mut_slice::<u64>().copy_from_slice(&input);
-    output.fill(0xaaaa_aaaa_aaaa_aaaa);
-    let outcome = group.all_reduce_into(registered.as_slice(), &mut output, ReduceOp::Sum)?;
-    let here = present(group, &outcome);
-    assert!((0..length).all(|i| output[i] == sum(&here, i)), "registered input of round {round}, {here:?}");
-    assert!(*registered.as_slice::<u64>() == input, "the registered input of round {round} changed");
-    said.push(here);
-    let here = present(group, &group.all_reduce(registered.as_mut_slice::<u64>(), ReduceOp::Sum)?);
-    let data = registered.as_slice::<u64>();
-    assert!((0..length).all(|i| data[i] == sum(&here, i)), "registered memory of round {round}, {here:?}");
-    said.push(here);
-    drop(registered);
-
-    for in_place in [false, true] {
-        let options = CallOptions { tolerance: Tolerance::PerWindow, ..CallOptions::default() };
-        let (mut data, mut output) = (input.clone(), vec![0xaaaa_aaaa_aaaa_aaaa; length]);
-        let outcome = match in_place {
-            true => group.all_reduce_with(&mut data, ReduceOp::Sum, &options)?,
-            false => group.all_reduce_into_with(&input, &mut output, ReduceOp::Sum, &options)?,
-        };
-        let whole = Part { elements: 0..length, contributors: 0, absent: outcome.absent.clone() };
-        let parts = if outcome.parts.is_empty() { &[whole][..] } else { &outcome.parts };
-        let mut end = 0;
-        for Part { elements, absent, .. } in parts {
-            assert_eq!(elements.start, end, "parts of round {round}: {parts:?}");
-            end = elements.end;
-            let here: Vec<u32> = (0..size).filter(|rank| !absent.contains(rank)).collect();
-            let got = if in_place { &data } else { &output };
-            let right = elements.clone().all(|i| got[i] == sum(&here, i));
-            assert!(right, "per-window all_reduce of round {round}, in place {in_place}: {parts:?}");
-            said.push(here);
-        }
-        assert_eq!(end, length, "parts of round {round}: {parts:?}");
-    }
-
-    // Without its root a broadcast is completed from whoever has all of it, or fails alike everywhere.
-    let root = (round % u64::from(size)) as u32;
-    let mut data = if me == root { input.clone() } else { vec![0xaaaa_aaaa_aaaa_aaaa; length] };
-    match group.broadcast(&mut data, root) {
-        Ok(outcome) => {
-            assert!((0..length).all(|i| data[i] == value(root, round, i)), "broadcast of round {round}");
-            said.push(present(group, &outcome));
-        }
-        Err(Error::PeerLost(lost)) if lost.rank.0 == root => said.push(Vec::new()),
-        Err(error) => return Err(error),
-    }
-
-    let mut all = vec![0u64; length * size as usize];
-    let here = present(group, &group.all_gather(&input, &mut all)?);
-    for &rank in &here {
-        let block = &all[rank as usize * length..][..length];
-        assert!((0..length).all(|i| block[i] == value(rank, round, i)), "all_gather of round {round}");
-    }
-    said.push(here);
-
-    let block = length / size as usize;
-    let mut mine = vec![0u64; block];
-    let here =
-        present(group, &group.reduce_scatter(&input[..block * size as usize], &mut mine, ReduceOp::Sum)?);
-    let first = block * me as usize;
-    assert!((0..block).all(|i| mine[i] == sum(&here, first + i)), "reduce_scatter of round {round}");
-    said.push(here);
+/// Runs one; returns who contributed to each operation.
+fn round(group: &Group, number: u64, length: usize) -> Result<Vec<Contributors>, Error> {
+    let input = (0..length).map(|i| value(group.rank(), number, i)).collect();
+    let round = Round { group, number, input };
+    let mut said = Vec::from(round.all_reduces()?);
+    said.extend(round.registered()?);
+    said.extend(round.by_windows()?);
+    said.push(round.broadcast()?);
+    said.extend(round.blocks()?);
     said.push(present(group, &group.barrier()?));
     Ok(said)
+}
+
+impl Round<'_> {
+    fn length(&self) -> usize {
+        self.input.len()
+    }
+
+    fn poisoned(&self) -> Vec<u64> {
+        vec![POISON; self.length()]
+    }
+
+    fn sum(&self, here: &[u32], i: usize) -> u64 {
+        here.iter().fold(0, |sum, &rank| u64::wrapping_add(sum, value(rank, self.number, i)))
+    }
+
+    /// The result is the sum of exactly those who contributed.
+    fn check_sum(&self, what: &str, got: &[u64], outcome: &Outcome) -> Contributors {
+        let here = present(self.group, outcome);
+        let is_right = (0..self.length()).all(|i| got[i] == self.sum(&here, i));
+        assert!(is_right, "{what} of round {}, {here:?}", self.number);
+        here
+    }
+
+    fn all_reduces(&self) -> Result<[Contributors; 2], Error> {
+        let (mut output, mut data) = (self.poisoned(), self.input.clone());
+        let outcome = self.group.all_reduce_into(&self.input, &mut output, ReduceOp::Sum)?;
+        let apart = self.check_sum("all_reduce", &output, &outcome);
+        let is_kept = (0..self.length()).all(|i| self.input[i] == value(self.group.rank(), self.number, i));
+        assert!(is_kept, "the input of round {} changed", self.number);
+        let outcome = self.group.all_reduce(&mut data, ReduceOp::Sum)?;
+        Ok([apart, self.check_sum("all_reduce in place", &data, &outcome)])
+    }
+
+    /// Others may be reading registered memory when it is taken back, and it is freed right after.
+    fn registered(&self) -> Result<[Contributors; 2], Error> {
+        let mut memory = self.group.mem_alloc(8 * self.length())?;
+        memory.as_mut_slice::<u64>().copy_from_slice(&self.input);
+        let mut output = self.poisoned();
+        let outcome = self.group.all_reduce_into(memory.as_slice(), &mut output, ReduceOp::Sum)?;
+        let apart = self.check_sum("registered input", &output, &outcome);
+        let is_kept = *memory.as_slice::<u64>() == self.input;
+        assert!(is_kept, "the registered input of round {} changed", self.number);
+        let outcome = self.group.all_reduce(memory.as_mut_slice::<u64>(), ReduceOp::Sum)?;
+        Ok([apart, self.check_sum("registered memory", memory.as_slice(), &outcome)])
+    }
+
+    /// Each part of a result says who is in it.
+    fn by_windows(&self) -> Result<Vec<Contributors>, Error> {
+        let options = CallOptions { tolerance: Tolerance::PerWindow, ..CallOptions::default() };
+        let mut said = Vec::new();
+        for in_place in [false, true] {
+            let (mut data, mut output) = (self.input.clone(), self.poisoned());
+            let outcome = match in_place {
+                true => self.group.all_reduce_with(&mut data, ReduceOp::Sum, &options)?,
+                false => {
+                    self.group.all_reduce_into_with(&self.input, &mut output, ReduceOp::Sum, &options)?
+                }
+            };
+            let got = if in_place { &data } else { &output };
+            said.extend(self.check_parts(got, &outcome, in_place));
+        }
+        Ok(said)
+    }
+
+    fn check_parts(&self, got: &[u64], outcome: &Outcome, in_place: bool) -> Vec<Contributors> {
+        let (length, number) = (self.length(), self.number);
+        let whole = Part { elements: 0..length, contributors: 0, absent: outcome.absent.clone() };
+        let parts = if outcome.parts.is_empty() { &[whole][..] } else { &outcome.parts };
+        let (mut said, mut end) = (Vec::new(), 0);
+        for Part { elements, absent, .. } in parts {
+            assert_eq!(elements.start, end, "parts of round {number}: {parts:?}");
+            end = elements.end;
+            let here: Vec<u32> = (0..self.group.size()).filter(|rank| !absent.contains(rank)).collect();
+            let is_right = elements.clone().all(|i| got[i] == self.sum(&here, i));
+            assert!(is_right, "per-window all_reduce of round {number}, in place {in_place}: {parts:?}");
+            said.push(here);
+        }
+        assert_eq!(end, length, "parts of round {number}: {parts:?}");
+        said
+    }
+
+    /// Without its root it is completed from whoever has all of it, or fails alike everywhere.
+    fn broadcast(&self) -> Result<Contributors, Error> {
+        let root = (self.number % u64::from(self.group.size())) as u32;
+        let mut data = if self.group.rank() == root { self.input.clone() } else { self.poisoned() };
+        match self.group.broadcast(&mut data, root) {
+            Ok(outcome) => {
+                let is_right = (0..self.length()).all(|i| data[i] == value(root, self.number, i));
+                assert!(is_right, "broadcast of round {}", self.number);
+                Ok(present(self.group, &outcome))
+            }
+            Err(Error::PeerLost(lost)) if lost.rank.0 == root => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn blocks(&self) -> Result<[Contributors; 2], Error> {
+        let (group, length, number) = (self.group, self.length(), self.number);
+        let size = group.size() as usize;
+        let mut all = vec![POISON; length * size];
+        let gathered = present(group, &group.all_gather(&self.input, &mut all)?);
+        for &rank in &gathered {
+            let block = &all[rank as usize * length..][..length];
+            let is_right = (0..length).all(|i| block[i] == value(rank, number, i));
+            assert!(is_right, "all_gather of round {number}");
+        }
+        let block = length / size;
+        let mut mine = vec![POISON; block];
+        let outcome = group.reduce_scatter(&self.input[..block * size], &mut mine, ReduceOp::Sum)?;
+        let scattered = present(group, &outcome);
+        let first = block * group.rank() as usize;
+        let is_right = (0..block).all(|i| mine[i] == self.sum(&scattered, first + i));
+        assert!(is_right, "reduce_scatter of round {number}");
+        Ok([gathered, scattered])
+    }
 }
 
 /// Every second rank, in calls that tolerate no loss: one in another half is no concern of theirs, one in their

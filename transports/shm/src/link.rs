@@ -202,10 +202,10 @@ impl ShmLink {
                 return None;
             }
             self.known_there.push(buffer.id);
-        }
-        // A record must not be there before the region that it names.
-        if !self.socket.is_flushed() {
-            return None;
+            // A record must not be there before the region that it names.
+            if !self.socket.is_flushed() {
+                return None;
+            }
         }
         let mut head = header.encode();
         head[IN_PLACE_MARK] = 1;

@@ -34,6 +34,13 @@ fn connect(stream: UnixStream, registry: &Arc<Registry>) -> ShmLink {
     ShmLink::connect(0, stream, &ShmOptions::default(), registry.clone(), deadline).unwrap()
 }
 
+/// Two links over a socket.
+fn connected((a, b): (UnixStream, UnixStream), registry: &Arc<Registry>) -> (ShmLink, ShmLink) {
+    let other = std::thread::spawn(move || connect(b, &Arc::default()));
+    let near = connect(a, registry);
+    (near, other.join().unwrap())
+}
+
 /// Polls until something is there.
 fn receive(link: &mut ShmLink) -> Result<Keep, LinkFailure> {
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -74,10 +81,8 @@ fn registered_memory_right_after_connecting() {
 fn a_region_announced_twice_ends_the_link_and_spares_the_view() {
     let (a, b) = UnixStream::pair().unwrap();
     let raw = a.try_clone().unwrap();
-    let other = std::thread::spawn(move || connect(b, &Arc::default()));
     let registry = Arc::new(Registry::new());
-    let mut near = connect(a, &registry);
-    let mut far = other.join().unwrap();
+    let (mut near, mut far) = connected((a, b), &registry);
     let mut buffer = SharedBuffer::new(8192, &registry).unwrap();
     buffer.as_mut_slice::<u8>().fill(7);
     send_registered(&mut near, &buffer);
@@ -105,10 +110,8 @@ fn a_region_announced_twice_ends_the_link_and_spares_the_view() {
 fn memory_that_was_not_shared_cannot_be_taken_back() {
     let (a, b) = UnixStream::pair().unwrap();
     let mut raw = a.try_clone().unwrap();
-    let other = std::thread::spawn(move || connect(b, &Arc::default()));
     let registry = Arc::new(Registry::new());
-    let mut near = connect(a, &registry);
-    let mut far = other.join().unwrap();
+    let (mut near, mut far) = connected((a, b), &registry);
     let buffer = SharedBuffer::new(8192, &registry).unwrap();
     send_registered(&mut near, &buffer);
     let _view = receive(&mut far).unwrap();
@@ -135,10 +138,8 @@ fn descriptors_of_memory() -> usize {
 fn memory_waits_for_a_peer_that_does_not_hear_of_it() {
     let (a, b) = UnixStream::pair().unwrap();
     rustix::net::sockopt::set_socket_send_buffer_size(&a, 1).unwrap();
-    let other = std::thread::spawn(move || connect(b, &Arc::default()));
     let registry = Arc::new(Registry::new());
-    let mut near = connect(a, &registry);
-    let _far = other.join().unwrap();
+    let (mut near, _far) = connected((a, b), &registry);
     let header = Header { payload_len: 8192, ..Header::EMPTY };
     let mut was_copied = false;
     for _ in 0..800 {
@@ -155,9 +156,7 @@ fn memory_waits_for_a_peer_that_does_not_hear_of_it() {
 fn stray_descriptors_end_the_link() {
     let (a, b) = UnixStream::pair().unwrap();
     let raw = a.try_clone().unwrap();
-    let other = std::thread::spawn(move || connect(b, &Arc::default()));
-    let _near = connect(a, &Arc::default());
-    let mut far = other.join().unwrap();
+    let (_near, mut far) = connected((a, b), &Arc::default());
     let mut failed = false;
     for _ in 0..200 {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -174,11 +173,8 @@ fn stray_descriptors_end_the_link() {
 /// The sender's op ends before the other side has read its memory: that side must not take what it reads.
 #[test]
 fn memory_that_was_taken_back_is_not_taken_for_data() {
-    let (a, b) = UnixStream::pair().unwrap();
-    let other = std::thread::spawn(move || connect(b, &Arc::default()));
     let registry = Arc::new(Registry::new());
-    let mut near = connect(a, &registry);
-    let mut far = other.join().unwrap();
+    let (mut near, mut far) = connected(UnixStream::pair().unwrap(), &registry);
     let mut buffer = SharedBuffer::new(8192, &registry).unwrap();
     send_registered(&mut near, &buffer);
     assert!(far.is_sound());
@@ -191,10 +187,7 @@ fn memory_that_was_taken_back_is_not_taken_for_data() {
 /// A link that closes with nothing lent takes nothing back.
 #[test]
 fn what_was_sent_before_an_orderly_end_is_sound() {
-    let (a, b) = UnixStream::pair().unwrap();
-    let other = std::thread::spawn(move || connect(b, &Arc::default()));
-    let mut near = connect(a, &Arc::default());
-    let mut far = other.join().unwrap();
+    let (mut near, mut far) = connected(UnixStream::pair().unwrap(), &Arc::default());
     assert_eq!(near.submit(&Header { payload_len: 0, ..Header::EMPTY }, &Segment::EMPTY, 1), Submit::Sent);
     near.close();
     assert_eq!(far.poll(&mut Keep::default()), Ok(true));
@@ -228,11 +221,8 @@ impl Receiver for CopiesWhenAsked {
 
 #[test]
 fn views_copied_on_request_are_not_taken_for_data_if_taken_back() {
-    let (a, b) = UnixStream::pair().unwrap();
-    let other = std::thread::spawn(move || connect(b, &Arc::default()));
     let registry = Arc::new(Registry::new());
-    let mut near = connect(a, &registry);
-    let mut far = other.join().unwrap();
+    let (mut near, mut far) = connected(UnixStream::pair().unwrap(), &registry);
     let buffer = SharedBuffer::new(8192, &registry).unwrap();
     send_registered(&mut near, &buffer);
     assert_eq!(near.submit(&Header { payload_len: 0, ..Header::EMPTY }, &Segment::EMPTY, 2), Submit::Sent);

@@ -14,24 +14,11 @@ use ronde::{Collective, DType, Group, ReduceOp, Tolerance};
 use ronde_algorithms::algorithms_for;
 use ronde_multiprocess::{is_child, run};
 
-const COLLECTIVES: [Collective; 13] = {
-    use Collective::*;
-    [
-        AllReduce,
-        ReduceScatter,
-        AllGather,
-        AllToAll,
-        Broadcast,
-        Reduce,
-        Gather,
-        Scatter,
-        ReduceScatterV,
-        AllGatherV,
-        AllToAllV,
-        GatherV,
-        ScatterV,
-    ]
-};
+/// All that move vectors.
+fn collectives() -> impl Iterator<Item = Collective> {
+    let others = [Collective::Barrier, Collective::Send, Collective::Recv];
+    Collective::ALL.into_iter().filter(move |collective| !others.contains(collective))
+}
 
 fn operators(collective: Collective, dtype: DType) -> Vec<Option<ReduceOp>> {
     match collective.reduces() {
@@ -124,7 +111,7 @@ impl Cases {
 
 fn cases(n: usize, registered: bool) -> Vec<Case> {
     let mut cases = Cases { n, registered, cases: Vec::new() };
-    for collective in COLLECTIVES {
+    for collective in collectives() {
         let case = Case {
             collective,
             dtype: DType::F32,
