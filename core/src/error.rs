@@ -76,7 +76,7 @@ pub enum Misuse {
     Unknown { what: &'static str, got: u64 },
     #[error("input and output overlap in part: they must be the same memory or disjoint")]
     Overlap,
-    #[error("{what} was lent for reading only")]
+    #[error("{what} was lent for reading only: lend it with `Lender::unique`")]
     ReadOnly { what: &'static str },
     #[error("the group was closed")]
     Closed,

@@ -91,6 +91,9 @@ pub enum LinkFailure {
     /// The connection was reset or another error of the operating system, by its number.
     #[error("operating system error {0}")]
     Os(i32),
+    /// The path to the peer's machine ended without a word.
+    #[error("nothing comes back from the peer's machine: not even the network there answers")]
+    Silent,
     /// The peer sent bytes that no correct peer sends.
     #[error("the peer sent an invalid frame: {0}")]
     Frame(#[from] FrameError),
@@ -136,6 +139,12 @@ pub trait Link: Send {
     /// queued is not read from now on, nor that of payloads which are on their way here written. What was queued may be
     /// dropped; if it arrives, then unchanged: the peer may not have heard of the loss yet, and return from the op.
     fn fence(&mut self, _is_over: &dyn Fn(&Header) -> bool) {}
+
+    /// How often in a row something was sent again to the peer's machine, or room was asked for there, without an answer. 0 while it
+    /// answers, which it does for a process that is merely busy, and where it cannot be known.
+    fn unanswered(&self) -> u32 {
+        0
+    }
 
     /// Tells the peer that this side is about to block on [`Link::wake_source`] and wants to be
     /// woken. Returns false if something arrived meanwhile: poll instead of sleeping.

@@ -22,6 +22,7 @@ fn info(id: u8, peer: u8) -> MemberInfo {
         host: "host".into(),
         addresses: vec![([127, 0, 0, 1], 1).into()],
         machine: MachineId("machine".into()),
+        user: 0,
         pid: 1,
         transports: vec!["tcp".into()],
         costs: String::new(),
@@ -44,7 +45,7 @@ fn of_member((which, number, _, text): &Words<'_>) -> Vec<u8> {
         1 => return with_length(text),
         2 => FromMember::Job(name()),
         3 => FromMember::Hello(hello(Some(*number))),
-        4 => FromMember::LinkFailed { member: MemberId(*number), reason: name() },
+        4 => FromMember::LinkFailed { member: MemberId(*number), reason: name(), silent: false },
         _ => FromMember::Status,
     };
     encode(&message).expect("short enough")

@@ -3,6 +3,7 @@
 use crate::bootstrap::{ControlEvents, Found, Listener, News, Succession};
 use crate::config::Config;
 use crate::engine::lock;
+use crate::until::Until;
 use ronde_core::error::{Error, Result};
 use ronde_core::membership::{FromMember, Hello, MAX_MESSAGE_BYTES, ToMember, Verdict, View, decode, encode};
 use ronde_core::{Epoch, PeerId};
@@ -46,20 +47,6 @@ pub(crate) fn read_message<T: DeserializeOwned>(mut stream: impl Read) -> io::Re
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     decode(&body).map_err(malformed)
-}
-
-/// A connection that is read until a moment, also where the other side says a byte now and then.
-pub(crate) struct Until<'a>(pub(crate) &'a TcpStream, pub(crate) Instant);
-
-impl Read for Until<'_> {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let left = self.1.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        self.0.set_read_timeout(Some(left))?;
-        self.0.read(bytes)
-    }
 }
 
 /// A member that has said hello and is not active yet.
@@ -498,32 +485,41 @@ fn coordinator_lost(view: &View, me: PeerId) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::net::TcpListener;
+    use std::thread::JoinHandle;
 
-    #[test]
-    fn a_coordinator_that_says_a_byte_now_and_then_is_not_waited_for() {
+    /// A connection, and who says on its other end a byte every now and then, of a message that takes many minutes. The
+    /// thread ends with the connection.
+    pub(crate) fn one_who_dribbles(message: &impl serde::Serialize) -> (TcpStream, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (far, _) = listener.accept().unwrap();
-        let speak = std::thread::spawn(move || {
-            let message = encode(&ToMember::Gathering { joined: 1, size: 2, missing: vec![] }).unwrap();
-            while near.write_all(&message).is_ok() {
-                std::thread::park_timeout(Duration::from_micros(100));
+        let message = encode(message).unwrap();
+        assert!(message.len() > 1 << 20, "{} bytes", message.len());
+        let dribbles = std::thread::spawn(move || {
+            for byte in message.chunks(1) {
+                if near.write_all(byte).is_err() {
+                    return;
+                }
+                std::thread::park_timeout(Duration::from_millis(1));
             }
         });
+        (far, dribbles)
+    }
+
+    #[test]
+    fn a_coordinator_that_says_a_byte_now_and_then_is_not_waited_for() {
+        let missing = (0..1 << 20).collect();
+        let (stream, dribbles) = one_who_dribbles(&ToMember::Gathering { joined: 1, size: 2, missing });
         let deadline = Instant::now() + Duration::from_millis(100);
         let mut rendezvous =
-            Rendezvous { stream: far, deadline, gathered: "nobody".into(), heard: false, pending: false };
-        let failed = loop {
-            assert!(deadline.elapsed() < Duration::from_secs(20));
-            if let Err(failed) = rendezvous.next() {
-                break failed.into_error();
-            }
-        };
+            Rendezvous { stream, deadline, gathered: "nobody".into(), heard: false, pending: false };
+        let failed = rendezvous.next().unwrap_err().into_error();
+        assert!(deadline.elapsed() < Duration::from_secs(20));
         assert!(failed.to_string().contains("in time"), "{failed}");
         drop(rendezvous);
-        speak.join().unwrap();
+        dribbles.join().unwrap();
     }
 }

@@ -86,7 +86,7 @@ pub(crate) fn host_name() -> String {
 }
 
 /// What must be equal for two processes to share memory and abstract Unix sockets: the boot, and the
-/// namespaces of processes and network.
+/// namespaces of processes and network (and the user, who is told apart from the machine).
 pub(crate) fn machine() -> MachineId {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let link =

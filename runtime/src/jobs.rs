@@ -4,9 +4,10 @@
 //! so that one job that fails or is slow is no matter of the others.
 
 use crate::config::Config;
-use crate::control::{Until, read_message, write_message};
+use crate::control::{read_message, write_message};
 use crate::coordinator::{Addresses, Event, Served, Shell};
 use crate::engine::lock;
+use crate::until::Until;
 use ronde_core::error::{Error, Result};
 use ronde_core::membership::{Coordinator, CoordinatorOptions, Effect, FromMember, ToMember};
 use ronde_core::{Instant, PeerId};
@@ -229,6 +230,7 @@ impl Jobs {
         }
     }
 
+    /// Its job and what it says first, if it does in time.
     fn first_message(&self, stream: &TcpStream) -> Option<(String, FromMember)> {
         first_message(Until(stream, std::time::Instant::now() + self.first_word))
     }
@@ -335,4 +337,22 @@ pub(crate) fn is_name(name: &str) -> bool {
 
 fn named(job: &str) -> String {
     if job.is_empty() { "a job without a name".into() } else { format!("job \"{job}\"") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::tests::one_who_dribbles;
+    use std::time::Instant as Clock;
+
+    #[test]
+    fn who_says_a_byte_now_and_then_is_given_up() {
+        let patience = Duration::from_millis(100);
+        let jobs = Coordinators::of_all_jobs(&Config::new().connect_timeout(patience)).unwrap();
+        let (stream, dribbles) = one_who_dribbles(&FromMember::Job("x".repeat(2 << 20)));
+        let since = Clock::now();
+        jobs.connections().send(stream).unwrap();
+        dribbles.join().unwrap();
+        assert!(since.elapsed() < Duration::from_secs(20), "{:?}", since.elapsed());
+    }
 }

@@ -24,6 +24,7 @@ mod op;
 mod planner;
 #[doc(hidden)]
 pub mod strangers;
+mod until;
 mod validate;
 
 pub use bootstrap::{AddressSource, Reach, RondeId, Store};

@@ -133,6 +133,11 @@ impl<P: Plan> Executor<P> {
         }
     }
 
+    /// Whether a call that was made before a moment is not done yet.
+    pub fn has_waited_since(&self, moment: Instant) -> bool {
+        self.active.iter().any(|&at| self.ops[at].started < moment)
+    }
+
     /// Reports, once, that this rank and another disagree on the blocks between them.
     fn report_blocks(&mut self, at: usize, from: usize, words: (String, String)) {
         let op = &mut self.ops[at];

@@ -31,6 +31,8 @@ pub struct MemberInfo {
     pub addresses: Vec<SocketAddr>,
     /// Its machine.
     pub machine: MachineId,
+    /// Its user there: processes share memory only with their own user's.
+    pub user: u32,
     /// Its process id there.
     pub pid: u32,
     /// Transports it may use.
@@ -217,6 +219,9 @@ pub enum FromMember {
         member: MemberId,
         /// What it saw.
         reason: String,
+        /// It did not end by itself: nothing came back on it. Others may find the same of that member, or of this one, only a
+        /// little later.
+        silent: bool,
     },
     /// A member has left in order, and an op waits for it.
     Missed {
@@ -424,8 +429,8 @@ mod tests {
         }
 
         #[test]
-        fn reports_survive_the_wire(rank: u32, reason in ".{0,60}", extra in any::<u8>()) {
-            let message = FromMember::LinkFailed { member: MemberId(rank), reason };
+        fn reports_survive_the_wire(rank: u32, reason in ".{0,60}", silent: bool, extra in any::<u8>()) {
+            let message = FromMember::LinkFailed { member: MemberId(rank), reason, silent };
             let bytes = encode(&message).unwrap();
             prop_assert_eq!(decode::<FromMember>(&bytes[4..]), Ok(message));
             let mut longer = bytes[4..].to_vec();

@@ -159,6 +159,7 @@ mod tests {
             host: String::new(),
             addresses: vec![],
             machine: MachineId::default(),
+            user: 0,
             pid: 0,
             transports: vec![],
             costs: String::new(),

@@ -13,6 +13,7 @@
 //! name each other's. Until TLS is built an attacker on the path can still take a connection
 //! over after the proof.
 
+use crate::until::Until;
 use hmac::{Hmac, Mac};
 use ronde_core::PeerId;
 use ronde_core::error::{Error, Result};
@@ -27,7 +28,7 @@ const VERSION: u8 = 3;
 const WELCOME: u8 = 1;
 /// Most connections between two members.
 pub(crate) const MAX_STREAMS: u8 = 64;
-/// How long one side waits for the other's next bytes.
+/// How long a connection may take to prove itself.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a connection is for.
@@ -104,7 +105,7 @@ fn no_ronde(said: &[u8]) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
-fn preamble(identity: &Identity, purpose: Purpose, streams: u8) -> io::Result<[u8; 64]> {
+pub(super) fn preamble(identity: &Identity, purpose: Purpose, streams: u8) -> io::Result<[u8; 64]> {
     let mut preamble = [0u8; 64];
     preamble[..6].copy_from_slice(MAGIC);
     preamble[6] = VERSION;
@@ -263,11 +264,11 @@ fn connect_once(
     streams: u8,
     patience: Duration,
 ) -> io::Result<TcpStream> {
-    let mut stream = TcpStream::connect_timeout(address, patience)?;
+    let stream = TcpStream::connect_timeout(address, patience)?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(patience))?;
-    introduce(&mut stream, identity, purpose, streams)?;
-    stream.set_read_timeout(None)?;
+    let mut limited = Until(&stream, Instant::now() + patience);
+    introduce(&mut limited, identity, purpose, streams)?;
+    limited.lift()?;
     Ok(stream)
 }
 

@@ -264,7 +264,7 @@ fn say_what_came_of(view: &View, linked: Result<(), Unlinked>, control: &Control
 /// Whether two members talk through shared memory.
 pub(crate) fn share_memory(a: &MemberInfo, b: &MemberInfo) -> bool {
     let allows = |m: &MemberInfo| m.transports.iter().any(|t| t == "shm");
-    a.machine == b.machine && allows(a) && allows(b)
+    a.machine == b.machine && a.user == b.user && allows(a) && allows(b)
 }
 
 fn named(view: &View, member: &MemberInfo) -> String {

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::coordinator::Addresses;
 use crate::engine::lock;
 use crate::jobs::Coordinators;
+use crate::until::Until;
 use ronde_core::PeerId;
 use ronde_core::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +21,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Connections that may be proving themselves at one time.
 const MAX_STRANGERS: usize = 256;
@@ -133,6 +134,15 @@ impl Listener {
         Ok(())
     }
 
+    /// Who hosts the coordinator listens at its address only. Others may be told another, on a network of its own for data.
+    pub(crate) fn be_found_at(&self, addresses: &[SocketAddr]) {
+        let own = self.address.ip();
+        if own.is_unspecified() || own.is_loopback() {
+            return;
+        }
+        addresses.iter().filter(|address| address.ip() != own).for_each(|&address| self.listen_also(address));
+    }
+
     /// Takes connections at another address too, as soon as that is free: the process that had it may still be
     /// ending.
     fn listen_also(&self, address: SocketAddr) {
@@ -154,8 +164,8 @@ impl Listener {
                 }
             }
         };
-        if let Err(error) = self.router.clone().spawn("ronde-heir", listen) {
-            tracing::warn!("newcomers cannot find this process at {address}: {error}");
+        if let Err(error) = self.router.clone().spawn("ronde-listen", listen) {
+            tracing::warn!("others cannot find this process at {address}: {error}");
         }
     }
 
@@ -206,10 +216,10 @@ impl Drop for Listener {
 /// Connects to a peer's Unix socket.
 pub(crate) fn connect_unix(peer: PeerId, identity: &Identity, patience: Duration) -> io::Result<UnixStream> {
     let name = std::os::unix::net::SocketAddr::from_abstract_name(unix_name(peer))?;
-    let mut stream = UnixStream::connect_addr(&name)?;
-    stream.set_read_timeout(Some(patience))?;
-    handshake::introduce(&mut stream, identity, Purpose::Data, 1)?;
-    stream.set_read_timeout(None)?;
+    let stream = UnixStream::connect_addr(&name)?;
+    let mut limited = Until(&stream, Instant::now() + patience);
+    handshake::introduce(&mut limited, identity, Purpose::Data, 1)?;
+    limited.lift()?;
     Ok(stream)
 }
 
@@ -285,16 +295,14 @@ impl Router {
         }
     }
 
-    fn greet_tcp(&self, number: u64, mut stream: TcpStream) -> io::Result<()> {
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+    fn greet_tcp(&self, number: u64, stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        let received = handshake::receive(&mut stream, &self.identity);
+        let mut limited = Until(&stream, Instant::now() + PATIENCE);
+        let received = handshake::receive(&mut limited, &self.identity);
         let Introduction { peer, purpose, streams } =
             received.inspect_err(|error| self.see_off(&stream, error))?;
         self.no_stranger(number)?;
-        stream.set_read_timeout(None)?;
-        stream.set_write_timeout(None)?;
+        limited.lift()?;
         match (purpose, &*lock(&self.control)) {
             (Purpose::Data, _) => self.arrivals.enter(Arrival::Tcp(peer, stream, streams)),
             (Purpose::Control, Some(control)) => control
@@ -323,15 +331,15 @@ impl Router {
         let _ = io::copy(&mut stream.take(MAX_UNREAD), &mut io::sink());
     }
 
-    fn greet_unix(&self, number: u64, mut stream: UnixStream) -> io::Result<()> {
+    fn greet_unix(&self, number: u64, stream: UnixStream) -> io::Result<()> {
         let other = rustix::net::sockopt::socket_peercred(&stream)?;
         if other.uid != rustix::process::geteuid() {
             return Err(io::Error::other("a process of another user"));
         }
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let Introduction { peer, .. } = handshake::receive(&mut stream, &self.identity)?;
+        let mut limited = Until(&stream, Instant::now() + PATIENCE);
+        let Introduction { peer, .. } = handshake::receive(&mut limited, &self.identity)?;
         self.no_stranger(number)?;
-        stream.set_read_timeout(None)?;
+        limited.lift()?;
         self.arrivals.enter(Arrival::Unix(peer, stream))
     }
 
@@ -365,6 +373,7 @@ impl Cut for UnixStream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
     use std::sync::atomic::AtomicUsize;
 
     #[test]
@@ -412,13 +421,36 @@ mod tests {
         work.into_iter().for_each(|rank| rank.join().unwrap());
     }
 
+    /// Tests run at the same time: each has a peer of its own.
+    fn listener(config: &Config, peer: u8) -> (Listener, Inbox) {
+        let tcp = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let id = Identity::new("", PeerId([peer; 16]));
+        Listener::new(config, &id, tcp, Some(Coordinators::start(config).unwrap())).unwrap()
+    }
+
+    #[test]
+    fn a_stranger_who_says_a_byte_now_and_then_is_cut() {
+        let (listener, _inbox) = listener(&Config::new().size(2), 6);
+        let mut stranger = TcpStream::connect(listener.address()).unwrap();
+        stranger.set_read_timeout(Some(PATIENCE / 32)).unwrap();
+        // A preamble that would be done after twice the patience.
+        let preamble = handshake::preamble(&Identity::new("", PeerId([8; 16])), Purpose::Data, 1).unwrap();
+        let answered = preamble.iter().find_map(|byte| {
+            let said = stranger.write_all(&[*byte]).and_then(|()| stranger.read(&mut [0]));
+            match said {
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    None
+                }
+                said => Some(said.unwrap_or(0)),
+            }
+        });
+        assert_eq!(answered, Some(0), "bytes that were said to it before the end");
+    }
+
     #[test]
     fn who_never_says_what_for_is_let_go() {
         let config = Config::new().size(2).connect_timeout(Duration::from_millis(300));
-        let id = Identity::new("", PeerId([7; 16]));
-        let tcp = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let (listener, _inbox) =
-            Listener::new(&config, &id, tcp, Some(Coordinators::start(&config).unwrap())).unwrap();
+        let (listener, _inbox) = listener(&config, 7);
         let stranger = Identity::new("", PeerId([8; 16]));
         let to = [listener.address()];
         let mut mute = handshake::try_each(&to, &stranger, Purpose::Control, 1, PATIENCE).unwrap();

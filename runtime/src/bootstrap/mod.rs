@@ -27,6 +27,7 @@ use ronde_core::error::{Error, PeerLost, Result};
 use ronde_core::membership::{CallProgress, Hello, MemberInfo, Rejoin, View};
 use ronde_core::recovery::RecoveryPlan;
 use ronde_core::{Epoch, MemberId, PeerId};
+use ronde_shm::SharedBuffer;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Instant;
@@ -301,16 +302,34 @@ fn describe(
         Ok(local.map_err(|e| Error::resource(format!("no local address: {e}")))?.ip())
     };
     let (addresses, _) = addresses_for_peers(config, listener.address(), local)?;
+    listener.be_found_at(&addresses);
     Ok(MemberInfo {
         peer: identity.peer,
         id: MemberId(0),
         host: environment::host_name(),
         addresses,
         machine: environment::machine(),
+        user: rustix::process::geteuid().as_raw(),
         pid: std::process::id(),
-        transports: config.transports.clone(),
+        transports: usable_transports(config)?,
         costs: config.costs_of_members(),
     })
+}
+
+/// Those of the configuration that work here. Where memory cannot be shared (a sandbox, no descriptors left) TCP can do all.
+fn usable_transports(config: &Config) -> Result<Vec<String>> {
+    let mut usable = config.transports.clone();
+    if config.allows_transport("shm")
+        && let Err(error) = SharedBuffer::new(1, &Arc::default())
+    {
+        let text = format!("this process cannot share memory: {error}");
+        if !config.allows_transport("tcp") {
+            return Err(Error::resource(format!("{text}, and RONDE_TRANSPORTS allows nothing else")));
+        }
+        tracing::warn!("{text}; it uses TCP. `ronde doctor` may know why");
+        usable.retain(|name| name != "shm");
+    }
+    Ok(usable)
 }
 
 /// Where the others find a process that listens at `listener` and reaches the coordinator from `local`.

@@ -7,11 +7,12 @@ use ronde_algorithms::{Topology, Tuning};
 use ronde_core::error::{Aborted, Error};
 use ronde_core::membership::{FromMember, MemberInfo, View};
 use ronde_core::transport::{Link, LinkFailure};
-use ronde_core::{MemberId, PeerId};
+use ronde_core::{Instant, MemberId, PeerId};
 use ronde_shm::{Registry, ShmLink, ShmOptions};
 use ronde_tcp::{TcpLink, TcpOptions};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What the engine keeps of a link besides the link.
 #[derive(Default)]
@@ -22,7 +23,20 @@ pub(crate) struct LinkState {
     pub(crate) descriptor: Option<OwnedFd>,
     /// The peer has left in order.
     pub(crate) left: bool,
+    /// Since when nothing has come back from its machine.
+    unanswered_since: Option<Instant>,
 }
+
+impl LinkState {
+    fn new(transport: &'static str, descriptor: Option<OwnedFd>) -> LinkState {
+        LinkState { transport, descriptor, left: false, unanswered_since: None }
+    }
+}
+
+/// What was sent has to have been sent again so often without an answer, for a link to count as silent.
+const SILENT_RETRIES: u32 = 3;
+/// After a longer pause of looking it is not known whether something was answered meanwhile.
+const LOOK_AGAIN_WITHIN: Duration = Duration::from_secs(1);
 
 /// Opens the link to a member: shared memory where both run on one machine and it is allowed, else TCP.
 pub(crate) fn open(
@@ -39,14 +53,14 @@ pub(crate) fn open(
         let descriptor = Some(duplicate(socket.as_fd())?);
         let link = ShmLink::connect(peer, socket, &ShmOptions::default(), registry.clone(), deadline)
             .map_err(|e| e.to_string())?;
-        return Ok((Box::new(link), LinkState { transport: "shm", descriptor, left: false }));
+        return Ok((Box::new(link), LinkState::new("shm", descriptor)));
     }
     if sockets.tcp.is_empty() {
         return Err("no transport that both sides allow (see RONDE_TRANSPORTS)".into());
     }
     let link = TcpLink::new(peer, sockets.tcp, &TcpOptions::default()).map_err(|e| e.to_string())?;
     let descriptor = link.descriptor().map(duplicate).transpose()?;
-    Ok((Box::new(link), LinkState { transport: "tcp", descriptor, left: false }))
+    Ok((Box::new(link), LinkState::new("tcp", descriptor)))
 }
 
 /// Members on this process's machine, itself included.
@@ -139,17 +153,18 @@ impl Engine {
             let error = Error::Aborted(Arc::new(Aborted::Announced(reason)));
             inner.pending_verdict.get_or_insert((self.now(), error, None));
         }
-        self.link_ended(inner, at, &failure.to_string());
+        self.link_ended(inner, at, failure);
     }
 
-    fn link_ended(&self, inner: &mut Inner, peer: usize, reason: &str) {
+    fn link_ended(&self, inner: &mut Inner, peer: usize, failure: LinkFailure) {
         if inner.link_states[peer].left {
             return self.check_left(inner, peer);
         }
         let transport = inner.link_states[peer].transport;
-        let reason = format!("rank {} saw on {transport}: {reason}", inner.rank());
+        let reason = format!("rank {} saw on {transport}: {failure}", inner.rank());
         let member = MemberId(peer as u32);
-        self.control.say(&FromMember::LinkFailed { member, reason: reason.clone() });
+        let silent = failure == LinkFailure::Silent;
+        self.control.say(&FromMember::LinkFailed { member, reason: reason.clone(), silent });
         if inner.executor.open_ops() > 0 {
             let text = format!(
                 "the link to rank {} ended ({reason}) and the coordinator gave no verdict",
@@ -157,6 +172,25 @@ impl Engine {
             );
             let error = Error::Aborted(Arc::new(Aborted::Announced(text)));
             inner.pending_verdict.get_or_insert((self.now(), error, Some(peer)));
+        }
+    }
+
+    /// The path to a peer may end without a word, and the peer live, and be heard by the coordinator. So a link is given up on which nothing
+    /// has come back for long, if a call waits as long.
+    pub(super) fn end_silent_links(&self, inner: &mut Inner, now: Instant) {
+        let since_last = now.since(std::mem::replace(&mut inner.looked_for_silence, now));
+        for at in 0..inner.links.len() {
+            let Some(link) = &inner.links[at] else { continue };
+            let unanswered = link.unanswered();
+            let since = &mut inner.link_states[at].unanswered_since;
+            // What was seen before other calls were waited for has been answered since, for all that is known.
+            if unanswered == 0 || since_last > LOOK_AGAIN_WITHIN {
+                *since = None;
+            }
+            let since = if unanswered > 0 { *since.get_or_insert(now) } else { now };
+            if unanswered >= SILENT_RETRIES && now.since(since) >= self.silence {
+                self.end_link(inner, at, LinkFailure::Silent);
+            }
         }
     }
 

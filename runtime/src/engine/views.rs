@@ -97,7 +97,7 @@ impl Engine {
             };
             if link.is_none() {
                 let reason = "its link was not there when it was needed".to_owned();
-                self.control.say(&FromMember::LinkFailed { member: member.id, reason });
+                self.control.say(&FromMember::LinkFailed { member: member.id, reason, silent: false });
             }
             inner.links[at] = link;
             inner.link_states[at] = state;
@@ -202,7 +202,7 @@ impl Engine {
             let ended = inner.links.get(at).is_none_or(Option::is_none);
             if ended && !inner.executor.is_lost(at) && !inner.link_states[at].left {
                 let reason = format!("rank {} has no link to it", inner.rank());
-                self.control.say(&FromMember::LinkFailed { member: info.id, reason });
+                self.control.say(&FromMember::LinkFailed { member: info.id, reason, silent: false });
             }
         }
     }

@@ -634,7 +634,7 @@ impl World {
             let views = process.follower.iter().flat_map(|f| [Some(f.view()), f.armed()]);
             let members: Vec<_> = views.flatten().flat_map(|view| &view.members).collect();
             let Some(member) = members.iter().find(|m| m.peer == peer_id(q)).map(|m| m.id) else { return };
-            process.say(FromMember::LinkFailed { member, reason: String::new() });
+            process.say(FromMember::LinkFailed { member, reason: String::new(), silent: false });
         });
     }
 

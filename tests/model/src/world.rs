@@ -205,6 +205,7 @@ pub(crate) fn hello(process: usize, size: Option<u32>, hosts_coordinator: bool) 
         host: String::new(),
         addresses: Vec::new(),
         machine: MachineId(format!("{process}")),
+        user: 0,
         pid: process as u32,
         transports: Vec::new(),
         costs: String::new(),

@@ -81,8 +81,26 @@ pub fn spawn(function: &str, number: usize, coordinator: &str, variables: &[(&st
 
 /// Starts a process that knows of its job only what these variables say, and runs the test function.
 pub fn spawn_with(function: &str, rank: usize, variables: &[(&str, &str)]) -> RankProcess {
-    let child = command_of(function).envs(variables.iter().copied()).spawn().expect("a child process");
-    RankProcess { rank, child }
+    start(command_of(function).envs(variables.iter().copied()), rank)
+}
+
+/// What runs a command through another program, such as a shell that sets limits first.
+pub fn through(program: &str, arguments: &[&str], command: &Command) -> Command {
+    let mut outer = Command::new(program);
+    outer.args(arguments).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+    outer.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    outer
+}
+
+/// Starts what [`command_of`] gave, with whatever was added to it.
+pub fn start(command: &mut Command, rank: usize) -> RankProcess {
+    RankProcess { rank, child: command.spawn().expect("a child process") }
 }
 
 /// What runs the test function in a process that is told nothing of any job.

@@ -41,6 +41,7 @@ fn hello(process: usize, size: Option<u32>) -> FromMember {
         host: format!("host-{process}"),
         addresses: Vec::new(),
         machine: MachineId::default(),
+        user: 0,
         pid: process as u32,
         transports: Vec::new(),
         costs: String::new(),
@@ -201,7 +202,7 @@ impl Cluster {
             if let Some(info) = view.members.iter().find(|m| m.peer == peer_id(dead)) {
                 let reason = format!("process {process} saw it end");
                 let member = info.id;
-                self.control.send(process, FromMember::LinkFailed { member, reason });
+                self.control.send(process, FromMember::LinkFailed { member, reason, silent: false });
             }
         }
     }

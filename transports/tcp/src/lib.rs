@@ -7,8 +7,10 @@
 //! * `outgoing`: a bounded outbox per link, from which streams with room pull frames.
 //! * `incoming`: a receive block and the frame being received, per stream.
 //! * `link`: the two together, and what ends a link.
+//! * `answers`: whether the machine at the other end still says anything.
 #![forbid(unsafe_code)]
 
+mod answers;
 mod incoming;
 mod link;
 mod options;

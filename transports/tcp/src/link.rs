@@ -1,5 +1,6 @@
 //! The link: streams, an outbox, and what ends it.
 
+use crate::answers::{self, Inode};
 use crate::incoming::{Incoming, Received};
 use crate::outgoing::{Batch, Outbox, Outgoing};
 use crate::sleep::Watch;
@@ -27,6 +28,7 @@ struct Stream {
     incoming: Incoming,
     /// The peer has ended its direction.
     ended: bool,
+    inode: Option<Inode>,
 }
 
 /// Path to one peer over TCP.
@@ -187,6 +189,10 @@ impl Link for TcpLink {
         self.streams.iter_mut().for_each(|stream| stream.incoming.fence(is_over));
     }
 
+    fn unanswered(&self) -> u32 {
+        answers::unanswered(self.streams.iter().filter_map(|stream| stream.inode))
+    }
+
     fn prepare_sleep(&mut self) -> bool {
         let Some(watch) = &mut self.watch else { return true };
         let mut ready = true;
@@ -222,7 +228,8 @@ impl Link for TcpLink {
 impl Stream {
     fn new(socket: TcpStream, options: &TcpOptions) -> Stream {
         let incoming = Incoming::new(options.receive_block);
-        Stream { socket, batch: Batch::new(), incoming, ended: false }
+        let inode = Inode::of(&socket);
+        Stream { socket, batch: Batch::new(), incoming, ended: false, inode }
     }
 
     /// Reads and throws away what the peer has sent so far, within a bound.

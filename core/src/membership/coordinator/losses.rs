@@ -6,17 +6,19 @@ use crate::membership::{MemberInfo, ToMember, Verdict};
 use crate::planted::{self, Bug};
 use crate::recovery::{self, Report};
 use crate::{Epoch, Instant, MemberId, PeerId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A member says that another cannot be reached.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Accusation {
-    /// The connection of who says so.
-    pub(super) accuser: u64,
+    /// The connection of who says so, and its number.
+    accuser: u64,
+    by: Option<MemberId>,
     pub(super) member: MemberId,
     pub(super) reason: String,
-    pub(super) since: Instant,
+    /// Until then a better proof of death is waited for, and what others say.
+    pub(super) due: Instant,
 }
 
 /// A member whose connection has ended, which a process that lives may have caused, or the network.
@@ -32,34 +34,52 @@ const CLOSED: &str = "its process ended or its control connection broke";
 
 impl Coordinator {
     /// A member says that its link to another ended. The dead one's own connection is better proof, so
-    /// that is waited for; without it the accused goes, by rule. Of one that has left in order it is no news.
-    pub(super) fn accuse(&mut self, accuser: u64, member: MemberId, reason: String, now: Instant) {
-        let accuser_id = self.members.get(&accuser).and_then(|m| m.id);
-        if let Some(id) = accuser_id.filter(|_| self.is_succeeding()) {
+    /// that is waited for; without it one of the two goes. Of one that has left in order it is no news.
+    pub(super) fn accuse(&mut self, accuser: u64, member: MemberId, reason: String, due: Instant) {
+        let by = self.members.get(&accuser).and_then(|m| m.id);
+        if let Some(id) = by.filter(|_| self.is_succeeding()) {
             self.is_suspected_by(id, member);
         }
         if matches!(self.state, State::Failed(_)) || self.gone.contains(&member) {
             return;
         }
-        // The host of this coordinator lives: the other one goes.
-        let host = self.view.host.filter(|&host| host == member);
-        let member = host.and(accuser_id).unwrap_or(member);
         let known = self.accusations.iter().any(|a| (a.accuser, a.member) == (accuser, member));
         if self.connection_of(member).is_some() && !known {
-            self.accusations.push(Accusation { accuser, member, reason, since: now });
+            self.accusations.push(Accusation { accuser, by, member, reason, due });
         }
     }
 
-    /// Accusations stand after the grace, if who made them is still here.
+    /// Accusations stand once they are due, if who made them is still here.
     pub(super) fn judge_accusations(&mut self, now: Instant) {
-        let is_due =
-            |a: &Accusation| now.since(a.since) >= self.options.grace && !self.awaits_proof(a.member);
-        let (due, rest): (Vec<_>, Vec<_>) = self.accusations.iter().cloned().partition(is_due);
-        self.accusations = rest;
-        for Accusation { accuser, member, reason, .. } in due {
+        let first_due = |this: &Coordinator| {
+            this.accusations.iter().position(|a| now >= a.due && !this.awaits_proof(a.member))
+        };
+        while let Some(at) = first_due(self) {
+            let lost = self.who_goes(&self.accusations[at]);
+            let Accusation { accuser, reason, .. } = self.accusations.remove(at);
             if self.members.contains_key(&accuser) || planted::has(Bug::TheTurnedAwayAccuse) {
-                self.lose_unproven(member, &reason, now);
+                self.lose_unproven(lost, &reason, now);
             }
+        }
+    }
+
+    /// Which end of a link that failed: the one that lacks more links, so that one whose machine is cut off takes nobody along.
+    /// The host of this coordinator stays, and of two alike the one that said so first.
+    fn who_goes(&self, accusation: &Accusation) -> MemberId {
+        let (by, member) = (accusation.by.unwrap_or(accusation.member), accusation.member);
+        let failed = |id: MemberId| {
+            let here = self.accusations.iter().filter(|a| self.members.contains_key(&a.accuser));
+            let others = here.filter_map(|a| match a.by {
+                Some(by) if by == id => Some(a.member),
+                by => by.filter(|_| a.member == id),
+            });
+            others.collect::<BTreeSet<_>>().len()
+        };
+        match self.view.host {
+            Some(host) if host == member => by,
+            Some(host) if host == by => member,
+            _ if failed(by) > failed(member) => by,
+            _ => member,
         }
     }
 
@@ -94,7 +114,7 @@ impl Coordinator {
         let lacks_quorum = self.count_without(id).map(|count| !count.has_quorum());
         let info = self.views().find_map(|view| view.member(id)).cloned();
         // One that does not know that it was taken in may come again.
-        let awaited = lacks_quorum.map(|lacks| lacks || unaware).or(unaware.then_some(true));
+        let awaited = if unaware { Some(true) } else { lacks_quorum };
         let (Some(awaited), Some(info)) = (awaited, info.filter(|_| !self.gone.contains(&id))) else {
             self.lose(id, CLOSED, now);
             return true;

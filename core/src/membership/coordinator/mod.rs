@@ -23,7 +23,7 @@ pub use succession::QUORUM_SILENCES;
 use views::NextView;
 
 /// Version of the control protocol.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// How patient a coordinator is.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -48,7 +48,7 @@ pub struct CoordinatorOptions {
     /// The process that it runs in; `None` if it runs alone.
     pub host: Option<PeerId>,
     /// A job without a size does not start sooner: members of a coordinator that this one was started in the place of may
-    /// come meanwhile, and are that job. Default: 0.
+    /// come meanwhile, and are that job. Counted from where the shell's clock starts, at [`Instant`] 0. Default: 0.
     pub rejoin_patience: Duration,
 }
 
@@ -133,8 +133,6 @@ pub struct Coordinator {
     gone: BTreeSet<MemberId>,
     /// Of those that are gone, whom the others do not wait for any more.
     fenced: BTreeSet<MemberId>,
-    /// Until then a job without a size does not start.
-    held_until: Instant,
     /// When the first and the last newcomer came that no view has yet.
     newcomers_since: Option<(Instant, Instant)>,
     accusations: Vec<Accusation>,
@@ -165,7 +163,6 @@ impl Coordinator {
             next: None,
             gone: BTreeSet::new(),
             fenced: BTreeSet::new(),
-            held_until: Instant(0).after(options.rejoin_patience),
             newcomers_since: None,
             accusations: Vec::new(),
             unproven: BTreeSet::new(),
@@ -192,8 +189,7 @@ impl Coordinator {
     /// When [`Coordinator::handle_tick`] wants to be called next.
     pub fn next_deadline(&self) -> Option<Instant> {
         let accused = self.accusations.iter().filter(|a| !self.awaits_proof(a.member));
-        let accused = accused.map(|a| a.since.after(self.options.grace)).min();
-        let accusation = accused.filter(|_| !self.is_succeeding());
+        let accusation = accused.map(|a| a.due).min().filter(|_| !self.is_succeeding());
         let watched = self.is_watching();
         let silent = self.members.values().filter(|m| watched && m.is_watched()).map(|m| m.heard).min();
         let silent = silent.map(|heard| heard.after(self.options.suspect_after));
@@ -201,7 +197,7 @@ impl Coordinator {
         let beat = beats.then(|| self.beaten.after(self.options.heartbeat));
         let lingering = matches!(self.state, State::Failed(_)) && self.lingers_until > self.ticked;
         let farewell = lingering.then_some(self.lingers_until);
-        let starts = self.has_enough().then_some(self.held_until);
+        let starts = self.has_enough().then(|| self.held_until());
         let changes = [starts, self.next_change_of_view(), self.succession_deadline()];
         let all = [accusation, silent, beat, farewell].into_iter().chain(changes);
         all.fold(None, |first: Option<Instant>, next| match (first, next) {
@@ -251,7 +247,10 @@ impl Coordinator {
             FromMember::Entered(epoch) => self.entered(connection, epoch),
             FromMember::Report(report) => self.reported(connection, report),
             FromMember::Leave => self.leave(connection),
-            FromMember::LinkFailed { member, reason } => self.accuse(connection, member, reason, now),
+            FromMember::LinkFailed { member, reason, silent } => {
+                let patience = if silent { self.options.suspect_after } else { self.options.grace };
+                self.accuse(connection, member, reason, now.after(patience));
+            }
             FromMember::Missed { member, reason } => self.miss(member, &reason, now),
             FromMember::Mismatch { op, rank, call, other_rank, other_call } => {
                 self.fail(ordered_mismatch(op, (rank, call), (other_rank, other_call)));
@@ -357,7 +356,8 @@ impl Coordinator {
         if !matches!(self.state, State::Gathering) || hello.newcomer {
             return self.newcomer(connection, hello, now);
         }
-        if self.options.max_peers.is_some_and(|most| self.gathered().count() >= most as usize) {
+        let is_full = self.options.max_peers.is_some_and(|most| self.gathered().count() >= most as usize);
+        if is_full && self.has_enough() {
             // Whether it is one too many is known once the job has started.
             self.effects.push(Effect::Send(connection, ToMember::TryLater));
             return self.effects.push(Effect::Close(connection));
@@ -385,9 +385,14 @@ impl Coordinator {
         gathers && self.needed().is_some_and(|needed| self.gathered().count() >= needed as usize)
     }
 
+    /// Until then a job without a size does not start.
+    fn held_until(&self) -> Instant {
+        Instant(0).after(self.options.rejoin_patience)
+    }
+
     fn form_if_due(&mut self, now: Instant) {
         // With a size the members of an earlier job are among those who are counted.
-        if self.has_enough() && (self.options.size.is_some() || now >= self.held_until) {
+        if self.has_enough() && (self.options.size.is_some() || now >= self.held_until()) {
             self.form_view(now);
         }
     }
@@ -417,7 +422,9 @@ impl Coordinator {
         }
         let here = self.gathered().count();
         if let Some(size) = hello.size.filter(|&size| here >= size as usize) {
-            return Err(format!("{host} expects {size} ranks, and {here} others have come already"));
+            return Err(format!(
+                "{host} expects {size} ranks, and {here} others have come already: give all processes the same size, or none"
+            ));
         }
         let size = hello.size.or(self.options.size);
         if let (Some(rank), Some(size)) = (hello.rank, size)

@@ -18,6 +18,7 @@ fn hello(rank: Option<u32>, size: u32) -> FromMember {
             host: format!("host-{rank:?}"),
             addresses: vec!["127.0.0.1:1".parse().unwrap()],
             machine: MachineId::default(),
+            user: 0,
             pid: 1,
             transports: vec![],
             costs: String::new(),
@@ -158,7 +159,7 @@ fn who_leaves_instead_of_reporting_is_not_waited_for() {
 #[test]
 fn the_dead_ones_connection_beats_an_accusation() {
     let mut coordinator = active(3);
-    let accuse = FromMember::LinkFailed { member: MemberId(1), reason: "reset".into() };
+    let accuse = FromMember::LinkFailed { member: MemberId(1), reason: "reset".into(), silent: false };
     coordinator.handle_message(10, accuse, Instant(0));
     coordinator.handle_tick(Instant(10_000_000));
     assert!(verdicts(&coordinator.take_effects()).is_empty(), "the grace has not passed");
@@ -170,7 +171,7 @@ fn the_dead_ones_connection_beats_an_accusation() {
 #[test]
 fn an_accusation_stands_after_the_grace() {
     let mut coordinator = active(3);
-    let accuse = FromMember::LinkFailed { member: MemberId(1), reason: "reset".into() };
+    let accuse = FromMember::LinkFailed { member: MemberId(1), reason: "reset".into(), silent: false };
     coordinator.handle_message(10, accuse, Instant(0));
     coordinator.handle_tick(coordinator.next_deadline().unwrap());
     let effects = coordinator.take_effects();
@@ -179,6 +180,29 @@ fn an_accusation_stands_after_the_grace() {
     let told = verdicts(&effects);
     assert!(matches!(&told[..], [(11, Verdict::PeerLost(lost))] if lost.reason == "reset"), "{told:?}");
     assert!(effects.contains(&Effect::Close(11)));
+}
+
+#[test]
+fn who_lacks_most_links_goes_and_takes_nobody_along() {
+    let mut coordinator = active(4);
+    let silent =
+        |id| FromMember::LinkFailed { member: MemberId(id), reason: "nothing comes".into(), silent: true };
+    let ms = |ms: u64| Instant(ms * 1_000_000);
+    // What the one that is cut off finds arrives first, and only one of the others finds it in time.
+    for id in [3, 2, 0] {
+        coordinator.handle_message(11, silent(id), ms(0));
+    }
+    coordinator.handle_message(12, silent(1), ms(600));
+    for at in [900, 1_000, 1_100, 1_700] {
+        for connection in [10, 11, 12, 13] {
+            coordinator.handle_message(connection, FromMember::Heartbeat(CallProgress::default()), ms(at));
+        }
+        coordinator.handle_tick(ms(at));
+        let effects = coordinator.take_effects();
+        let expected =
+            if at == 1_000 { [10, 12, 13].map(|to| (to, Epoch(2), vec![1])).to_vec() } else { vec![] };
+        assert_eq!(prepared(&effects), expected, "after {at} ms");
+    }
 }
 
 #[test]
@@ -214,7 +238,7 @@ fn who_leaves_in_order_is_not_lost() {
     let mut coordinator = active(2);
     coordinator.handle_message(11, FromMember::Leave, Instant(0));
     coordinator.handle_closed(11, Instant(1));
-    let accuse = FromMember::LinkFailed { member: MemberId(1), reason: "closed".into() };
+    let accuse = FromMember::LinkFailed { member: MemberId(1), reason: "closed".into(), silent: false };
     coordinator.handle_message(10, accuse, Instant(2));
     coordinator.handle_tick(Instant(900_000_000));
     assert!(verdicts(&coordinator.take_effects()).is_empty());
@@ -445,7 +469,7 @@ fn who_has_left_is_lost_only_where_an_op_misses_it() {
     coordinator.handle_closed(12, Instant(1));
     drop(coordinator.take_effects());
     let reason = "rank 2 left the group before all_reduce #5".to_owned();
-    let ended = FromMember::LinkFailed { member: MemberId(2), reason: "closed".into() };
+    let ended = FromMember::LinkFailed { member: MemberId(2), reason: "closed".into(), silent: false };
     say(&mut coordinator, &[10, 11], &ended, Instant(2));
     coordinator.handle_tick(Instant(900 * MS));
     assert!(prepared(&coordinator.take_effects()).is_empty(), "that its links end is no news");
@@ -484,7 +508,7 @@ fn many_newcomers_come_in_one_view() {
 
 /// Says that member `id` cannot be reached, and lets the others go on without it.
 fn give_up(coordinator: &mut Coordinator, others: &[u64], id: MemberId, now: Instant) -> Instant {
-    let failed = FromMember::LinkFailed { member: id, reason: "nothing came".into() };
+    let failed = FromMember::LinkFailed { member: id, reason: "nothing came".into(), silent: false };
     coordinator.handle_message(others[0], failed, now);
     let judged = now.after(CoordinatorOptions::default().grace);
     say(coordinator, others, &FromMember::Heartbeat(CallProgress::default()), judged);

@@ -361,7 +361,7 @@ impl World {
         let told = follower.rejoin(peer_id(process), Vec::new()).gone;
         self.say(process, FromMember::Entered(epoch));
         for member in self.dead_in(process, false).into_iter().filter(|id| !told.contains(id)) {
-            self.say(process, FromMember::LinkFailed { member, reason: "no link".into() });
+            self.say(process, FromMember::LinkFailed { member, reason: "no link".into(), silent: false });
         }
     }
 
@@ -389,7 +389,7 @@ impl World {
         let member = follower.view().members.iter().chain(armed).find(|m| m.peer == peer_id(other));
         if let Some(member) = member.map(|m| m.id) {
             let reason = format!("process {process} saw it end");
-            self.say(process, FromMember::LinkFailed { member, reason });
+            self.say(process, FromMember::LinkFailed { member, reason, silent: false });
         }
     }
 

@@ -184,6 +184,7 @@ impl World {
             host: format!("host-{process}"),
             addresses: Vec::new(),
             machine: MachineId(format!("machine-{}", self.processes[process].machine)),
+            user: 0,
             pid: process as u32,
             transports: Vec::new(),
             costs: String::new(),

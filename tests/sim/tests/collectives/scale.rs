@@ -17,6 +17,7 @@ fn hello(number: u32, size: Option<u32>) -> FromMember {
             format!("10.{}.{}.8:{}", number >> 16, number >> 8 & 255, 4000 + number % 8).parse().unwrap(),
         ],
         machine: MachineId(format!("{number:032x} pid:[4026531836] net:[4026531840]")),
+        user: 0,
         pid: number,
         transports: vec!["shm".into(), "tcp".into()],
         costs: String::new(),

@@ -159,7 +159,7 @@ fn links_that_end_prove_no_death() {
     let mut coordinator = successor();
     coordinator.handle_message(1, rejoin(1, 4, |r| r.dead.push(MemberId(0))), Instant(MS));
     for id in [2, 3] {
-        let ended = FromMember::LinkFailed { member: MemberId(id), reason: "closed".into() };
+        let ended = FromMember::LinkFailed { member: MemberId(id), reason: "closed".into(), silent: false };
         coordinator.handle_message(1, ended, Instant(MS));
     }
     let effects = coordinator.take_effects();
@@ -445,7 +445,8 @@ fn who_is_turned_away_accuses_nobody() {
     let FromMember::Rejoin(template) = rejoin(1, 4, |_| ()) else { unreachable!() };
     let later = template.view.next(Epoch(3), &[MemberId(3)], vec![]);
     coordinator.handle_message(3, rejoin(3, 4, |_| ()), Instant(MS));
-    let accusation = |id: u32| FromMember::LinkFailed { member: MemberId(id), reason: "closed".into() };
+    let accusation =
+        |id: u32| FromMember::LinkFailed { member: MemberId(id), reason: "closed".into(), silent: false };
     say(&mut coordinator, &[3], &accusation(1), Instant(MS));
     say(&mut coordinator, &[3], &accusation(2), Instant(MS));
     for id in [1, 2] {
@@ -484,7 +485,7 @@ fn connections_that_end_prove_no_death() {
     assert_eq!(prepared(&effects), [10, 12].map(|to| (to, Epoch(2), vec![1])), "two of three may go on");
     coordinator.handle_closed(12, Instant(MS));
     assert!(prepared(&coordinator.take_effects()).is_empty(), "one of three may not");
-    let accusation = FromMember::LinkFailed { member: MemberId(2), reason: "closed".into() };
+    let accusation = FromMember::LinkFailed { member: MemberId(2), reason: "closed".into(), silent: false };
     say(&mut coordinator, &[10], &accusation, Instant(MS));
     for ms in (100..1000).step_by(100) {
         say(&mut coordinator, &[10], &FromMember::Heartbeat(CallProgress::default()), Instant(ms * MS));

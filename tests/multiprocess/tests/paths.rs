@@ -1,0 +1,121 @@
+//! Paths between machines that end without a word, while all processes live and the coordinator hears them.
+//!
+//! Machines are network namespaces with two cables between them: one for the coordinator, one for data.
+
+use ronde::{Config, ReduceOp};
+use ronde_multiprocess::{RankProcess, command_of, is_child, not_checked, start, through, wait_all};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(90);
+/// A silent link is given up after about four seconds; calls would end the job after this.
+const TIMEOUT: &str = "60s";
+
+/// Sums until somebody is lost, and a little longer; says who is absent.
+#[test]
+fn sum_rank() {
+    if !is_child() {
+        return;
+    }
+    let group = Config::from_env().and_then(|config| config.join()).expect("join");
+    let mut left_to_do = 5;
+    for round in 0.. {
+        let mut data: Vec<u64> = (0..5_000).map(|i| i * (u64::from(group.rank()) + 1) + round).collect();
+        let outcome = match group.all_reduce(&mut data, ReduceOp::Sum) {
+            Ok(outcome) => outcome,
+            Err(error) => return println!("error: {error}"),
+        };
+        let here: Vec<u64> =
+            (0..group.size()).filter(|rank| !outcome.absent.contains(rank)).map(u64::from).collect();
+        let sum = |i: u64| here.iter().map(|rank| i * (rank + 1) + round).sum::<u64>();
+        assert!((0..5_000).all(|i| data[i as usize] == sum(i)), "round {round} of {here:?}");
+        println!("round {round}, absent: {:?}", outcome.absent);
+        left_to_do -= i32::from(!outcome.absent.is_empty());
+        if left_to_do == 0 {
+            return group.close().expect("close");
+        }
+    }
+}
+
+/// Two namespaces, `10.77.C.1` and `10.77.C.2` on cable C.
+struct Machines([String; 2]);
+
+fn ip(arguments: &str) -> bool {
+    let quiet =
+        Command::new("ip").args(arguments.split(' ')).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    quiet.is_ok_and(|status| status.success())
+}
+
+impl Machines {
+    fn new() -> Option<Machines> {
+        let machines = Machines([1, 2].map(|number| format!("ronde-{}-{number}", std::process::id())));
+        let [one, other] = &machines.0;
+        let mut works = machines.0.iter().all(|name| ip(&format!("netns add {name}")));
+        works = works && machines.0.iter().all(|name| ip(&format!("-n {name} link set lo up")));
+        for cable in ["cable1", "cable2"] {
+            works =
+                works && ip(&format!("-n {one} link add {cable} type veth peer name {cable} netns {other}"));
+            for (name, end) in machines.0.iter().zip(1..) {
+                let net = &cable[5..];
+                works = works && ip(&format!("-n {name} address add 10.77.{net}.{end}/24 dev {cable}"));
+                works = works && ip(&format!("-n {name} link set {cable} up"));
+            }
+        }
+        works.then_some(machines)
+    }
+
+    /// A rank on one of them, which others reach by the second cable.
+    fn start(&self, rank: usize, on: usize) -> RankProcess {
+        let mut command = command_of("sum_rank");
+        command
+            .env("RONDE_COORDINATOR", "10.77.1.1:29400")
+            .env("RONDE_ADVERTISE", format!("10.77.2.{}", on + 1));
+        command.env("RONDE_RANK", rank.to_string()).env("RONDE_SIZE", "3");
+        command.env("RONDE_INSECURE", "1").env("RONDE_TIMEOUT", TIMEOUT);
+        start(&mut through("ip", &["netns", "exec", &self.0[on]], &command), rank)
+    }
+
+    /// From now on what one sends to the other by the second cable is for nobody there: no word comes back, no cable is
+    /// seen to be pulled.
+    fn cut_off(&self) {
+        for (name, other) in self.0.iter().zip(["10.77.2.2", "10.77.2.1"]) {
+            let nobody = "lladdr 02:00:00:00:00:99 dev cable2 nud permanent";
+            assert!(ip(&format!("-n {name} neighbour replace {other} {nobody}")));
+        }
+    }
+}
+
+impl Drop for Machines {
+    fn drop(&mut self) {
+        for name in &self.0 {
+            ip(&format!("netns delete {name}"));
+        }
+    }
+}
+
+#[test]
+fn who_is_cut_off_from_data_alone_is_lost_and_the_others_go_on() {
+    let Some(machines) = Machines::new() else {
+        return not_checked("links that fall silent: this process may not make network namespaces");
+    };
+    let mut ranks = vec![machines.start(0, 0), machines.start(1, 1), machines.start(2, 0)];
+    let mut said = BufReader::new(ranks[0].take_stdout()).lines().map(Result::unwrap);
+    if !said.by_ref().any(|line| line.starts_with("round 50,")) {
+        let ended = wait_all(ranks, PATIENCE);
+        panic!("rank 0 ends early: {:?}", ended.iter().map(|end| &end.output).collect::<Vec<_>>());
+    }
+    machines.cut_off();
+    let since = Instant::now();
+    let lost = said.by_ref().find(|line| !line.ends_with("absent: []"));
+    let took = since.elapsed();
+    let rest: Vec<String> = said.collect();
+    let ended = wait_all(ranks, PATIENCE);
+    let outputs: Vec<&str> = ended.iter().map(|end| end.output.as_str()).collect();
+    assert!(lost.is_some_and(|line| line.ends_with("absent: [1]")), "{rest:?} {outputs:?}");
+    assert!(ended.iter().all(|end| end.ok), "{outputs:?}");
+    assert!(outputs[2].contains("absent: [1]"), "{}", outputs[2]);
+    let expelled = ["error: this peer was expelled", "nothing comes back from the peer's machine"];
+    assert!(expelled.iter().all(|text| outputs[1].contains(text)), "{}", outputs[1]);
+    assert!(took < Duration::from_secs(20), "the others waited for {took:?}");
+}
