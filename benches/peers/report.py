@@ -61,7 +61,7 @@ def short(microseconds):
 
 def print_verdicts(verdicts):
     print("\nratios: time of the peer over Ronde's; for tolerance, time with recover over time with none;")
-    print("first of the medians, then the median of the ratios of each round;")
+    print("first of the medians, then the median of the ratios of each round, then of the least values;")
     print("bare: time of the peer over that of the bare transport, which no library can be ahead of by much")
     for v in verdicts:
         bound = "" if v.factor is None else f"{'≥' if v.more_is_better else '≤'} {v.factor:g}"
@@ -69,11 +69,25 @@ def print_verdicts(verdicts):
         bare = "" if v.bare is None else f"bare {v.bare:.2f}"
         pair = f"{v.ours} : {v.theirs}"
         by_round = "" if v.by_round is None else f"{v.by_round:.2f}"
-        print(f"{v.row:<34} {v.side:<13} {pair:<52} {v.ratio:8.2f} {by_round:>8} {bound:>7} {mark:<6} {bare}")
+        ratios = f"{v.ratio:8.2f} {by_round:>8} {v.by_least:8.2f}"
+        print(f"{v.row:<34} {v.side:<13} {pair:<52} {ratios} {bound:>7} {mark:<6} {bare}")
     judged = [v for v in verdicts if v.met is not None]
     missed = [v for v in judged if not v.met]
     beyond = sum(v.bare is not None and v.bare < v.factor for v in missed)
     print(f"\n{len(judged) - len(missed)} of {len(judged)} targets met; {beyond} of the others the bare transport misses too")
+    print(f"{sum(v.met_at_best for v in judged)} met by the least values")
+
+
+def read_json(path):
+    """The samples that a file holds, as they were measured: (collective, ranks, size, system, side) → times."""
+    kept = json.loads(path.read_text())
+    samples = {
+        (row["collective"], row["ranks"], row["bytes"], system, side): figures["samples"]
+        for row in kept["rows"]
+        for system, sides in row["systems"].items()
+        for side, figures in sides.items()
+    }
+    return kept, samples
 
 
 def write_json(path, about, summary, verdicts):
