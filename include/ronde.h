@@ -90,7 +90,7 @@ typedef enum ronde_status {
     RONDE_TIMEOUT = 4,          /* the op's deadline passed; the text names who did not come */
     RONDE_MISMATCH = 5,         /* ranks made different calls; the text has both */
     RONDE_ABORTED = 6,          /* somebody called ronde_abort */
-    RONDE_EXPELLED = 7,         /* the others went on without this process: it was silent for too long */
+    RONDE_EXPELLED = 7,         /* the others went on without this process: silent, or out of their reach, for too long */
     RONDE_RESOURCE = 8,         /* this machine: ports, descriptors, memory */
     RONDE_JOIN_FAILED = 9,      /* address, token, version, ranks, or time */
     RONDE_CLOSED = 10,          /* the group was closed here */

@@ -7,6 +7,7 @@
 
 use crate::Segment;
 use crate::frame::{FrameError, Header};
+use std::time::Duration;
 
 /// What a link can do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -140,10 +141,13 @@ pub trait Link: Send {
     /// dropped; if it arrives, then unchanged: the peer may not have heard of the loss yet, and return from the op.
     fn fence(&mut self, _is_over: &dyn Fn(&Header) -> bool) {}
 
-    /// How often in a row something was sent again to the peer's machine, or room was asked for there, without an answer. 0 while it
-    /// answers, which it does for a process that is merely busy, and where it cannot be known.
-    fn unanswered(&self) -> u32 {
-        0
+    /// While there is a period, the peer's machine is asked that often whether it is there, also if there is nothing to send.
+    fn probe(&mut self, _period: Option<Duration>) {}
+
+    /// How often in a row something was sent again to the peer's machine, or asked there, without an answer. 0 while it answers,
+    /// which it does for a process that is merely busy; `None` where it is not known.
+    fn unanswered(&self) -> Option<u32> {
+        None
     }
 
     /// Tells the peer that this side is about to block on [`Link::wake_source`] and wants to be

@@ -86,13 +86,14 @@ pub(crate) fn host_name() -> String {
 }
 
 /// What must be equal for two processes to share memory and abstract Unix sockets: the boot, and the
-/// namespaces of processes and network (and the user, who is told apart from the machine).
+/// namespaces of users, processes and network (and the user, who is told apart from the machine).
 pub(crate) fn machine() -> MachineId {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let link =
         |path: &str| std::fs::read_link(path).map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
     let boot = read("/proc/sys/kernel/random/boot_id");
-    MachineId(format!("{boot} {} {}", link("/proc/self/ns/pid"), link("/proc/self/ns/net")))
+    let spaces = ["user", "pid", "net"].map(|name| link(&format!("/proc/self/ns/{name}")));
+    MachineId(format!("{boot} {}", spaces.join(" ")))
 }
 
 /// The value of a variable that says yes or no, if it is set and not empty.

@@ -23,7 +23,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 const MAGIC: &[u8; 6] = b"RONDE\0";
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 /// First byte of the answer to a good proof.
 const WELCOME: u8 = 1;
 /// Most connections between two members.
@@ -264,9 +264,10 @@ fn connect_once(
     streams: u8,
     patience: Duration,
 ) -> io::Result<TcpStream> {
+    let deadline = Instant::now() + patience;
     let stream = TcpStream::connect_timeout(address, patience)?;
     stream.set_nodelay(true)?;
-    let mut limited = Until(&stream, Instant::now() + patience);
+    let mut limited = Until(&stream, deadline);
     introduce(&mut limited, identity, purpose, streams)?;
     limited.lift()?;
     Ok(stream)
@@ -390,10 +391,10 @@ mod tests {
     fn other_versions_are_told_this_one() {
         let (error, answer) = greeted(b"RONDE\0\x09");
         assert!(
-            error.to_string().contains("version 9") && error.to_string().contains("version 3"),
+            error.to_string().contains("version 9") && error.to_string().contains("version 4"),
             "{error}"
         );
-        assert_eq!((answer.len(), &answer[..7]), (32, &b"RONDE\0\x03"[..]));
+        assert_eq!((answer.len(), &answer[..7]), (32, &b"RONDE\0\x04"[..]));
         let (error, answer) = greeted(b"GET / HTTP/1.1\r\n\r\n");
         assert!(error.to_string().contains("not Ronde") && error.to_string().contains("GET /"), "{error}");
         assert!(answer.is_empty());
@@ -420,7 +421,7 @@ mod tests {
             ),
             (b"220 mail\r\n", io::ErrorKind::InvalidData, "220 mail\""),
             (b"\x15\x03\x03\0\x02\x02\x32", io::ErrorKind::InvalidData, "\\x15"),
-            (b"RONDE\0\x03\x02", io::ErrorKind::InvalidData, "RONDE"),
+            (b"RONDE\0\x04\x02", io::ErrorKind::InvalidData, "RONDE"),
             (b"", io::ErrorKind::UnexpectedEof, "without a word"),
         ] {
             let error = heard(answer).unwrap_err();

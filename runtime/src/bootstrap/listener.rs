@@ -143,25 +143,30 @@ impl Listener {
         addresses.iter().filter(|address| address.ip() != own).for_each(|&address| self.listen_also(address));
     }
 
-    /// Takes connections at another address too, as soon as that is free: the process that had it may still be
+    /// Takes connections at another address too, now or as soon as that is free: the process that had it may still be
     /// ending.
     fn listen_also(&self, address: SocketAddr) {
         let also = self.also.clone();
+        let mut bound = TcpListener::bind(address);
+        match &bound {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => tracing::info!("{address} is waited for: {e}"),
+            // Not an address of this machine.
+            Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => return,
+            Err(e) => return tracing::warn!("others cannot find this process at {address}: {e}"),
+            Ok(_) => {}
+        }
         let listen = move |router: Arc<Router>| {
             while !router.stop.load(Ordering::Acquire) {
-                match TcpListener::bind(address) {
-                    Ok(tcp) => {
-                        lock(&also).push(address);
-                        // Who ends this process's part has either seen the address or was seen here.
-                        if !router.stop.load(Ordering::Acquire) {
-                            router.accept_tcp(&tcp);
-                        }
-                        return;
+                if let Ok(tcp) = &bound {
+                    lock(&also).push(address);
+                    // Who ends this process's part has either seen the address or was seen here.
+                    if !router.stop.load(Ordering::Acquire) {
+                        router.accept_tcp(tcp);
                     }
-                    Err(e) if e.kind() == io::ErrorKind::AddrInUse => std::thread::park_timeout(PAUSE),
-                    // Not an address of this machine.
-                    Err(_) => return,
+                    return;
                 }
+                std::thread::park_timeout(PAUSE);
+                bound = TcpListener::bind(address);
             }
         };
         if let Err(error) = self.router.clone().spawn("ronde-listen", listen) {

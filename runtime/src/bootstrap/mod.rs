@@ -27,7 +27,7 @@ use ronde_core::error::{Error, PeerLost, Result};
 use ronde_core::membership::{CallProgress, Hello, MemberInfo, Rejoin, View};
 use ronde_core::recovery::RecoveryPlan;
 use ronde_core::{Epoch, MemberId, PeerId};
-use ronde_shm::SharedBuffer;
+use ronde_shm::{SharedBuffer, ShmOptions};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Instant;
@@ -316,11 +316,11 @@ fn describe(
     })
 }
 
-/// Those of the configuration that work here. Where memory cannot be shared (a sandbox, no descriptors left) TCP can do all.
+/// Those of the configuration that work here. Where a link's memory cannot be shared (a sandbox, a limit) TCP can do all.
 fn usable_transports(config: &Config) -> Result<Vec<String>> {
     let mut usable = config.transports.clone();
     if config.allows_transport("shm")
-        && let Err(error) = SharedBuffer::new(1, &Arc::default())
+        && let Err(error) = SharedBuffer::new(ShmOptions::default().ring_bytes, &Arc::default())
     {
         let text = format!("this process cannot share memory: {error}");
         if !config.allows_transport("tcp") {

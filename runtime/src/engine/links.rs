@@ -12,7 +12,6 @@ use ronde_shm::{Registry, ShmLink, ShmOptions};
 use ronde_tcp::{TcpLink, TcpOptions};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// What the engine keeps of a link besides the link.
 #[derive(Default)]
@@ -25,18 +24,21 @@ pub(crate) struct LinkState {
     pub(crate) left: bool,
     /// Since when nothing has come back from its machine.
     unanswered_since: Option<Instant>,
+    /// That is why the link has ended.
+    pub(super) was_silent: bool,
 }
 
 impl LinkState {
     fn new(transport: &'static str, descriptor: Option<OwnedFd>) -> LinkState {
-        LinkState { transport, descriptor, left: false, unanswered_since: None }
+        LinkState { transport, descriptor, ..LinkState::default() }
     }
 }
 
-/// What was sent has to have been sent again so often without an answer, for a link to count as silent.
+/// A link is silent that answers nothing for so many times as long as a member may be: who is cut off from the coordinator
+/// too is found there first.
+const SILENCES: u32 = 2;
+/// And to which so much was sent in vain.
 const SILENT_RETRIES: u32 = 3;
-/// After a longer pause of looking it is not known whether something was answered meanwhile.
-const LOOK_AGAIN_WITHIN: Duration = Duration::from_secs(1);
 
 /// Opens the link to a member: shared memory where both run on one machine and it is allowed, else TCP.
 pub(crate) fn open(
@@ -164,6 +166,7 @@ impl Engine {
         let reason = format!("rank {} saw on {transport}: {failure}", inner.rank());
         let member = MemberId(peer as u32);
         let silent = failure == LinkFailure::Silent;
+        inner.link_states[peer].was_silent = silent;
         self.control.say(&FromMember::LinkFailed { member, reason: reason.clone(), silent });
         if inner.executor.open_ops() > 0 {
             let text = format!(
@@ -175,20 +178,32 @@ impl Engine {
         }
     }
 
-    /// The path to a peer may end without a word, and the peer live, and be heard by the coordinator. So a link is given up on which nothing
-    /// has come back for long, if a call waits as long.
-    pub(super) fn end_silent_links(&self, inner: &mut Inner, now: Instant) {
+    /// The path to a peer may end without a word, and the peer live, and be heard by the coordinator. So while a call waits for
+    /// long all links are probed, also those that it does not wait for (how many a member lacks decides who goes), and those given up on
+    /// which nothing comes back.
+    pub(super) fn watch_links(&self, inner: &mut Inner, now: Instant, waits: bool) {
+        if std::mem::replace(&mut inner.watches_links, waits) != waits {
+            let period = waits.then_some(self.suspect_after);
+            inner.links.iter_mut().flatten().for_each(|link| link.probe(period));
+        }
+        if waits {
+            self.end_silent_links(inner, now);
+        }
+    }
+
+    fn end_silent_links(&self, inner: &mut Inner, now: Instant) {
+        let silence = self.suspect_after * SILENCES;
         let since_last = now.since(std::mem::replace(&mut inner.looked_for_silence, now));
         for at in 0..inner.links.len() {
             let Some(link) = &inner.links[at] else { continue };
-            let unanswered = link.unanswered();
+            let Some(unanswered) = link.unanswered() else { continue };
             let since = &mut inner.link_states[at].unanswered_since;
-            // What was seen before other calls were waited for has been answered since, for all that is known.
-            if unanswered == 0 || since_last > LOOK_AGAIN_WITHIN {
+            // What was seen long ago has been answered since, for all that is known.
+            if unanswered == 0 || since_last > silence {
                 *since = None;
             }
             let since = if unanswered > 0 { *since.get_or_insert(now) } else { now };
-            if unanswered >= SILENT_RETRIES && now.since(since) >= self.silence {
+            if unanswered >= SILENT_RETRIES && now.since(since) >= silence {
                 self.end_link(inner, at, LinkFailure::Silent);
             }
         }

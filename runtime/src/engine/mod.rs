@@ -45,9 +45,6 @@ const VERDICT_SILENCES: u32 = QUORUM_SILENCES + 4;
 const PUBLISH_EVERY: Duration = Duration::from_millis(50);
 /// A call that takes longer asks those it waits for how they make it.
 const ASK_AFTER: Duration = Duration::from_secs(1);
-/// A link is silent that answers nothing for so many times as long as a member may be: who is cut off from the coordinator
-/// too is found there first.
-const SILENCES: u32 = 2;
 /// How long a call to abort waits until the coordinator is told.
 const ABORT_PATIENCE: Duration = Duration::from_millis(500);
 /// Scratch memory comes in multiples of this, and so much is kept for the next calls.
@@ -85,7 +82,9 @@ pub(crate) struct Inner {
     turns: u32,
     /// When the heartbeat was last told how far the ops are.
     published: Instant,
-    /// When links were last asked whether the other side answers.
+    /// A call waits for long, and links are probed meanwhile.
+    watches_links: bool,
+    /// When it was last looked whether the other sides answer.
     looked_for_silence: Instant,
     failed: bool,
 }
@@ -109,8 +108,8 @@ pub(crate) struct Engine {
     pub(crate) registry: Arc<ronde_shm::Registry>,
     pub(crate) timeout: Duration,
     verdict_patience: Duration,
-    /// A link on which nothing comes back for so long has failed.
-    silence: Duration,
+    /// How long a member may be silent.
+    suspect_after: Duration,
     oversubscribed: AtomicBool,
     stop: AtomicBool,
 }
@@ -246,6 +245,7 @@ impl Engine {
                 pending_verdict: None,
                 turns: 0,
                 published: Instant(0),
+                watches_links: false,
                 looked_for_silence: Instant(0),
                 failed: false,
             }),
@@ -263,7 +263,7 @@ impl Engine {
             registry,
             timeout: config.timeout,
             verdict_patience: VERDICT_PATIENCE.max(config.suspect_after() * VERDICT_SILENCES),
-            silence: config.suspect_after() * SILENCES,
+            suspect_after: config.suspect_after(),
             stop: AtomicBool::new(false),
         });
         let world = engine.begin(&view)?;
@@ -679,9 +679,8 @@ impl Engine {
             *lock(&self.announced.progress) = inner.executor.progress(now);
             let before = Instant(now.0.saturating_sub(ASK_AFTER.as_nanos() as u64));
             inner.executor.ask_the_missing(before, &mut inner.links);
-            if inner.executor.has_waited_since(before) {
-                self.end_silent_links(inner, now);
-            }
+            let waits = inner.executor.has_waited_since(before);
+            self.watch_links(inner, now, waits);
         }
         if let Some((since, error, _)) = &inner.pending_verdict {
             if now.since(*since) > self.verdict_patience {

@@ -202,7 +202,8 @@ impl Engine {
             let ended = inner.links.get(at).is_none_or(Option::is_none);
             if ended && !inner.executor.is_lost(at) && !inner.link_states[at].left {
                 let reason = format!("rank {} has no link to it", inner.rank());
-                self.control.say(&FromMember::LinkFailed { member: info.id, reason, silent: false });
+                let silent = inner.link_states[at].was_silent;
+                self.control.say(&FromMember::LinkFailed { member: info.id, reason, silent });
             }
         }
     }

@@ -10,6 +10,7 @@ use ronde_core::frame::Header;
 use ronde_core::transport::{
     Capabilities, Link, LinkFailure, Payload, Placement, Receiver, Submit, ViewToken, WakeSource,
 };
+use std::time::Duration;
 
 /// Frames held back at most.
 const MAX_HELD: usize = 16;
@@ -170,6 +171,14 @@ impl FaultyLink {
 impl Link for FaultyLink {
     fn capabilities(&self) -> Capabilities {
         self.capabilities
+    }
+
+    fn probe(&mut self, period: Option<Duration>) {
+        self.inner.iter_mut().for_each(|inner| inner.probe(period));
+    }
+
+    fn unanswered(&self) -> Option<u32> {
+        self.inner.as_ref()?.unanswered()
     }
 
     fn submit(&mut self, header: &Header, payload: &Segment, cookie: u64) -> Submit {

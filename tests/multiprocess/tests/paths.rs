@@ -9,8 +9,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(90);
-/// A silent link is given up after about four seconds; calls would end the job after this.
+/// Who is behind silent links is given up after some five seconds; calls would end the job after this.
 const TIMEOUT: &str = "60s";
+const COORDINATOR: &str = "10.77.1.1:29400";
 
 /// Sums until somebody is lost, and a little longer; says who is absent.
 #[test]
@@ -19,9 +20,10 @@ fn sum_rank() {
         return;
     }
     let group = Config::from_env().and_then(|config| config.join()).expect("join");
-    let mut left_to_do = 5;
+    let (begun, mut left_to_do) = (Instant::now(), 5);
     for round in 0.. {
         let mut data: Vec<u64> = (0..5_000).map(|i| i * (u64::from(group.rank()) + 1) + round).collect();
+        assert!(begun.elapsed() < PATIENCE / 2, "nobody is lost in {round} rounds");
         let outcome = match group.all_reduce(&mut data, ReduceOp::Sum) {
             Ok(outcome) => outcome,
             Err(error) => return println!("error: {error}"),
@@ -30,11 +32,22 @@ fn sum_rank() {
             (0..group.size()).filter(|rank| !outcome.absent.contains(rank)).map(u64::from).collect();
         let sum = |i: u64| here.iter().map(|rank| i * (rank + 1) + round).sum::<u64>();
         assert!((0..5_000).all(|i| data[i as usize] == sum(i)), "round {round} of {here:?}");
-        println!("round {round}, absent: {:?}", outcome.absent);
+        if round == 50 || !outcome.absent.is_empty() {
+            println!("round {round}, absent: {:?}", outcome.absent);
+        }
         left_to_do -= i32::from(!outcome.absent.is_empty());
         if left_to_do == 0 {
             return group.close().expect("close");
         }
+    }
+}
+
+/// Runs the coordinator of one job.
+#[test]
+fn coordinate_rank() {
+    if is_child() {
+        let config = Config::from_env().expect("a configuration");
+        ronde::serve_coordinator(&config, COORDINATOR.parse().expect("an address"), false).expect("a job");
     }
 }
 
@@ -48,8 +61,9 @@ fn ip(arguments: &str) -> bool {
 }
 
 impl Machines {
-    fn new() -> Option<Machines> {
-        let machines = Machines([1, 2].map(|number| format!("ronde-{}-{number}", std::process::id())));
+    /// `test`: its own, since several may run in one process.
+    fn new(test: &str) -> Option<Machines> {
+        let machines = Machines([1, 2].map(|number| format!("ronde-{}-{test}-{number}", std::process::id())));
         let [one, other] = &machines.0;
         let mut works = machines.0.iter().all(|name| ip(&format!("netns add {name}")));
         works = works && machines.0.iter().all(|name| ip(&format!("-n {name} link set lo up")));
@@ -65,12 +79,15 @@ impl Machines {
         works.then_some(machines)
     }
 
-    /// A rank on one of them, which others reach by the second cable.
+    /// A rank on one of them.
     fn start(&self, rank: usize, on: usize) -> RankProcess {
-        let mut command = command_of("sum_rank");
-        command
-            .env("RONDE_COORDINATOR", "10.77.1.1:29400")
-            .env("RONDE_ADVERTISE", format!("10.77.2.{}", on + 1));
+        self.run("sum_rank", rank, on)
+    }
+
+    /// Others reach it by the second cable.
+    fn run(&self, function: &str, rank: usize, on: usize) -> RankProcess {
+        let mut command = command_of(function);
+        command.env("RONDE_COORDINATOR", COORDINATOR).env("RONDE_ADVERTISE", format!("10.77.2.{}", on + 1));
         command.env("RONDE_RANK", rank.to_string()).env("RONDE_SIZE", "3");
         command.env("RONDE_INSECURE", "1").env("RONDE_TIMEOUT", TIMEOUT);
         start(&mut through("ip", &["netns", "exec", &self.0[on]], &command), rank)
@@ -94,14 +111,14 @@ impl Drop for Machines {
     }
 }
 
-#[test]
-fn who_is_cut_off_from_data_alone_is_lost_and_the_others_go_on() {
-    let Some(machines) = Machines::new() else {
+fn lose_who_is_cut_off_from_data(coordinator_is_alone: bool) {
+    let Some(machines) = Machines::new(if coordinator_is_alone { "alone" } else { "hosted" }) else {
         return not_checked("links that fall silent: this process may not make network namespaces");
     };
+    let mut coordinator = coordinator_is_alone.then(|| machines.run("coordinate_rank", 0, 0));
     let mut ranks = vec![machines.start(0, 0), machines.start(1, 1), machines.start(2, 0)];
     let mut said = BufReader::new(ranks[0].take_stdout()).lines().map(Result::unwrap);
-    if !said.by_ref().any(|line| line.starts_with("round 50,")) {
+    if !said.by_ref().any(|line| line.ends_with("round 50, absent: []")) {
         let ended = wait_all(ranks, PATIENCE);
         panic!("rank 0 ends early: {:?}", ended.iter().map(|end| &end.output).collect::<Vec<_>>());
     }
@@ -111,6 +128,7 @@ fn who_is_cut_off_from_data_alone_is_lost_and_the_others_go_on() {
     let took = since.elapsed();
     let rest: Vec<String> = said.collect();
     let ended = wait_all(ranks, PATIENCE);
+    coordinator.iter_mut().for_each(RankProcess::end);
     let outputs: Vec<&str> = ended.iter().map(|end| end.output.as_str()).collect();
     assert!(lost.is_some_and(|line| line.ends_with("absent: [1]")), "{rest:?} {outputs:?}");
     assert!(ended.iter().all(|end| end.ok), "{outputs:?}");
@@ -118,4 +136,14 @@ fn who_is_cut_off_from_data_alone_is_lost_and_the_others_go_on() {
     let expelled = ["error: this peer was expelled", "nothing comes back from the peer's machine"];
     assert!(expelled.iter().all(|text| outputs[1].contains(text)), "{}", outputs[1]);
     assert!(took < Duration::from_secs(20), "the others waited for {took:?}");
+}
+
+#[test]
+fn who_is_cut_off_from_data_alone_is_lost_and_the_others_go_on() {
+    lose_who_is_cut_off_from_data(false);
+}
+
+#[test]
+fn the_same_with_a_coordinator_of_its_own() {
+    lose_who_is_cut_off_from_data(true);
 }

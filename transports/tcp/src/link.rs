@@ -4,7 +4,7 @@ use crate::answers::{self, Inode};
 use crate::incoming::{Incoming, Received};
 use crate::outgoing::{Batch, Outbox, Outgoing};
 use crate::sleep::Watch;
-use crate::{MAX_PAYLOAD, TcpOptions};
+use crate::{MAX_PAYLOAD, TcpOptions, options};
 use ronde_core::Segment;
 use ronde_core::frame::Header;
 use ronde_core::transport::{
@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 /// Payloads from this size are spread over the streams; smaller frames take the first with room.
 const SPREAD_BYTES: usize = 64 << 10;
@@ -43,6 +44,7 @@ pub struct TcpLink {
     /// A write failed. Frames that the peer sent before it went are delivered before this is told.
     send_failure: Option<LinkFailure>,
     failure: Option<LinkFailure>,
+    keepalive: Option<Duration>,
 }
 
 impl TcpLink {
@@ -59,7 +61,8 @@ impl TcpLink {
         let watch = if streams.len() > 1 { Some(Watch::new(streams.iter())?) } else { None };
         let streams = streams.into_iter().map(|socket| Stream::new(socket, options)).collect();
         let outbox = Outbox::new();
-        Ok(TcpLink { link, streams, outbox, watch, turn: 0, send_failure: None, failure: None })
+        let keepalive = options.keepalive;
+        Ok(TcpLink { link, streams, outbox, watch, turn: 0, send_failure: None, failure: None, keepalive })
     }
 
     /// What to poll before a sleep, as [`Link::wake_source`] numbers it; `None` after the end.
@@ -189,7 +192,14 @@ impl Link for TcpLink {
         self.streams.iter_mut().for_each(|stream| stream.incoming.fence(is_over));
     }
 
-    fn unanswered(&self) -> u32 {
+    fn probe(&mut self, period: Option<Duration>) {
+        for stream in &self.streams {
+            // Fails for a socket that has ended, of which the next poll tells.
+            let _ = options::keep_alive(&stream.socket, period.or(self.keepalive));
+        }
+    }
+
+    fn unanswered(&self) -> Option<u32> {
         answers::unanswered(self.streams.iter().filter_map(|stream| stream.inode))
     }
 

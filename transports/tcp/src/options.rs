@@ -60,13 +60,7 @@ impl TcpOptions {
             let millis = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
             sockopt::set_tcp_user_timeout(socket, millis)?;
         }
-        if let Some(idle) = self.keepalive {
-            let idle = idle.max(Duration::from_secs(1));
-            sockopt::set_socket_keepalive(socket, true)?;
-            sockopt::set_tcp_keepidle(socket, idle)?;
-            sockopt::set_tcp_keepintvl(socket, idle)?;
-        }
-        Ok(())
+        keep_alive(socket, self.keepalive)
     }
 
     fn apply_congestion(&self, socket: &TcpStream) {
@@ -78,6 +72,17 @@ impl TcpOptions {
         // A kernel without it, or one that keeps it from this user, serves with its own choice.
         let _ = sockopt::set_tcp_congestion(socket, wanted);
     }
+}
+
+/// Has the kernel ask the peer's after so long without a word, and again as often; not at all without a time.
+pub(crate) fn keep_alive(socket: &TcpStream, idle: Option<Duration>) -> io::Result<()> {
+    sockopt::set_socket_keepalive(socket, idle.is_some())?;
+    if let Some(idle) = idle {
+        let idle = idle.max(Duration::from_secs(1));
+        sockopt::set_tcp_keepidle(socket, idle)?;
+        sockopt::set_tcp_keepintvl(socket, idle)?;
+    }
+    Ok(())
 }
 
 fn within_host(socket: &TcpStream) -> bool {

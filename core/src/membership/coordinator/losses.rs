@@ -43,44 +43,73 @@ impl Coordinator {
         if matches!(self.state, State::Failed(_)) || self.gone.contains(&member) {
             return;
         }
-        let known = self.accusations.iter().any(|a| (a.accuser, a.member) == (accuser, member));
-        if self.connection_of(member).is_some() && !known {
-            self.accusations.push(Accusation { accuser, by, member, reason, due });
+        let is_known = |a: &&mut Accusation| {
+            let is_answer = by.is_some_and(|by| (a.by, a.member) == (Some(member), by));
+            is_answer || (a.accuser, a.member) == (accuser, member)
+        };
+        let is_here = self.connection_of(member).is_some();
+        match self.accusations.iter_mut().find(is_known) {
+            // Who gives a link up ends it, which the other end sees, and may say sooner.
+            Some(known) => known.due = known.due.max(due),
+            None if is_here => self.accusations.push(Accusation { accuser, by, member, reason, due }),
+            None => {}
         }
+    }
+
+    /// When the next accusation is to be judged.
+    pub(super) fn next_judgement(&self) -> Option<Instant> {
+        self.accusations.iter().filter(|a| !self.is_held(a)).map(|a| a.due).min()
+    }
+
+    /// One of its ends may prove to be dead.
+    fn is_held(&self, accusation: &Accusation) -> bool {
+        self.awaits_proof(accusation.member) || accusation.by.is_some_and(|by| self.awaits_proof(by))
     }
 
     /// Accusations stand once they are due, if who made them is still here.
     pub(super) fn judge_accusations(&mut self, now: Instant) {
-        let first_due = |this: &Coordinator| {
-            this.accusations.iter().position(|a| now >= a.due && !this.awaits_proof(a.member))
-        };
+        let first_due =
+            |this: &Coordinator| this.accusations.iter().position(|a| now >= a.due && !this.is_held(a));
         while let Some(at) = first_due(self) {
-            let lost = self.who_goes(&self.accusations[at]);
-            let Accusation { accuser, reason, .. } = self.accusations.remove(at);
-            if self.members.contains_key(&accuser) || planted::has(Bug::TheTurnedAwayAccuse) {
-                self.lose_unproven(lost, &reason, now);
+            let is_here = self.members.contains_key(&self.accusations[at].accuser);
+            let lost = is_here.then(|| self.who_goes(&self.accusations[at]));
+            let Accusation { member, reason, .. } = self.accusations.remove(at);
+            match lost {
+                Some(lost) if lost != member => {
+                    self.lose_unproven(lost, &format!("it lacks links that others have ({reason})"), now);
+                }
+                Some(_) => self.lose_unproven(member, &reason, now),
+                None if planted::has(Bug::TheTurnedAwayAccuse) => self.lose_unproven(member, &reason, now),
+                None => {}
             }
         }
     }
 
     /// Which end of a link that failed: the one that lacks more links, so that one whose machine is cut off takes nobody along.
-    /// The host of this coordinator stays, and of two alike the one that said so first.
+    /// The host of this coordinator stays, and with it who is linked with it; of two alike the one stays whose word is due first.
     fn who_goes(&self, accusation: &Accusation) -> MemberId {
         let (by, member) = (accusation.by.unwrap_or(accusation.member), accusation.member);
-        let failed = |id: MemberId| {
-            let here = self.accusations.iter().filter(|a| self.members.contains_key(&a.accuser));
-            let others = here.filter_map(|a| match a.by {
-                Some(by) if by == id => Some(a.member),
-                by => by.filter(|_| a.member == id),
-            });
-            others.collect::<BTreeSet<_>>().len()
-        };
-        match self.view.host {
-            Some(host) if host == member => by,
-            Some(host) if host == by => member,
-            _ if failed(by) > failed(member) => by,
-            _ => member,
+        let Some(host) = self.view.host else { return self.lacks_more(by, member) };
+        let lacks_host = |id: MemberId| id != host && self.lacking(id).contains(&host);
+        match (by == host || lacks_host(member), member == host || lacks_host(by)) {
+            (true, false) => member,
+            (false, true) => by,
+            _ => self.lacks_more(by, member),
         }
+    }
+
+    fn lacks_more(&self, one: MemberId, other: MemberId) -> MemberId {
+        if self.lacking(one).len() > self.lacking(other).len() { one } else { other }
+    }
+
+    /// Members to which a member's link has failed, for all that they say who are here.
+    fn lacking(&self, id: MemberId) -> BTreeSet<MemberId> {
+        let here = self.accusations.iter().filter(|a| self.members.contains_key(&a.accuser));
+        let others = here.filter_map(|a| match a.by {
+            Some(by) if by == id => Some(a.member),
+            by => by.filter(|_| a.member == id),
+        });
+        others.collect()
     }
 
     /// An op waits for one that has left in order: only now do the others go on without it.
@@ -174,7 +203,9 @@ impl Coordinator {
         if let Some(closed) = self.closed.get_mut(&peer.peer) {
             closed.awaited = false;
         }
-        self.accusations.retain(|accusation| accusation.member != peer.member);
+        let by_the_lost =
+            |a: &Accusation| a.by == Some(peer.member) && !planted::has(Bug::TheTurnedAwayAccuse);
+        self.accusations.retain(|a| a.member != peer.member && !by_the_lost(a));
         if let Some(connection) = self.connection_of(peer.member) {
             // If it lives it is told, and may join again.
             self.expel(connection, Verdict::PeerLost(peer.clone()));

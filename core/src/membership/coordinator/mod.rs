@@ -188,8 +188,7 @@ impl Coordinator {
 
     /// When [`Coordinator::handle_tick`] wants to be called next.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let accused = self.accusations.iter().filter(|a| !self.awaits_proof(a.member));
-        let accusation = accused.map(|a| a.due).min().filter(|_| !self.is_succeeding());
+        let accusation = self.next_judgement().filter(|_| !self.is_succeeding());
         let watched = self.is_watching();
         let silent = self.members.values().filter(|m| watched && m.is_watched()).map(|m| m.heard).min();
         let silent = silent.map(|heard| heard.after(self.options.suspect_after));
@@ -248,7 +247,7 @@ impl Coordinator {
             FromMember::Report(report) => self.reported(connection, report),
             FromMember::Leave => self.leave(connection),
             FromMember::LinkFailed { member, reason, silent } => {
-                let patience = if silent { self.options.suspect_after } else { self.options.grace };
+                let patience = if silent { self.options.suspect_after * 2 } else { self.options.grace };
                 self.accuse(connection, member, reason, now.after(patience));
             }
             FromMember::Missed { member, reason } => self.miss(member, &reason, now),
@@ -327,6 +326,8 @@ impl Coordinator {
         self.ticked = now;
         if pause > self.options.heartbeat * 2 {
             self.members.values_mut().for_each(|member| member.heard = member.heard.max(now));
+            // Nor did it hear what others would have said meanwhile.
+            self.accusations.iter_mut().for_each(|accusation| accusation.due = accusation.due.after(pause));
         }
     }
 

@@ -41,6 +41,8 @@ fn options() -> CoordinatorOptions {
 
 /// How often a process looks whether a link can be made.
 const LOOK: u64 = 50 * super::MS;
+/// A link on which nothing comes is given up after this, or a little later.
+const SILENCE: u64 = 3000 * super::MS;
 /// A process in which the job has failed is gone after so many milliseconds, if it goes.
 const LINGER: u64 = 3000;
 
@@ -378,8 +380,26 @@ impl World {
         members.filter(|m| this.ends.contains(&process_of(m.peer))).map(|m| m.id).collect()
     }
 
-    /// A link of a process has ended at the other side.
-    pub(super) fn link_ended(&mut self, process: usize, other: usize) {
+    /// A process looks again later whether a link says nothing.
+    pub(super) fn listen(&mut self, process: usize, other: usize) {
+        let delay = SILENCE + self.some_ms(1500);
+        self.schedule(delay, Event::Deaf(process, other));
+    }
+
+    /// Who waits for an op gives up a link on which nothing came for long.
+    pub(super) fn finds_silence(&mut self, process: usize, other: usize) {
+        let Some(since) = self.mute_since(process, other) else { return };
+        if self.now - since < SILENCE || !self.waits_for_an_op(process) {
+            return self.listen(process, other);
+        }
+        self.note(&[50, process as u64, other as u64]);
+        // The other side sees the end, now or once the link carries something again.
+        self.send_data(process, other, Data::End);
+        self.link_ended(process, other, true);
+    }
+
+    /// A link of a process has ended at the other side, or nothing came on it.
+    pub(super) fn link_ended(&mut self, process: usize, other: usize, silent: bool) {
         let this = &mut self.processes[process];
         if !this.ends.insert(other) || this.ended.is_some() {
             return;
@@ -389,7 +409,7 @@ impl World {
         let member = follower.view().members.iter().chain(armed).find(|m| m.peer == peer_id(other));
         if let Some(member) = member.map(|m| m.id) {
             let reason = format!("process {process} saw it end");
-            self.say(process, FromMember::LinkFailed { member, reason, silent: false });
+            self.say(process, FromMember::LinkFailed { member, reason, silent });
         }
     }
 
@@ -533,6 +553,7 @@ impl World {
         for (other, member) in &new {
             let there = &self.processes[*other];
             let reaches = self.reaches(process, *other) && self.reaches(*other, process);
+            let reaches = reaches && self.mute_since(process, *other).is_none();
             if reaches && (!there.alive || there.ended.is_some()) {
                 let reason = "refused".to_owned();
                 return self.say(process, FromMember::Unlinked { epoch, member: *member, reason });
@@ -549,7 +570,7 @@ impl World {
             return;
         }
         match message {
-            Data::End => self.link_ended(to, from),
+            Data::End => self.link_ended(to, from, false),
             Data::Contribution { op, attempt, flags } => self.contributes(from, to, op, attempt, flags),
             Data::Result { op, attempt, outcome } => self.is_given(to, op, attempt, outcome),
         }

@@ -4,7 +4,8 @@
 //! a coordinator, so there may be several at once. Connections deliver in order. What goes from one machine to
 //! another waits while that direction is blocked, and whatever a process should notice waits while it is stopped.
 //! A cut between two processes that live shows as silence, never as the end of a connection, unless
-//! [`World::forge_end`] is called.
+//! [`World::forge_end`] is called. Links between members may fall silent alone ([`World::mute_only`]): who waits for an
+//! op then finds that out in the end, and gives them up.
 //!
 //! The data plane is reduced to what membership needs of it: links between members that end, and one op after
 //! another, each of which is that of a safe point.
@@ -54,6 +55,8 @@ enum Event {
     Unanswered(usize, usize),
     /// A process makes the links of a view.
     Link(usize, Epoch),
+    /// A process may have waited long enough to find out that nothing comes back from another.
+    Deaf(usize, usize),
     /// A process makes its next call.
     Call(usize),
     /// A process passes the safe point whose op has returned.
@@ -106,6 +109,8 @@ pub struct World {
     data: BTreeMap<(usize, usize), wires::Queue<Data>>,
     /// Directions between machines in which nothing gets through.
     blocked: BTreeSet<(usize, usize)>,
+    /// Directions between machines in which links carry nothing, though all else gets through, and since when.
+    mute: BTreeMap<(usize, usize), u64>,
     /// Machines without power.
     off: BTreeSet<usize>,
     /// The process that runs a coordinator alone, if one does.
@@ -138,6 +143,7 @@ impl World {
             connections: Vec::new(),
             data: BTreeMap::new(),
             blocked: BTreeSet::new(),
+            mute: BTreeMap::new(),
             off: BTreeSet::new(),
             alone: None,
             truth: Truth::default(),
@@ -246,6 +252,7 @@ impl World {
             | Event::Search(process)
             | Event::Unanswered(process, _)
             | Event::Link(process, _)
+            | Event::Deaf(process, _)
             | Event::Call(process)
             | Event::Enter(process)
             | Event::Impatient(process)
@@ -266,6 +273,7 @@ impl World {
             Event::Search(_) => self.search(process),
             Event::Unanswered(_, connection) => self.is_unanswered(process, connection),
             Event::Link(_, epoch) => self.make_links(process, epoch),
+            Event::Deaf(_, other) => self.finds_silence(process, other),
             Event::Call(_) => self.call(process),
             Event::Enter(_) => self.enter(process),
             Event::Impatient(_) => self.give_joining_up(process),
@@ -277,6 +285,23 @@ impl World {
     pub fn block_only(&mut self, directions: BTreeSet<(usize, usize)>) {
         self.note(&[1]);
         self.blocked = directions;
+        self.look_at_all_wires();
+    }
+
+    /// Links carry nothing in these directions between machines from now on; in all others they do. Nothing comes back then from
+    /// the other side either, since what does not arrive is not acknowledged and what is not acknowledged is not followed by more.
+    pub fn mute_only(&mut self, directions: &BTreeSet<(usize, usize)>) {
+        self.note(&[2]);
+        let before = std::mem::take(&mut self.mute);
+        let since = |machines: &(usize, usize)| before.get(machines).copied().unwrap_or(self.now);
+        self.mute = directions.iter().map(|machines| (*machines, since(machines))).collect();
+        for one in 0..self.processes.len() {
+            for other in 0..self.processes.len() {
+                if self.mute_since(one, other) == Some(self.now) {
+                    self.listen(one, other);
+                }
+            }
+        }
         self.look_at_all_wires();
     }
 

@@ -144,6 +144,11 @@ impl World {
         self.return_what_is_complete(to);
     }
 
+    pub(super) fn waits_for_an_op(&self, process: usize) -> bool {
+        let ops = &self.processes[process].ops;
+        self.generation(process).is_some_and(|generation| ops.groups[&generation].open().is_some())
+    }
+
     pub(super) fn is_given(&mut self, process: usize, op: Op, attempt: u64, outcome: Outcome) {
         self.processes[process].ops.given.insert((op, attempt), outcome);
         self.return_what_is_complete(process);

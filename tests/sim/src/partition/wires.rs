@@ -153,6 +153,7 @@ impl World {
             }
             Wire::Data(from, to) => {
                 while self.gets_through(from, to)
+                    && !self.is_mute(from, to)
                     && let Some(message) =
                         self.data.get_mut(&(from, to)).and_then(|queue| pop_due(queue, now))
                 {
@@ -165,6 +166,16 @@ impl World {
 
     fn gets_through(&self, from: usize, to: usize) -> bool {
         self.reaches(from, to) && !self.processes[to].stopped
+    }
+
+    fn is_mute(&self, from: usize, to: usize) -> bool {
+        self.mute.contains_key(&(self.processes[from].machine, self.processes[to].machine))
+    }
+
+    /// Since when nothing comes back on a link, because it carries nothing one way or the other.
+    pub(super) fn mute_since(&self, one: usize, other: usize) -> Option<u64> {
+        let (one, other) = (self.processes[one].machine, self.processes[other].machine);
+        [(one, other), (other, one)].iter().filter_map(|way| self.mute.get(way)).min().copied()
     }
 
     pub(super) fn look_at_all_wires(&mut self) {

@@ -37,6 +37,10 @@ enum Act {
     /// Something on the way ends the connection; seen by the process, or its coordinator.
     ForgeEnd(Victim, bool, bool),
     Newcomer(usize),
+    /// Links between these machines and the rest carry nothing, as for a cut, and nothing else is touched.
+    Mute(u32, bool, bool),
+    /// That is over.
+    Unmute(u32, bool, bool),
 }
 
 /// Something that happens, in simulated time.
@@ -53,6 +57,7 @@ impl Fault {
         match self.act {
             Act::Cut(side, out, back) => Some(Act::Mend(side, out, back)),
             Act::Stop(_) => Some(Act::WakeAll),
+            Act::Mute(side, out, back) => Some(Act::Unmute(side, out, back)),
             _ => None,
         }
     }
@@ -124,7 +129,7 @@ fn draw_victim(rng: &mut SmallRng, members: usize) -> Victim {
 
 fn draw_act(rng: &mut SmallRng, members: usize, machines: usize, is_clear: bool) -> Act {
     let side = rng.random_range(1..1 << machines);
-    match rng.random_range(0..if is_clear { 5 } else { 9 }) {
+    match rng.random_range(0..if is_clear { 5 } else { 10 }) {
         0 | 1 => Act::Cut(side, true, true),
         2 => Act::Stop(draw_victim(rng, members)),
         3 => Act::Kill(draw_victim(rng, members)),
@@ -132,6 +137,7 @@ fn draw_act(rng: &mut SmallRng, members: usize, machines: usize, is_clear: bool)
         5 => Act::Cut(side, rng.random(), rng.random()),
         6 => Act::LoseConnection(draw_victim(rng, members)),
         7 => Act::ForgeEnd(draw_victim(rng, members), rng.random(), rng.random()),
+        8 => Act::Mute(side, rng.random(), rng.random()),
         _ => Act::PowerOff(draw_victim(rng, members)),
     }
 }
@@ -175,6 +181,7 @@ struct Schedule {
     acts: Vec<(u64, Act)>,
     is_clear: bool,
     cuts: Vec<(u32, bool, bool)>,
+    mute: Vec<(u32, bool, bool)>,
     all_cuts: BTreeSet<u32>,
     touched: BTreeSet<usize>,
     newcomers: usize,
@@ -214,6 +221,7 @@ impl Schedule {
             acts,
             is_clear: *is_clear,
             cuts: Vec::new(),
+            mute: Vec::new(),
             all_cuts: BTreeSet::new(),
             touched: BTreeSet::new(),
             newcomers: 0,
@@ -238,17 +246,22 @@ impl Schedule {
         }
     }
 
-    fn block(&mut self) {
-        let mut blocked = BTreeSet::new();
-        for &(side, out, back) in &self.cuts {
+    /// The directions between machines that these cuts concern.
+    fn directions(&self, cuts: &[(u32, bool, bool)]) -> BTreeSet<(usize, usize)> {
+        let mut directions = BTreeSet::new();
+        for &(side, out, back) in cuts {
             for one in 0..self.machines {
                 for other in (0..self.machines).filter(|&other| is_in(side, one) && !is_in(side, other)) {
-                    blocked.extend(out.then_some((one, other)));
-                    blocked.extend(back.then_some((other, one)));
+                    directions.extend(out.then_some((one, other)));
+                    directions.extend(back.then_some((other, one)));
                 }
             }
         }
-        self.world.block_only(blocked);
+        directions
+    }
+
+    fn block(&mut self) {
+        self.world.block_only(self.directions(&self.cuts));
     }
 
     fn act(&mut self, act: Act) {
@@ -294,6 +307,14 @@ impl Schedule {
                 self.newcomers += 1;
                 self.world.newcomer(machine);
             }
+            Act::Mute(side, out, back) => {
+                self.mute.push((side, out, back));
+                self.world.mute_only(&self.directions(&self.mute));
+            }
+            Act::Unmute(side, out, back) => {
+                self.mute.retain(|mute| *mute != (side, out, back));
+                self.world.mute_only(&self.directions(&self.mute));
+            }
         }
     }
 
@@ -325,6 +346,7 @@ impl Schedule {
         self.world.run_for(1000 * MS);
         self.cuts.clear();
         self.block();
+        self.world.mute_only(&BTreeSet::new());
         self.act(Act::WakeAll);
         self.world.begin_calm();
         let until = self.world.now() + CALM;
@@ -392,4 +414,36 @@ fn one_part_goes_on() {
         sum.quorums_that_went_on,
     ];
     assert!(count < 1000 || had.iter().all(|&often| often > count as usize / 50), "{sum:?}");
+}
+
+/// Those whose links fall silent are lost, and nobody else, whoever finds that out first: here one member of at least three,
+/// or half of the members.
+#[cfg(not(feature = "planted-bugs"))]
+#[test]
+fn whose_links_fall_silent_goes_alone() {
+    for seed in 0..600 {
+        let members = 3 + seed as usize % 5;
+        let machines: Vec<usize> = (0..members).collect();
+        let alone = (seed % 4 == 0).then_some(members);
+        let mut world = World::new(&machines, alone, seed);
+        world.run_for(2000 * MS);
+        // The host of the coordinator has the last word: it is not lost by what others say.
+        let first = usize::from(alone.is_none());
+        let silent = match seed % 3 {
+            0 if alone.is_none() => BTreeSet::from_iter(members.div_ceil(2)..members),
+            _ => BTreeSet::from([first + seed as usize % (members - first)]),
+        };
+        let mut mute = BTreeSet::new();
+        for &one in &silent {
+            for other in (0..members).filter(|other| !silent.contains(other)) {
+                mute.extend((seed % 5 != 1).then_some((one, other)));
+                mute.extend((seed % 5 != 2).then_some((other, one)));
+            }
+        }
+        world.mute_only(&mute);
+        world.run_for(30_000 * MS);
+        let others: BTreeSet<usize> = machines.iter().copied().filter(|p| !silent.contains(p)).collect();
+        assert_eq!(world.at_work(), others, "seed {seed}: {silent:?} silent: {:#?}", world.describe());
+        world.check();
+    }
 }
