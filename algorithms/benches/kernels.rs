@@ -4,7 +4,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ronde_algorithms::kernels::CpuKernels;
-use ronde_core::memory::Arena;
+use ronde_core::memory::{Access, Arena};
 use ronde_core::reduce::{Kernels, ReduceSpec, Reduction};
 use ronde_core::{DType, ReduceOp, Segment};
 use std::hint::black_box;

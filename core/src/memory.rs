@@ -8,7 +8,7 @@
 //!   of the segments made from them has been dropped, so that a Rust caller can never free or
 //!   reuse a buffer while an op runs. It costs one counter on the stack and no allocation.
 //!
-//! Bytes are reached through copies of raw memory or through short-lived slices. Ranges that other
+//! Bytes are reached, by [`Access`], through copies of raw memory or through short-lived slices. Ranges that other
 //! processes or the kernel may write concurrently are only ever copied, never borrowed as `&[u8]`
 //! across a call that could change them; disjointness of the ranges that one op writes is checked
 //! by the plan validator (see [`crate::plan`]).
@@ -131,13 +131,19 @@ impl Segment {
         part
     }
 
-    /// The bytes, for reading (system calls that send, hashing, tests).
-    #[inline]
-    pub fn bytes(&self) -> &[u8] {
-        // SAFETY: the maker vouches for `len` readable bytes; the executor never writes a range
-        // while another step reads it (plan validator).
-        unsafe { std::slice::from_raw_parts(self.ptr, self.len) }
+    fn lent(ptr: *mut u8, len: usize, loan: &Loan) -> Segment {
+        loan.count.fetch_add(1, Ordering::Relaxed);
+        Segment { ptr, len, loan: Some(NonNull::from(loan)) }
     }
+}
+
+/// What the engine, transports and kernels do with the bytes of a segment.
+///
+/// Not for programs: `ronde` gives them segments and keeps this trait for itself. Clones of one segment may be in use by several ops, so
+/// whoever calls these owes what its maker promised: nobody touches bytes that an op writes.
+pub trait Access {
+    /// The bytes, for reading (system calls that send, hashing, tests).
+    fn bytes(&self) -> &[u8];
 
     /// The bytes, for writing (system calls that receive, kernels).
     ///
@@ -148,25 +154,43 @@ impl Segment {
     ///
     /// As all that writes here: if the memory was lent for reading only. Calls are checked before they start, so this
     /// is a broken invariant.
+    fn bytes_mut(&mut self) -> &mut [u8];
+
+    /// Copies all bytes of `self` to the start of `dst`; the ranges may overlap.
+    fn copy_to(&self, dst: &Segment);
+
+    /// Copies all bytes of `self` to the start of `dst`, past the cache: for what is not read again soon. The ranges
+    /// must not overlap.
+    fn stream_to(&self, dst: &Segment);
+
+    /// Copies `src` to the start of this segment.
+    fn fill_from(&self, src: &[u8]);
+}
+
+impl Access for Segment {
     #[inline]
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: the maker vouches for `len` readable bytes; the executor never writes a range
+        // while another step reads it (plan validator).
+        unsafe { std::slice::from_raw_parts(self.ptr, self.len) }
+    }
+
+    #[inline]
+    fn bytes_mut(&mut self) -> &mut [u8] {
         self.assert_writable();
         // SAFETY: as for `bytes`, with writes vouched for by the maker.
         unsafe { std::slice::from_raw_parts_mut(self.ptr, self.len) }
     }
 
-    /// Copies all bytes of `self` to the start of `dst`; the ranges may overlap.
     #[inline]
-    pub fn copy_to(&self, dst: &Segment) {
+    fn copy_to(&self, dst: &Segment) {
         assert!(self.len <= dst.len, "copy of {} bytes into {}", self.len, dst.len);
         dst.assert_writable();
         // SAFETY: both ranges are valid for their lengths; `copy` allows overlap.
         unsafe { std::ptr::copy(self.ptr, dst.ptr, self.len) }
     }
 
-    /// Copies all bytes of `self` to the start of `dst`, past the cache: for what is not read again soon. The ranges
-    /// must not overlap.
-    pub fn stream_to(&self, dst: &Segment) {
+    fn stream_to(&self, dst: &Segment) {
         assert!(self.len <= dst.len && !self.overlaps(dst), "copy of {} bytes into {}", self.len, dst.len);
         dst.assert_writable();
         #[cfg(target_arch = "x86_64")]
@@ -196,18 +220,12 @@ impl Segment {
         self.copy_to(dst);
     }
 
-    /// Copies `src` to the start of this segment.
     #[inline]
-    pub fn fill_from(&self, src: &[u8]) {
+    fn fill_from(&self, src: &[u8]) {
         assert!(src.len() <= self.len, "copy of {} bytes into {}", src.len(), self.len);
         self.assert_writable();
         // SAFETY: the maker vouches for the destination; `src` is a live borrow.
         unsafe { std::ptr::copy(src.as_ptr(), self.ptr, src.len()) }
-    }
-
-    fn lent(ptr: *mut u8, len: usize, loan: &Loan) -> Segment {
-        loan.count.fetch_add(1, Ordering::Relaxed);
-        Segment { ptr, len, loan: Some(NonNull::from(loan)) }
     }
 }
 

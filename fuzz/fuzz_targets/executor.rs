@@ -9,7 +9,7 @@ use ronde_core::call::{Blocks, Call, Shape};
 use ronde_core::collective::{Executor, GroupIndex, Limits, Links, NewGroup, NewOp};
 use ronde_core::error::{Error, PeerLost};
 use ronde_core::frame::{FrameKind, Header, MAX_PAYLOAD};
-use ronde_core::memory::Arena;
+use ronde_core::memory::{Access, Arena};
 use ronde_core::recovery::{RecoveryPlan, plan};
 use ronde_core::reduce::Reduction;
 use ronde_core::transport::{

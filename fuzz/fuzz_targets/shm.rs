@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use ronde_core::frame::{HEADER_BYTES, Header, LINK_BYTE, pad};
-use ronde_core::memory::lend;
+use ronde_core::memory::{Access, lend};
 use ronde_core::transport::{Link, Payload, Placement, Receiver, Submit, ViewToken};
 use ronde_core::{Segment, Seq};
 use ronde_shm::{Registry, SharedBuffer, ShmLink, ShmOptions};

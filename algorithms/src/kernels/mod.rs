@@ -19,6 +19,7 @@ use lanes::{And, Band, Bor, Bxor, Lane, Max, Min, Or, Prod, Sum, Xor};
 use narrow::{Bf16, F8E4M3, F8E5M2, F16};
 pub use pass::Level;
 use pass::Pass;
+use ronde_core::memory::Access;
 use ronde_core::reduce::{Kernels, ReduceSpec, Reduction, UserReduce};
 use ronde_core::{DType, ReduceOp, Segment};
 use std::sync::OnceLock;

@@ -4,7 +4,7 @@ use super::{CpuKernels, Level};
 use half::{bf16, f16};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use ronde_core::memory::Arena;
+use ronde_core::memory::{Access, Arena};
 use ronde_core::reduce::{Kernels, ReduceSpec, Reduction, UserReduce};
 use ronde_core::{DType, ReduceOp, Segment};
 use std::sync::Arc;

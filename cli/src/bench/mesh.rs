@@ -2,6 +2,7 @@
 
 use super::backend::{Backend, Memory, Plain};
 use ronde::{Call, Collective, DType, Outcome, ReduceOp, Reduction, Result};
+use ronde_core::memory::Access;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex};

@@ -7,7 +7,7 @@
 
 use super::group::GroupIndex;
 use super::slots::SlotPool;
-use crate::memory::Arena;
+use crate::memory::{Access, Arena};
 use crate::planted::{self, Bug};
 use crate::{Segment, Seq, Tag};
 use std::collections::VecDeque;

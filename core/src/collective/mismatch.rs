@@ -11,7 +11,7 @@ use super::op::Phase;
 use super::receive::{TO_SENDER, for_sender};
 use super::{Descriptor, Links};
 use crate::frame::{FrameKind, Header};
-use crate::memory::{Arena, Segment};
+use crate::memory::{Access, Arena, Segment};
 use crate::plan::Plan;
 use crate::{Instant, MemberId, OpId};
 

@@ -8,7 +8,7 @@ use super::op::{Commit, OpState, Phase};
 use super::window::Landing;
 use crate::failpoint::{self, Point};
 use crate::frame::{FrameKind, Header};
-use crate::memory::Segment;
+use crate::memory::{Access, Segment};
 use crate::plan::{Plan, StepId};
 use crate::planted::{self, Bug};
 use crate::transport::{Payload, Placement, Receiver, ViewToken};

@@ -7,7 +7,7 @@ use super::{Links, OpHandle};
 use crate::call::Call;
 use crate::error::{Error, PeerLost, Result};
 use crate::frame::{FrameKind, Header};
-use crate::memory::Segment;
+use crate::memory::{Access, Segment};
 use crate::plan::Plan;
 use crate::planted::{self, Bug};
 use crate::recovery::{RecoveryPlan, Report, TagReport};

@@ -2,7 +2,7 @@
 
 use super::slots::SlotPool;
 use crate::Segment;
-use crate::memory::Arena;
+use crate::memory::{Access, Arena};
 use crate::plan::{Action, Place, Plan, Span, StepId, Window};
 use crate::transport::ViewToken;
 

@@ -9,6 +9,7 @@ use crate::memory::{Memory, Piece};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use ronde_core::frame::{FrameKind, Header};
+use ronde_core::memory::Access;
 use ronde_core::transport::{Link, LinkFailure, Payload, Placement, Receiver, Submit, ViewToken, WakeSource};
 use ronde_core::{Epoch, Generation, GroupId, OpId, Segment, Seq, Tag};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

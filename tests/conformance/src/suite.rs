@@ -9,7 +9,7 @@ use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use ronde_core::frame::Header;
-use ronde_core::memory::lend;
+use ronde_core::memory::{Access, lend};
 use ronde_core::transport::{Link, LinkFailure, Submit};
 use std::sync::mpsc;
 use std::time::Instant;

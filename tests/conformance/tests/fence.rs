@@ -2,7 +2,7 @@
 
 use ronde_conformance::TcpPair;
 use ronde_core::frame::{FrameKind, Header};
-use ronde_core::memory::Arena;
+use ronde_core::memory::{Access, Arena};
 use ronde_core::transport::{Link, Payload, Placement, Receiver, Submit};
 use ronde_tcp::TcpOptions;
 use std::time::{Duration, Instant};

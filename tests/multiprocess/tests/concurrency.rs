@@ -2,7 +2,7 @@
 //! processes over each transport.
 
 use ronde::{Call, CallOptions, Collective, DType, Error, Group, ReduceOp, Reduction, Tag};
-use ronde_core::memory::Arena;
+use ronde_core::memory::{Access, Arena};
 use ronde_multiprocess::{is_child, run};
 use std::sync::mpsc;
 use std::time::Duration;

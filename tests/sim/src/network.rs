@@ -4,7 +4,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use ronde_core::Segment;
 use ronde_core::frame::{FrameKind, Header};
-use ronde_core::memory::Arena;
+use ronde_core::memory::{Access, Arena};
 use ronde_core::transport::{
     Capabilities, Link, LinkFailure, Payload, Placement, Receiver, Submit, ViewToken, WakeSource,
 };

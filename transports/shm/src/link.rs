@@ -6,6 +6,7 @@ use crate::ring::{Counters, Reader, Writer};
 use crate::socket::{End, Message, Socket};
 use ronde_core::Segment;
 use ronde_core::frame::{HEADER_BYTES, Header, LINK_BYTE, pad};
+use ronde_core::memory::Access;
 use ronde_core::transport::{
     Capabilities, Link, LinkFailure, Payload, Receiver, Submit, ViewToken, WakeSource,
 };

@@ -3,6 +3,7 @@
 
 use ronde_core::Segment;
 use ronde_core::frame::Header;
+use ronde_core::memory::Access;
 use ronde_core::transport::{Link, LinkFailure, Payload, Placement, Receiver, Submit, ViewToken};
 use ronde_shm::{Registry, SharedBuffer, ShmLink, ShmOptions};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};

@@ -7,7 +7,7 @@
 use crate::MAX_PAYLOAD;
 use ronde_core::Segment;
 use ronde_core::frame::{FrameError, HEADER_BYTES, Header};
-use ronde_core::memory::Arena;
+use ronde_core::memory::{Access, Arena};
 use ronde_core::transport::{LinkFailure, Payload, Placement, Receiver};
 use rustix::io::{Errno, read, readv};
 use std::io::IoSliceMut;

@@ -5,7 +5,7 @@
 
 use ronde_core::Segment;
 use ronde_core::frame::{HEADER_BYTES, Header, pad};
-use ronde_core::memory::Arena;
+use ronde_core::memory::{Access, Arena};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 use std::collections::VecDeque;

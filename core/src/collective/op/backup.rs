@@ -4,7 +4,7 @@ use crate::call::Call;
 use crate::collective::slots::SlotPool;
 use crate::collective::window::Running;
 use crate::frame::pad;
-use crate::memory::Arena;
+use crate::memory::{Access, Arena};
 use crate::plan::{Place, Span};
 
 /// Copies of what windows overwrite: a block for each, and which ranges of the output it holds.

@@ -4,7 +4,7 @@
 use super::OpState;
 use crate::collective::executor::{Effect, Executor, Shared};
 use crate::frame::Header;
-use crate::memory::Segment;
+use crate::memory::{Access, Segment};
 use crate::plan::Plan;
 use crate::{Collective, MemberId, Seq};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};

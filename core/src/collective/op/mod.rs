@@ -21,7 +21,7 @@ use crate::call::Call;
 use crate::error::Outcome;
 use crate::failpoint::{self, Point};
 use crate::frame::{FrameKind, Header};
-use crate::memory::Segment;
+use crate::memory::{Access, Segment};
 use crate::plan::{Action, Place, Plan, Span, StepId};
 use crate::reduce::{Kernels, ReduceSpec, Reduction};
 use crate::transport::Submit;

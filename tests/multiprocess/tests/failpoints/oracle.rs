@@ -2,7 +2,7 @@
 
 use crate::case::{ROOT, Setup};
 use ronde::{Collective, DType, Outcome, Part, Segment};
-use ronde_core::memory::Arena;
+use ronde_core::memory::{Access, Arena};
 use std::ops::Range;
 
 /// A number for a rank and a place (the mix of SplitMix64).

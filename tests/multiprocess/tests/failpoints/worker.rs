@@ -9,6 +9,7 @@ use ronde::{
     Reduction, Tag, Tolerance,
 };
 use ronde_core::failpoint::{Point, Reached, set_hook};
+use ronde_core::memory::Access;
 use rustix::net::Shutdown;
 use rustix::process::{Signal, getpid, kill_process};
 use std::collections::BTreeMap;

@@ -4,6 +4,7 @@ use crate::memory::{Memory, POISON};
 use crate::values::{self, PERIOD, Rounding, Wanted, mix};
 use ronde::{Blocks, Call, CallOptions, Collective, DType, Outcome, ReduceOp, Reduction, Tolerance};
 use ronde::{Group, Segment};
+use ronde_core::memory::Access;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// How input and output of a call lie to each other.

@@ -1,7 +1,7 @@
 //! Vectors at odd addresses with guard bytes around them, in memory of the process alone or in registered memory.
 
 use ronde::{Group, Segment, SharedBuffer};
-use ronde_core::memory::Arena;
+use ronde_core::memory::{Access, Arena};
 use std::cell::RefCell;
 
 pub(crate) const POISON: u8 = 0xa5;

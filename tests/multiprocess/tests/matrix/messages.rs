@@ -4,6 +4,7 @@ use crate::case::Here;
 use crate::memory::{Odd, POISON};
 use crate::values::{element, mix};
 use ronde::{Call, CallOptions, Collective, DType, Tag};
+use ronde_core::memory::Access;
 
 /// Lengths in elements: none, one, what goes unasked, what does not, and what takes several frames.
 const COUNTS: [usize; 6] = [0, 1, 251, 5003, 40_000, 300_001];

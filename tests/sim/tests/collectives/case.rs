@@ -5,7 +5,7 @@ use rand::rngs::SmallRng;
 use ronde_algorithms::Tuning;
 use ronde_core::call::{Call, CallOptions};
 use ronde_core::collective::{Limits, OpHandle};
-use ronde_core::memory::Arena;
+use ronde_core::memory::{Access, Arena};
 use ronde_core::reduce::Reduction;
 use ronde_core::{Collective, DType, ReduceOp, Segment, Tolerance};
 use ronde_sim::Cluster;

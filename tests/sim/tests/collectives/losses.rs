@@ -8,6 +8,7 @@ use ronde_core::Tolerance;
 use ronde_core::call::CallOptions;
 use ronde_core::collective::Limits;
 use ronde_core::error::Error;
+use ronde_core::memory::Access;
 use ronde_sim::{Cluster, InFlight};
 
 /// A peer that left in order needs nothing more: what the log keeps for it goes, so that closing does not

@@ -7,6 +7,7 @@ use rand::{Rng, SeedableRng};
 use ronde_algorithms::{Algorithm, algorithms_for};
 use ronde_core::call::{Blocks, Call, CallOptions};
 use ronde_core::error::{Error, Outcome};
+use ronde_core::memory::Access;
 use ronde_core::reduce::Reduction;
 use ronde_core::{Collective, DType, ReduceOp, Result, Segment, Tag, Tolerance};
 use serde::{Deserialize, Serialize};
