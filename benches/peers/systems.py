@@ -208,6 +208,18 @@ class Ronde:
         return {**row, "wrong": sum(wrong)}
 
 
+class Distance:
+    """How far apart the first two processors are, which the host of a virtual machine may change at any time."""
+
+    def __init__(self):
+        WORK.mkdir(parents=True, exist_ok=True)
+        output_of(["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", WORK / "cores", HERE / "bare/cores.c"])
+
+    def ns(self):
+        """For a cache line there and back."""
+        return float(output_of([WORK / "cores", "0.03"]).split()[0])
+
+
 ALL = (
     OpenMpi("shm"),
     OpenMpi("tcp"),
