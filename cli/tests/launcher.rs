@@ -91,7 +91,7 @@ fn the_first_failure_gives_the_code_and_ends_the_others() {
 
 #[test]
 fn who_ignores_the_request_to_end_is_killed() {
-    let script = "trap '' TERM; if [ $RANK = 0 ]; then exit 3; fi; while :; do sleep 600; done";
+    let script = "trap '' TERM; if [ $RANK = 0 ]; then exit 3; fi; while :; do sleep 1; done";
     let output = run(&["-n", "2", "--grace", "0"], script);
     assert_eq!(output.status.code(), Some(3));
 }
@@ -121,7 +121,7 @@ fn a_program_that_is_not_there() {
 #[test]
 fn signals_reach_every_rank() {
     for (name, code) in [("INT", 20), ("TERM", 21), ("HUP", 22)] {
-        let script = format!("trap 'exit {code}' {name}; echo ready; while :; do sleep 600 & wait $!; done");
+        let script = format!("trap 'exit {code}' {name}; echo ready; while :; do sleep 1 & wait $!; done");
         let mut child = ronde(&["run", "-n", "2", "--", "/bin/sh", "-c", &script]).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         for _ in 0..2 {
@@ -135,7 +135,8 @@ fn signals_reach_every_rank() {
 /// Who does not end when the launcher is told to is killed after the time that was given. A first Ctrl-C is the program's.
 #[test]
 fn an_order_to_end_is_followed_by_a_kill() {
-    let script = "trap '' TERM HUP QUIT; trap 'echo got' INT; echo ready; while :; do sleep 600; done";
+    // Short commands: a signal that finds the shell between two of them is seen after the next.
+    let script = "trap '' TERM HUP QUIT; trap 'echo got' INT; echo ready; while :; do sleep 1; done";
     for names in [&["TERM"][..], &["HUP"], &["QUIT"], &["INT", "INT"]] {
         let line = ["run", "-n", "2", "--grace", "0", "--", "/bin/sh", "-c", script];
         let mut child = ronde(&line).spawn().unwrap();
@@ -157,7 +158,7 @@ fn an_order_to_end_is_followed_by_a_kill() {
 #[test]
 fn signals_of_users_reach_every_rank() {
     for name in ["USR1", "USR2"] {
-        let script = format!("trap 'echo got' {name}; echo ready; while :; do sleep 600 & wait $!; done");
+        let script = format!("trap 'echo got' {name}; echo ready; while :; do sleep 1 & wait $!; done");
         let mut child = ronde(&["run", "-n", "2", "--", "/bin/sh", "-c", &script]).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut expect =
