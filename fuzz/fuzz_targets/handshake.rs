@@ -9,7 +9,7 @@ use sha2::Sha256;
 use std::io::{self, ErrorKind, Read, Write};
 
 const TOKEN: &str = "token";
-const START: &[u8; 7] = b"RONDE\0\x03";
+const START: &[u8; 7] = b"RONDE\0\x04";
 
 /// What is said after that was heard.
 type Answer<'a> = Box<dyn Fn(&[u8]) -> Vec<u8> + 'a>;
