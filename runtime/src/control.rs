@@ -491,7 +491,7 @@ pub(crate) mod tests {
     use std::thread::JoinHandle;
 
     /// A connection, and who says on its other end a byte every now and then, of a message that takes many minutes. The
-    /// thread ends with the connection.
+    /// thread ends with the connection, or when it is clear that nobody gives it up.
     pub(crate) fn one_who_dribbles(message: &impl serde::Serialize) -> (TcpStream, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -499,8 +499,9 @@ pub(crate) mod tests {
         let message = encode(message).unwrap();
         assert!(message.len() > 1 << 20, "{} bytes", message.len());
         let dribbles = std::thread::spawn(move || {
+            let begun = Instant::now();
             for byte in message.chunks(1) {
-                if near.write_all(byte).is_err() {
+                if near.write_all(byte).is_err() || begun.elapsed() > Duration::from_secs(30) {
                     return;
                 }
                 std::thread::park_timeout(Duration::from_millis(1));
