@@ -25,6 +25,9 @@ use views::NextView;
 /// Version of the control protocol.
 pub const VERSION: u32 = 6;
 
+/// Others find the same silence of a link as much later as they began to wait, or hear of it: so many silences are enough.
+const SILENCES_OF_A_LINK: u32 = 2;
+
 /// How patient a coordinator is.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct CoordinatorOptions {
@@ -247,7 +250,8 @@ impl Coordinator {
             FromMember::Report(report) => self.reported(connection, report),
             FromMember::Leave => self.leave(connection),
             FromMember::LinkFailed { member, reason, silent } => {
-                let patience = if silent { self.options.suspect_after * 2 } else { self.options.grace };
+                let silences = self.options.suspect_after * SILENCES_OF_A_LINK;
+                let patience = if silent { silences } else { self.options.grace };
                 self.accuse(connection, member, reason, now.after(patience));
             }
             FromMember::Missed { member, reason } => self.miss(member, &reason, now),
