@@ -389,7 +389,9 @@ impl World {
     /// Who waits for an op gives up a link on which nothing came for long.
     pub(super) fn finds_silence(&mut self, process: usize, other: usize) {
         let Some(since) = self.mute_since(process, other) else { return };
-        if self.now - since < SILENCE || !self.waits_for_an_op(process) {
+        // There are links to members only.
+        let is_linked = self.member_of(process, other).is_some();
+        if self.now - since < SILENCE || !is_linked || !self.waits_for_an_op(process) {
             return self.listen(process, other);
         }
         self.note(&[50, process as u64, other as u64]);
@@ -398,16 +400,21 @@ impl World {
         self.link_ended(process, other, true);
     }
 
+    /// The number of another in the view of a process, or in the one that waits for a safe point there.
+    fn member_of(&self, process: usize, other: usize) -> Option<MemberId> {
+        let follower = self.processes[process].follower.as_ref()?;
+        let armed = follower.armed().into_iter().flat_map(|armed| &armed.members);
+        let mut all = follower.view().members.iter().chain(armed);
+        all.find(|m| m.peer == peer_id(other)).map(|m| m.id)
+    }
+
     /// A link of a process has ended at the other side, or nothing came on it.
     pub(super) fn link_ended(&mut self, process: usize, other: usize, silent: bool) {
         let this = &mut self.processes[process];
         if !this.ends.insert(other) || this.ended.is_some() {
             return;
         }
-        let Some(follower) = &this.follower else { return };
-        let armed = follower.armed().into_iter().flat_map(|armed| &armed.members);
-        let member = follower.view().members.iter().chain(armed).find(|m| m.peer == peer_id(other));
-        if let Some(member) = member.map(|m| m.id) {
+        if let Some(member) = self.member_of(process, other) {
             let reason = format!("process {process} saw it end");
             self.say(process, FromMember::LinkFailed { member, reason, silent });
         }
