@@ -96,7 +96,6 @@ impl Follower {
             epoch: self.told,
             dead,
             cut_off: self.cut_off,
-            hosts_coordinator: false,
         }
     }
 

@@ -164,8 +164,6 @@ pub struct Rejoin {
     pub dead: Vec<MemberId>,
     /// Its coordinator fell silent, and may have given it up meanwhile and taken in others.
     pub cut_off: bool,
-    /// It hosts the new coordinator.
-    pub hosts_coordinator: bool,
 }
 
 impl Rejoin {

@@ -26,8 +26,10 @@ const LONG_PAUSE: Duration = Duration::from_millis(100);
 pub enum Step {
     /// Ask where the coordinator ran alone.
     AskAgain(Box<Rejoin>),
-    /// Ask this member. If it is this process itself it has to host the coordinator from now on.
+    /// Ask this member.
     Ask(MemberInfo, Box<Rejoin>),
+    /// Host the coordinator from now on, unless this process does already, and ask there.
+    Host(MemberInfo, Box<Rejoin>),
     /// There is nobody left to ask.
     GiveUp,
 }
@@ -37,7 +39,7 @@ pub enum Step {
 pub enum Absence {
     /// It lives, but is no coordinator.
     NotYet,
-    /// Nobody listens there: its process has ended.
+    /// Nobody listens there: its process has ended, or the job has in it.
     Ended,
     /// It does not answer.
     Silent,
@@ -98,8 +100,10 @@ impl Search {
         let heir = heirs.into_iter().find(|m| !self.passed_over.contains(&m.id));
         let Some(heir) = heir.filter(|_| now.since(self.since) < limit) else { return Step::GiveUp };
         self.asked = Some(heir.id);
-        rejoin.hosts_coordinator = heir.peer == self.me;
-        Step::Ask(heir, Box::new(rejoin))
+        match heir.peer == self.me {
+            true => Step::Host(heir, Box::new(rejoin)),
+            false => Step::Ask(heir, Box::new(rejoin)),
+        }
     }
 
     /// Whether the coordinator before may live, and have given this member up, which is then cut off
@@ -184,11 +188,10 @@ mod tests {
 
     /// Who is asked, who is said to be dead, and whether this member is to host.
     fn next(search: &mut Search, member: &Follower, now: Instant) -> Option<(u32, Vec<u32>, bool)> {
+        let dead = |rejoin: &Rejoin| rejoin.dead.iter().map(|id| id.0).collect();
         match search.next(member.rejoin(peer(2), Vec::new()), member.heirs(), now) {
-            Step::Ask(heir, rejoin) => {
-                let dead = rejoin.dead.iter().map(|id| id.0).collect();
-                Some((heir.id.0, dead, rejoin.hosts_coordinator))
-            }
+            Step::Ask(heir, rejoin) => Some((heir.id.0, dead(&rejoin), false)),
+            Step::Host(me, rejoin) => Some((me.id.0, dead(&rejoin), true)),
             Step::AskAgain(_) => panic!("a member hosted it"),
             Step::GiveUp => None,
         }
@@ -219,6 +222,14 @@ mod tests {
         assert_eq!(next(&mut search, &member, at(0)), Some((1, vec![], false)));
         search.not_found(Absence::Ended, at(0));
         assert_eq!(next(&mut search, &member, at(0)), Some((2, vec![1], true)));
+    }
+
+    /// Its own connection to the coordinator that it hosts ended: it asks there again, and starts no other.
+    #[test]
+    fn a_host_asks_itself_again() {
+        let (mut search, mut member) = (search(false), follower(Some(0)));
+        member.hosted_by(Some(MemberId(2)));
+        assert_eq!(next(&mut search, &member, at(0)), Some((2, vec![], false)));
     }
 
     #[test]

@@ -196,6 +196,11 @@ impl Listener {
         lock(&self.coordinator).as_ref().is_none_or(|coordinator| coordinator.wait_for(patience))
     }
 
+    /// A coordinator is or was here.
+    pub(crate) fn has_coordinator(&self) -> bool {
+        lock(&self.coordinator).is_some()
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -424,6 +429,31 @@ mod tests {
             })
         });
         work.into_iter().for_each(|rank| rank.join().unwrap());
+    }
+
+    /// It may live on, to save what it has: whoever looks for a coordinator learns at once that none will be here.
+    #[test]
+    fn a_process_in_which_the_job_has_failed_listens_no_more() {
+        let free = || TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+        let addresses = [free(), free()];
+        let join = |rank: usize| {
+            let config = Config::new().coordinator(addresses[0].to_string()).rank(rank as u32).size(2);
+            let config = config.ports(addresses[rank].port(), addresses[rank].port());
+            std::thread::spawn(move || config.join().unwrap())
+        };
+        let groups = [0, 1].map(join).map(|joining| joining.join().unwrap());
+        groups[1].abort("to see what follows");
+        let begun = Instant::now();
+        let refuses = |address| {
+            let connected = TcpStream::connect(address);
+            connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+        };
+        while !refuses(addresses[1]) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "it listens on");
+            std::thread::park_timeout(PAUSE);
+        }
+        assert!(!refuses(addresses[0]), "who hosts the coordinator tells the others why the job has failed");
+        drop(groups);
     }
 
     /// Tests run at the same time: each has a peer of its own.

@@ -71,10 +71,13 @@ impl Succession {
                 Step::AskAgain(rejoin) => self.ask(&self.addresses, &rejoin),
                 Step::Ask(heir, rejoin) => {
                     tracing::debug!("the coordinator was lost: asking member {}", heir.id);
-                    if rejoin.hosts_coordinator && self.host(listener).is_none() {
+                    self.ask(&self.addresses(&heir, listener), &rejoin)
+                }
+                Step::Host(me, rejoin) => {
+                    if self.host(listener).is_none() {
                         return Found::Nothing;
                     }
-                    self.ask(&self.addresses(&heir, listener), &rejoin)
+                    self.ask(&self.addresses(&me, listener), &rejoin)
                 }
                 Step::GiveUp => return Found::Nothing,
             };

@@ -6,7 +6,9 @@ use crate::world::{
     Life, Link, NEVER, Process, Status, World, hello, members_of, options, peer_id, process_of,
 };
 use crate::{Call, Scenario};
-use ronde_core::membership::{Coordinator, Follower, FromMember, MemberInfo, ToMember, Verdict, View};
+use ronde_core::membership::{
+    Coordinator, CoordinatorOptions, Follower, FromMember, MemberInfo, ToMember, Verdict, View,
+};
 use ronde_core::{Epoch, Instant, MemberId};
 use std::sync::Arc;
 use std::time::Duration;
@@ -652,7 +654,8 @@ impl World {
         }
         let heir = self.heir(p);
         if heir == Some(p) && !self.lives.iter().any(|life| life.host == heir) {
-            self.begin_life(heir, Coordinator::successor(options()));
+            let options = CoordinatorOptions { host: Some(peer_id(p)), ..options() };
+            self.begin_life(heir, Coordinator::successor(options));
         }
         let Some(life) = self.lives.iter().find(|life| life.host == heir).map(|life| life.number) else {
             return;
@@ -660,8 +663,7 @@ impl World {
         let dead = self.known_dead(p, knows_all);
         self.processes[p].change(|process| {
             let Some(follower) = &mut process.follower else { return };
-            let mut rejoin = follower.rejoin(peer_id(p), dead);
-            rejoin.hosts_coordinator = heir == Some(p);
+            let rejoin = follower.rejoin(peer_id(p), dead);
             if let Some(heir) = heir {
                 let host = follower
                     .view()

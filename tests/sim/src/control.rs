@@ -283,8 +283,7 @@ impl Cluster {
         let armed = follower.armed().into_iter().flat_map(|armed| &armed.members);
         let known = follower.view().members.iter().chain(armed);
         let dead = known.filter(|m| self.dead[process_of(m.peer)]).map(|m| m.id);
-        let mut rejoin = follower.rejoin(peer_id(process), dead.collect());
-        rejoin.hosts_coordinator = here;
+        let rejoin = follower.rejoin(peer_id(process), dead.collect());
         self.control.send(process, FromMember::Rejoin(Box::new(rejoin)));
         if let Some(follower) = &mut self.peers[process].follower {
             follower.hosted_by(Some(heir.1));

@@ -143,7 +143,7 @@ impl Coordinator {
     pub(super) fn succession_deadline(&self) -> Option<Instant> {
         let State::Succeeding(gathered) = &self.state else { return None };
         let since = gathered.since?;
-        let patience = if gathered.has_quorum() { REST } else { QUORUM_SILENCES };
+        let patience = if gathered.may_go_on(self.options.host) { REST } else { QUORUM_SILENCES };
         Some(since.after(self.options.suspect_after * patience))
     }
 
@@ -155,7 +155,7 @@ impl Coordinator {
         let Some(since) = gathered.since else { return };
         let waited = now.since(since);
         let limit = |times: u32| self.options.suspect_after * times;
-        if gathered.has_quorum() && (gathered.is_complete() || waited >= limit(REST)) {
+        if gathered.may_go_on(self.options.host) && (gathered.is_complete() || waited >= limit(REST)) {
             return self.take_over(now);
         }
         if waited >= limit(QUORUM_SILENCES) {
@@ -183,7 +183,7 @@ impl Coordinator {
         let everybody = view.members.iter().chain(next.iter().flat_map(|next| &next.members));
         self.gone.extend(everybody.map(|m| m.id).filter(|id| !rejoined.contains_key(id)));
         self.fenced.clone_from(&self.gone);
-        let host = rejoined.iter().find(|(_, r)| r.hosts_coordinator).map(|(id, _)| *id);
+        let host = rejoined.iter().find(|(_, r)| Some(r.peer) == self.options.host).map(|(id, _)| *id);
         let next = next.cloned().map(|next| View { host, ..next });
         self.expel_the_gone(&mut rejoined, &view);
         self.next = next.map(|next| {
@@ -338,9 +338,11 @@ impl Coordinator {
     /// Who is left if a member is given up that may live; nothing if no other part of the job can go on: a
     /// coordinator that no member hosts has no rival, and who is on the host's machine cannot be cut off from it.
     pub(super) fn count_without(&self, lost: MemberId) -> Option<Count> {
-        let host = self.view.member(self.view.host?)?;
-        let info = self.lasting_views().find_map(|view| view.member(lost))?;
-        (info.machine != host.machine).then(|| self.count(lost))
+        let host = self.view.host?;
+        let info = |id| self.lasting_views().find_map(|view| view.member(id));
+        let lost_machine = &info(lost)?.machine;
+        let is_with_host = info(host).is_some_and(|host| host.machine == *lost_machine);
+        (!is_with_host).then(|| self.count(lost))
     }
 
     /// Who is left, of all who may live of the view that took effect last and of the one that is armed.
@@ -510,6 +512,11 @@ impl Gathered {
         let host = host.and_then(|(_, r)| r.view.host);
         let ids = |base: Vec<&MemberInfo>| base.into_iter().map(|info| info.id).collect::<Vec<_>>();
         Count::least(self.bases().into_iter().map(|base| Count::new(&ids(base), &here, host)))
+    }
+
+    /// They can take it from here. A member that hosts the new coordinator is one of them.
+    fn may_go_on(&self, host: Option<PeerId>) -> bool {
+        host.is_none_or(|host| self.current().any(|(_, r)| r.peer == host)) && self.has_quorum()
     }
 
     fn is_complete(&self) -> bool {

@@ -155,7 +155,7 @@ impl World {
     pub(super) fn is_probed(&mut self, coordinator: usize, process: usize) {
         let home = self.coordinators[coordinator].home;
         let answers = self.reaches(home, process) && self.reaches(process, home);
-        if answers && !self.processes[process].alive && self.is_there(coordinator) {
+        if answers && self.refuses(process) && self.is_there(coordinator) {
             let now = self.instant();
             self.coordinators[coordinator].machine.handle_ended(peer_id(process), now);
             self.perform(coordinator);
@@ -163,12 +163,18 @@ impl World {
         }
     }
 
+    /// It has ended, or the job has for it.
+    fn refuses(&self, process: usize) -> bool {
+        let this = &self.processes[process];
+        !this.alive || this.ended.is_some() && this.hosts.is_none()
+    }
+
     pub(super) fn host_hears(&mut self, connection: usize, message: Up) {
         let host = self.connections[connection].host;
         let coordinator = self.connections[connection].coordinator;
         let now = self.instant();
         match (message, coordinator) {
-            (Up::Connect, _) if !self.processes[host].alive => self.send_down(connection, Down::Refused),
+            (Up::Connect, _) if self.refuses(host) => self.send_down(connection, Down::Refused),
             (Up::Connect, _) => match self.processes[host].hosts.filter(|&c| self.is_there(c)) {
                 Some(coordinator) => {
                     self.connections[connection].coordinator = Some(coordinator);
@@ -258,6 +264,7 @@ impl World {
         let (target, host, rejoin) = match search.next(rejoin, follower.heirs(), now) {
             Step::AskAgain(rejoin) => (self.alone.expect("a coordinator ran alone"), None, rejoin),
             Step::Ask(heir, rejoin) => (process_of(heir.peer), Some(heir.id), rejoin),
+            Step::Host(me, rejoin) => (process, Some(me.id), rejoin),
             Step::GiveUp => return self.fails(process, Ending::CoordinatorLost),
         };
         if target == process && self.processes[process].hosts.is_none() {

@@ -22,7 +22,6 @@ fn rejoin(id: u32, size: u32, change: impl FnOnce(&mut Rejoin)) -> FromMember {
         epoch: Epoch(1),
         dead: Vec::new(),
         cut_off: false,
-        hosts_coordinator: id == 1,
     };
     change(&mut rejoin);
     FromMember::Rejoin(Box::new(rejoin))
@@ -48,7 +47,8 @@ fn who_comes_back_with_nonsense_does_not_stop_a_job_that_forms() {
 }
 
 fn successor() -> Coordinator {
-    Coordinator::successor(CoordinatorOptions::default())
+    let host = Some(PeerId([1; 16]));
+    Coordinator::successor(CoordinatorOptions { host, ..CoordinatorOptions::default() })
 }
 
 /// What is to be done, once all who were asked for were found to have ended.
@@ -85,7 +85,7 @@ fn members_go_on_with_another_coordinator() {
 #[test]
 fn who_did_not_hear_that_it_was_taken_in_asks_again() {
     for closed in ["before", "after", "never"] {
-        let mut coordinator = successor();
+        let (mut coordinator, host) = (successor(), Some(PeerId([1; 16])));
         for id in [1, 2] {
             coordinator.handle_message(id, rejoin(id as u32, 3, |r| r.dead.push(MemberId(0))), Instant(MS));
         }
@@ -101,7 +101,7 @@ fn who_did_not_hear_that_it_was_taken_in_asks_again() {
             coordinator.handle_closed(1, Instant(4 * MS));
         }
         let effects = coordinator.take_effects();
-        assert!(told(&effects, &ToMember::Welcome { host: None }).contains(&9), "closed {closed}");
+        assert!(told(&effects, &ToMember::Welcome { host }).contains(&9), "closed {closed}");
         assert_eq!(prepared(&effects), [(9, Epoch(2), vec![0])], "closed {closed}");
         say(&mut coordinator, &[9], &report(2), Instant(4 * MS));
         assert_eq!(resumed(&coordinator.take_effects()), [2, 9], "closed {closed}");
@@ -110,6 +110,50 @@ fn who_did_not_hear_that_it_was_taken_in_asks_again() {
         let told = prepared(&coordinator.take_effects());
         assert_eq!(told.iter().map(|(to, _, lost)| (*to, &lost[..])).collect::<Vec<_>>(), [(2, &[1][..])]);
     }
+}
+
+/// Members that heard nothing of the host of five and have come to the next; these say for so long that they live.
+fn cut_off_from_the_first(come: &[u32], alive: &[u64], ms: u64) -> Coordinator {
+    let mut coordinator = successor();
+    for &id in come {
+        let host = if id == 1 { MemberId(1) } else { MemberId(0) };
+        let member = rejoin(id, 5, |r| {
+            (r.view.host, r.cut_off) = (Some(host), true);
+            r.view.members.iter_mut().for_each(|m| m.machine = MachineId(format!("machine-{}", m.id)));
+        });
+        let connection = if id == 1 { 9 } else { u64::from(id) };
+        coordinator.handle_message(connection, member, Instant(MS));
+    }
+    live_until(&mut coordinator, alive, (0, ms));
+    coordinator
+}
+
+fn live_until(coordinator: &mut Coordinator, alive: &[u64], (from, until): (u64, u64)) {
+    for time in (from..until).step_by(100).map(|ms| Instant((2 + ms) * MS)) {
+        say(coordinator, alive, &FromMember::Heartbeat(CallProgress::default()), time);
+        coordinator.handle_tick(time);
+    }
+}
+
+#[test]
+fn a_successor_waits_for_its_own_process() {
+    let mut coordinator = cut_off_from_the_first(&[2, 3, 4], &[2, 3, 4], 3000);
+    assert_eq!(prepared(&coordinator.take_effects()), []);
+    coordinator.handle_message(1, rejoin(1, 5, |_| ()), Instant(3002 * MS));
+    assert_eq!(prepared(&coordinator.take_effects()), [1, 2, 3, 4].map(|to| (to, Epoch(2), vec![0])));
+}
+
+/// However its own process came there, a part without a quorum does not go on with it.
+#[test]
+fn a_successor_needs_a_quorum_when_members_fall_silent() {
+    let mut coordinator = cut_off_from_the_first(&[2, 3, 4, 1], &[2, 3, 4, 9], 2100);
+    assert_eq!(prepared(&coordinator.take_effects()), [2, 3, 4, 9].map(|to| (to, Epoch(2), vec![0])));
+    assert_eq!(coordinator.view().host, Some(MemberId(1)));
+    say(&mut coordinator, &[2, 3, 4, 9], &report(2), Instant(2103 * MS));
+    live_until(&mut coordinator, &[4, 9], (2200, 3400));
+    // Of the host before it is not known that it has ended.
+    let verdicts = verdicts(&coordinator.take_effects());
+    assert!(matches!(verdicts[..], [.., (9, Verdict::NoQuorum { here: 2, of: 5 })]), "{verdicts:?}");
 }
 
 /// It does not come again: it is lost once it has been silent for too long, or has ended.
@@ -267,9 +311,7 @@ fn one_that_was_given_up_before_is_not_taken_in() {
 #[test]
 fn a_coordinator_that_was_started_again_takes_its_members_back() {
     let mut coordinator = Coordinator::new(CoordinatorOptions::default());
-    let alone = |r: &mut Rejoin| {
-        (r.view.host, r.hosts_coordinator) = (None, false);
-    };
+    let alone = |r: &mut Rejoin| r.view.host = None;
     // Some may ask to join before the first member has found it.
     coordinator.handle_message(7, newcomer(7), Instant(0));
     for id in [0, 1] {
@@ -390,7 +432,7 @@ fn a_job_that_may_have_members_does_not_start_without_them() {
     restarted.handle_tick(soon);
     assert_eq!(proposed(&restarted.take_effects()), None);
     for id in 0..2 {
-        let member = rejoin(id, 2, |r| (r.view.host, r.hosts_coordinator) = (None, false));
+        let member = rejoin(id, 2, |r| r.view.host = None);
         restarted.handle_message(id.into(), member, soon);
     }
     assert_eq!(prepared(&restarted.take_effects()).iter().map(|p| p.0).collect::<Vec<_>>(), [0, 1]);
@@ -418,7 +460,7 @@ fn a_job_that_may_have_members_does_not_start_without_them() {
 fn of_two_with_one_number_the_one_of_the_later_view_is_a_member() {
     for stale_first in [true, false] {
         let mut coordinator = Coordinator::new(CoordinatorOptions::default());
-        let alone = |r: &mut Rejoin| (r.view.host, r.hosts_coordinator) = (None, false);
+        let alone = |r: &mut Rejoin| r.view.host = None;
         let FromMember::Rejoin(template) = rejoin(0, 2, alone) else { unreachable!() };
         let mut later = template.view.next(Epoch(5), &[MemberId(0)], vec![]);
         later.members.push(MemberInfo { peer: PeerId([7; 16]), ..template.view.members[0].clone() });
