@@ -53,6 +53,12 @@ impl Follower {
         self.armed.as_ref()
     }
 
+    /// The members of both, each once.
+    pub fn members(&self) -> impl Iterator<Item = &MemberInfo> {
+        let armed = self.armed.iter().flat_map(|armed| &armed.members);
+        self.view.members.iter().chain(armed.filter(|m| self.view.rank_of(m.peer).is_none()))
+    }
+
     /// The coordinator wants the links of a view to be made. A view that it proposed before is void.
     pub fn propose(&mut self, view: View) {
         self.note(view.epoch);

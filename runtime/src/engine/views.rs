@@ -181,13 +181,11 @@ impl Engine {
         let inner = &mut *lock(&self.inner);
         // What the one before said counts, also what nobody has looked at yet; and who has died is seen now.
         self.poll(inner);
-        let view = inner.follower.view();
         let is_dead = |m: &&MemberInfo| {
             let at = m.id.index();
             m.peer != inner.me && inner.links.get(at).is_none_or(Option::is_none)
         };
-        let armed = inner.follower.armed().into_iter().flat_map(|armed| &armed.members);
-        let dead = view.members.iter().chain(armed).filter(is_dead).map(|m| m.id).collect();
+        let dead = inner.follower.members().filter(is_dead).map(|m| m.id).collect();
         (inner.follower.rejoin(inner.me, dead), inner.follower.heirs())
     }
 
@@ -197,7 +195,8 @@ impl Engine {
         let view = inner.follower.view();
         self.control.say(&FromMember::Entered(view.epoch));
         self.say_abort();
-        for info in view.members.iter().filter(|info| info.peer != inner.me) {
+        // A link to one whose view is only armed here may be in use there.
+        for info in inner.follower.members().filter(|info| info.peer != inner.me) {
             let at = info.id.index();
             let ended = inner.links.get(at).is_none_or(Option::is_none);
             if ended && !inner.executor.is_lost(at) && !inner.link_states[at].left {

@@ -162,11 +162,10 @@ impl World {
     fn known_dead(&self, p: usize, all: bool) -> Vec<MemberId> {
         let Some(follower) = &self.processes[p].follower else { return Vec::new() };
         let is_dead = |m: &MemberInfo| !self.processes[process_of(m.peer)].lives();
-        let armed = follower.armed().into_iter().flat_map(|armed| &armed.members);
         let mut dead: Vec<MemberId> = match all {
             true => {
                 let has_ended = |m: &&MemberInfo| is_dead(m) || self.has_fenced(process_of(m.peer), p);
-                follower.view().members.iter().chain(armed).filter(has_ended).map(|m| m.id).collect()
+                follower.members().filter(has_ended).map(|m| m.id).collect()
             }
             false => {
                 let heirs = follower.heirs();

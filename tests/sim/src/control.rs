@@ -280,9 +280,7 @@ impl Cluster {
             let queue = self.control.to_members.entry(process).or_default();
             return queue.push_front(None);
         }
-        let armed = follower.armed().into_iter().flat_map(|armed| &armed.members);
-        let known = follower.view().members.iter().chain(armed);
-        let dead = known.filter(|m| self.dead[process_of(m.peer)]).map(|m| m.id);
+        let dead = follower.members().filter(|m| self.dead[process_of(m.peer)]).map(|m| m.id);
         let rejoin = follower.rejoin(peer_id(process), dead.collect());
         self.control.send(process, FromMember::Rejoin(Box::new(rejoin)));
         if let Some(follower) = &mut self.peers[process].follower {

@@ -369,22 +369,16 @@ impl World {
         let epoch = follower.view().epoch;
         let told = follower.rejoin(peer_id(process), Vec::new()).gone;
         self.say(process, FromMember::Entered(epoch));
-        for member in self.dead_in(process, false).into_iter().filter(|id| !told.contains(id)) {
+        for member in self.dead_to(process).into_iter().filter(|id| !told.contains(id)) {
             self.say(process, FromMember::LinkFailed { member, reason: "no link".into(), silent: false });
         }
     }
 
     /// Members to which a process has no link.
     fn dead_to(&self, process: usize) -> Vec<MemberId> {
-        self.dead_in(process, true)
-    }
-
-    fn dead_in(&self, process: usize, armed: bool) -> Vec<MemberId> {
         let this = &self.processes[process];
         let Some(follower) = &this.follower else { return Vec::new() };
-        let armed = follower.armed().filter(|_| armed);
-        let members = follower.view().members.iter().chain(armed.into_iter().flat_map(|v| &v.members));
-        members.filter(|m| this.ends.contains(&process_of(m.peer))).map(|m| m.id).collect()
+        follower.members().filter(|m| this.ends.contains(&process_of(m.peer))).map(|m| m.id).collect()
     }
 
     /// A process looks again later whether a link says nothing.
@@ -410,9 +404,7 @@ impl World {
     /// The number of another in the view of a process, or in the one that waits for a safe point there.
     fn member_of(&self, process: usize, other: usize) -> Option<MemberId> {
         let follower = self.processes[process].follower.as_ref()?;
-        let armed = follower.armed().into_iter().flat_map(|armed| &armed.members);
-        let mut all = follower.view().members.iter().chain(armed);
-        all.find(|m| m.peer == peer_id(other)).map(|m| m.id)
+        follower.members().find(|m| m.peer == peer_id(other)).map(|m| m.id)
     }
 
     /// A link of a process has ended at the other side, or nothing came on it.
