@@ -146,6 +146,7 @@ mod planted {
     use crate::scenario::{Scenario, fails, line, parse, shrink};
     use crate::{churn, partitions, sub_groups};
     use ronde_core::planted::{Bug, plant};
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn play_quietly(losses: &Losses) {
         play(losses, &mut Tally::default());
@@ -169,7 +170,18 @@ mod planted {
             plant(None);
             (bug, found)
         };
-        let all: Vec<(Bug, Option<u64>)> = Bug::ALL.iter().copied().map(caught).collect();
+        // A mistake is that of a thread.
+        let next = AtomicUsize::new(0);
+        let catch = || {
+            let numbers = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
+            numbers.map_while(|at| Bug::ALL.get(at).copied()).map(caught).collect::<Vec<_>>()
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let all: Vec<(Bug, Option<u64>)> = std::thread::scope(|scope| {
+            let hunters: Vec<_> = (0..threads).map(|_| scope.spawn(catch)).collect();
+            hunters.into_iter().flat_map(|hunter| hunter.join().unwrap()).collect()
+        });
+        assert_eq!(all.len(), Bug::ALL.len());
         println!("{all:?}");
         assert!(
             all.iter().all(|(_, found)| found.is_some()),
