@@ -89,7 +89,8 @@ impl Follower {
         self.told = self.told.max(epoch);
     }
 
-    /// What a successor of the coordinator has to know; the caller adds which members it sees to be dead.
+    /// What a successor of the coordinator has to know; the caller adds which members it sees to be dead, and how often it has
+    /// asked.
     pub fn rejoin(&self, peer: PeerId, dead: Vec<MemberId>) -> Rejoin {
         Rejoin {
             version: VERSION,
@@ -102,6 +103,7 @@ impl Follower {
             epoch: self.told,
             dead,
             cut_off: self.cut_off,
+            asked: 0,
         }
     }
 

@@ -164,6 +164,9 @@ pub struct Rejoin {
     pub dead: Vec<MemberId>,
     /// Its coordinator fell silent, and may have given it up meanwhile and taken in others.
     pub cut_off: bool,
+    /// How often it has asked before, this coordinator or others: of two words of a member the later counts, also if it is
+    /// overtaken.
+    pub asked: u64,
 }
 
 impl Rejoin {

@@ -11,6 +11,7 @@ use ronde_core::{MemberId, PeerId};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 /// What is needed to find another coordinator, or to become its host.
@@ -19,6 +20,8 @@ pub(crate) struct Succession {
     identity: Identity,
     /// Where the first coordinator was found.
     addresses: Vec<SocketAddr>,
+    /// How often this process has asked for one.
+    asked: AtomicU64,
 }
 
 /// What came of looking for a coordinator.
@@ -41,7 +44,7 @@ enum Answer {
 
 impl Succession {
     pub(crate) fn new(config: &Config, identity: &Identity, addresses: Vec<SocketAddr>) -> Succession {
-        Succession { config: config.clone(), identity: identity.clone(), addresses }
+        Succession { config: config.clone(), identity: identity.clone(), addresses, asked: AtomicU64::new(0) }
     }
 
     /// This process.
@@ -120,6 +123,9 @@ impl Succession {
 
     fn ask(&self, addresses: &[SocketAddr], rejoin: &Rejoin) -> Answer {
         let patience = self.config.suspect_after();
+        let asked = self.asked.fetch_add(1, Ordering::Relaxed);
+        let epoch = rejoin.epoch;
+        let rejoin = Rejoin { asked, ..rejoin.clone() };
         let stream = match handshake::try_each(addresses, &self.identity, Purpose::Control, 1, patience) {
             Ok(stream) => stream,
             Err(error) => return Answer::of_error(&error),
@@ -127,15 +133,13 @@ impl Succession {
         let asked = stream
             .set_read_timeout(Some(patience))
             .and_then(|()| stream.set_write_timeout(Some(patience)))
-            .and_then(|()| {
-                introduce(&stream, &self.config.job, &FromMember::Rejoin(Box::new(rejoin.clone())))
-            })
+            .and_then(|()| introduce(&stream, &self.config.job, &FromMember::Rejoin(Box::new(rejoin))))
             .and_then(|()| read_message(&stream));
         match asked {
             Ok(ToMember::Welcome { host }) => Answer::Welcome(stream, host),
             Ok(ToMember::Verdict(verdict)) => Answer::Verdict(verdict),
             // The job has ended there, without this member.
-            Ok(ToMember::TryLater) => Answer::Verdict(Verdict::Deposed(rejoin.epoch)),
+            Ok(ToMember::TryLater) => Answer::Verdict(Verdict::Deposed(epoch)),
             Ok(_) => Answer::Nobody(Absence::NotYet),
             Err(error) => Answer::of_error(&error),
         }

@@ -95,6 +95,8 @@ struct Member {
     left: bool,
     /// It has come from another coordinator and has said nothing since: it may not know that it was taken in.
     unaware: bool,
+    /// How often it had asked when it came from there.
+    asked: u64,
     heard: Instant,
     /// What it last said of its calls.
     progress: Option<CallProgress>,
@@ -559,7 +561,16 @@ impl Coordinator {
 
 impl Member {
     fn new(hello: Hello, id: Option<MemberId>, now: Instant) -> Member {
-        Member { hello, id, reserved: None, left: false, unaware: false, heard: now, progress: None }
+        Member {
+            hello,
+            id,
+            reserved: None,
+            left: false,
+            unaware: false,
+            asked: 0,
+            heard: now,
+            progress: None,
+        }
     }
 
     /// Its silence would be its loss.

@@ -63,6 +63,11 @@ impl Coordinator {
             return self.effects.push(Effect::Close(connection));
         };
         let id = rejoin.view.members[rank.index()].id;
+        let known = self.connection_of(id).map(|connection| &self.members[&connection]);
+        if known.is_some_and(|m| m.hello.info.peer == rejoin.peer && m.asked > rejoin.asked) {
+            // It has given this connection up.
+            return self.effects.push(Effect::Close(connection));
+        }
         if let Some(earlier) = self.unaware(id, &rejoin) {
             return self.take_in_again(earlier, connection, id, rejoin, now);
         }
@@ -89,7 +94,8 @@ impl Coordinator {
     fn take_in(&mut self, connection: u64, id: MemberId, rejoin: Rejoin, now: Instant) {
         let State::Succeeding(gathered) = &mut self.state else { return };
         let Some(info) = rejoin.view.member(id) else { return };
-        let member = Member { unaware: true, ..Member::new(hello_of(info), Some(id), now) };
+        let asked = rejoin.asked;
+        let member = Member { unaware: true, asked, ..Member::new(hello_of(info), Some(id), now) };
         self.members.insert(connection, member);
         gathered.since.get_or_insert(now);
         let dead = rejoin.dead.clone();
@@ -119,7 +125,7 @@ impl Coordinator {
     fn take_in_again(&mut self, earlier: u64, connection: u64, id: MemberId, rejoin: Rejoin, now: Instant) {
         let Some(member) = self.members.remove(&earlier) else { return };
         self.closed.remove(&rejoin.peer);
-        self.members.insert(connection, Member { heard: now, ..member });
+        self.members.insert(connection, Member { asked: rejoin.asked, heard: now, ..member });
         self.effects.push(Effect::Close(earlier));
         let host = self.options.host;
         self.effects.push(Effect::Send(connection, ToMember::Welcome { host }));

@@ -272,8 +272,10 @@ impl World {
             self.seat(process, Coordinator::successor(options));
         }
         let connection = self.connect(process, target);
-        self.processes[process].asking =
-            Some(Asking { connection, host, rejoin, until: self.now + SUSPECT_AFTER });
+        let this = &mut self.processes[process];
+        this.asked += 1;
+        let rejoin = Box::new(Rejoin { asked: this.asked, ..*rejoin });
+        this.asking = Some(Asking { connection, host, rejoin, until: self.now + SUSPECT_AFTER });
         self.schedule(SUSPECT_AFTER, Event::Unanswered(process, connection));
     }
 
@@ -331,8 +333,12 @@ impl World {
             Down::Accepted => {
                 let rejoin = asking.rejoin.clone();
                 self.send_up(connection, Up::Say(FromMember::Rejoin(rejoin)));
-                // The answer of one that is busy may come when nobody listens any more.
-                let patience = match self.rng.random_ratio(1, 8) {
+                // The answer of one that is busy may come when nobody listens any more. A host that was taken to be there is
+                // lost if it is so slow.
+                let asking = self.processes[process].asking.as_ref().expect("it asks");
+                let host = self.processes[process].follower.as_ref().and_then(|f| f.view().host);
+                let is_patient = asking.host.is_some() && asking.host == host;
+                let patience = match !is_patient && self.rng.random_ratio(1, 8) {
                     true => self.some_ms(20),
                     false => SUSPECT_AFTER,
                 };

@@ -85,6 +85,8 @@ struct Process {
     control: Option<usize>,
     heard: u64,
     search: Option<Search>,
+    /// How often it has asked for a coordinator.
+    asked: u64,
     asking: Option<control::Asking>,
     /// The coordinator that it hosts or has hosted.
     hosts: Option<usize>,
@@ -172,6 +174,7 @@ impl World {
             control: None,
             heard: 0,
             search: None,
+            asked: 0,
             asking: None,
             hosts: None,
             followed: Vec::new(),

@@ -22,6 +22,7 @@ fn rejoin(id: u32, size: u32, change: impl FnOnce(&mut Rejoin)) -> FromMember {
         epoch: Epoch(1),
         dead: Vec::new(),
         cut_off: false,
+        asked: 0,
     };
     change(&mut rejoin);
     FromMember::Rejoin(Box::new(rejoin))
@@ -154,6 +155,28 @@ fn a_successor_needs_a_quorum_when_members_fall_silent() {
     // Of the host before it is not known that it has ended.
     let verdicts = verdicts(&coordinator.take_effects());
     assert!(matches!(verdicts[..], [.., (9, Verdict::NoQuorum { here: 2, of: 5 })]), "{verdicts:?}");
+}
+
+/// It had given that connection up and asked again, on one that was quicker.
+#[test]
+fn what_a_member_said_earlier_and_comes_later_does_not_count() {
+    let asks = |asked: u64| rejoin(2, 4, |r| (r.asked, r.dead) = (asked, vec![MemberId(0)]));
+    for taken_over in [false, true] {
+        let mut coordinator = successor();
+        coordinator.handle_message(2, asks(8), Instant(MS));
+        coordinator.handle_message(3, rejoin(3, 4, |_| ()), Instant(MS));
+        if taken_over {
+            coordinator.handle_message(1, rejoin(1, 4, |_| ()), Instant(MS));
+            let effects = effects_when_the_dead_are_found(&mut coordinator);
+            assert_eq!(prepared(&effects), [1, 2, 3].map(|to| (to, Epoch(2), vec![0])));
+        }
+        coordinator.take_effects();
+        coordinator.handle_message(9, asks(7), Instant(2 * MS));
+        assert_eq!(coordinator.take_effects(), [Effect::Close(9)], "taken over: {taken_over}");
+        coordinator.handle_message(9, asks(9), Instant(2 * MS));
+        let effects = coordinator.take_effects();
+        assert!(effects.contains(&Effect::Close(2)), "taken over: {taken_over}, {effects:?}");
+    }
 }
 
 /// It does not come again: it is lost once it has been silent for too long, or has ended.
