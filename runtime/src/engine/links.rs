@@ -29,7 +29,7 @@ pub(crate) struct LinkState {
 }
 
 impl LinkState {
-    fn new(transport: &'static str, descriptor: Option<OwnedFd>) -> LinkState {
+    pub(super) fn new(transport: &'static str, descriptor: Option<OwnedFd>) -> LinkState {
         LinkState { transport, descriptor, ..LinkState::default() }
     }
 }

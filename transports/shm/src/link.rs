@@ -250,7 +250,7 @@ impl ShmLink {
         true
     }
 
-    /// Reads the socket: wake-ups, regions, the end.
+    /// Reads the socket: regions, the end.
     fn look_at_socket(&mut self) {
         let mut messages = Vec::new();
         let end = self.socket.read(|message| messages.push(message));
@@ -266,7 +266,6 @@ impl ShmLink {
 
     fn take_in(&mut self, message: Message) {
         match message {
-            Message::Wake => {}
             Message::Bye => self.bye = true,
             Message::Forget(id) => {
                 if !self.known_here.contains_key(&id) || !self.forgotten.insert(id) {

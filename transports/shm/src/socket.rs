@@ -23,8 +23,6 @@ const READS_PER_LOOK: usize = 512;
 
 /// A message of the peer.
 pub(crate) enum Message {
-    /// It published something while this side slept.
-    Wake,
     /// It closes in order.
     Bye,
     /// A region: id, length, descriptor.
@@ -154,7 +152,11 @@ impl Socket {
         };
         while let Some(&kind) = self.bytes.get(at) {
             let message = match kind {
-                WAKE => Some((Message::Wake, 1)),
+                // It has done its work: this side is awake.
+                WAKE => {
+                    at += 1;
+                    continue;
+                }
                 BYE => Some((Message::Bye, 1)),
                 FORGET => number(&self.bytes, at + 1).map(|id| (Message::Forget(id), 9)),
                 REGION => match (number(&self.bytes, at + 1), number(&self.bytes, at + 9)) {
@@ -187,7 +189,7 @@ mod tests {
         let mut messages = 0;
         let mut talk = |_| {
             messages += 1;
-            (&far).write_all(&[WAKE]).unwrap();
+            (&far).write_all(&[BYE]).unwrap();
         };
         talk(Message::Bye);
         assert_eq!(Socket::new(near).read(talk), End::Open);
