@@ -53,7 +53,7 @@ pub(crate) struct Waker {
     sources: Mutex<Arc<Sources>>,
 }
 
-/// The links as the kernel watches them: with thousands of them a sleep costs no more than with one.
+/// The links as the kernel watches them: it need not be told of thousands of them for each sleep.
 struct Sources {
     epoll: OwnedFd,
     /// Each link's number and a duplicate of its descriptor, which is valid without the lock of the links.
