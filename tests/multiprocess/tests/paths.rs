@@ -111,16 +111,19 @@ impl Drop for Machines {
     }
 }
 
-fn lose_who_is_cut_off_from_data(coordinator_is_alone: bool) {
-    let Some(machines) = Machines::new(if coordinator_is_alone { "alone" } else { "hosted" }) else {
+/// Ranks on these machines lose one when the second cable carries nothing any more.
+fn lose_who_is_cut_off_from_data(test: &str, coordinator_is_alone: bool, places: [usize; 3], loser: usize) {
+    let Some(machines) = Machines::new(test) else {
         return not_checked("links that fall silent: this process may not make network namespaces");
     };
     let mut coordinator = coordinator_is_alone.then(|| machines.run("coordinate_rank", 0, 0));
-    let mut ranks = vec![machines.start(0, 0), machines.start(1, 1), machines.start(2, 0)];
-    let mut said = BufReader::new(ranks[0].take_stdout()).lines().map(Result::unwrap);
+    let mut ranks: Vec<RankProcess> = (0..3).map(|rank| machines.start(rank, places[rank])).collect();
+    let survivors: Vec<usize> = (0..3).filter(|&rank| rank != loser).collect();
+    let teller = survivors[0];
+    let mut said = BufReader::new(ranks[teller].take_stdout()).lines().map(Result::unwrap);
     if !said.by_ref().any(|line| line.ends_with("round 50, absent: []")) {
         let ended = wait_all(ranks, PATIENCE);
-        panic!("rank 0 ends early: {:?}", ended.iter().map(|end| &end.output).collect::<Vec<_>>());
+        panic!("rank {teller} ends early: {:?}", ended.iter().map(|end| &end.output).collect::<Vec<_>>());
     }
     machines.cut_off();
     let since = Instant::now();
@@ -130,20 +133,27 @@ fn lose_who_is_cut_off_from_data(coordinator_is_alone: bool) {
     let ended = wait_all(ranks, PATIENCE);
     coordinator.iter_mut().for_each(RankProcess::end);
     let outputs: Vec<&str> = ended.iter().map(|end| end.output.as_str()).collect();
-    assert!(lost.is_some_and(|line| line.ends_with("absent: [1]")), "{rest:?} {outputs:?}");
+    let absent = format!("absent: [{loser}]");
+    assert!(lost.is_some_and(|line| line.ends_with(&absent)), "{rest:?} {outputs:?}");
     assert!(ended.iter().all(|end| end.ok), "{outputs:?}");
-    assert!(outputs[2].contains("absent: [1]"), "{}", outputs[2]);
+    assert!(outputs[survivors[1]].contains(&absent), "{}", outputs[survivors[1]]);
     let expelled = ["error: this peer was expelled", "nothing comes back from the peer's machine"];
-    assert!(expelled.iter().all(|text| outputs[1].contains(text)), "{}", outputs[1]);
+    assert!(expelled.iter().all(|text| outputs[loser].contains(text)), "{}", outputs[loser]);
     assert!(took < Duration::from_secs(20), "the others waited for {took:?}");
 }
 
 #[test]
 fn who_is_cut_off_from_data_alone_is_lost_and_the_others_go_on() {
-    lose_who_is_cut_off_from_data(false);
+    lose_who_is_cut_off_from_data("hosted", false, [0, 1, 0], 1);
 }
 
 #[test]
 fn the_same_with_a_coordinator_of_its_own() {
-    lose_who_is_cut_off_from_data(true);
+    lose_who_is_cut_off_from_data("alone", true, [0, 1, 0], 1);
+}
+
+/// Its coordinator hears everybody, and is succeeded.
+#[test]
+fn a_host_that_is_cut_off_from_data_steps_down() {
+    lose_who_is_cut_off_from_data("host", false, [0, 1, 1], 0);
 }

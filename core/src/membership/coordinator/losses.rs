@@ -1,5 +1,6 @@
 //! What follows a loss: the others freeze, report, and go on by a plan.
 
+use super::succession::QUORUM_SILENCES;
 use super::{Coordinator, Effect, State};
 use crate::error::PeerLost;
 use crate::membership::{MemberInfo, ToMember, Verdict};
@@ -71,6 +72,9 @@ impl Coordinator {
         let first_due =
             |this: &Coordinator| this.accusations.iter().position(|a| now >= a.due && !this.is_held(a));
         while let Some(at) = first_due(self) {
+            if let Some(reason) = self.why_host_goes() {
+                return self.step_down(&reason, now);
+            }
             let is_here = self.members.contains_key(&self.accusations[at].accuser);
             let lost = is_here.then(|| self.who_goes(&self.accusations[at]));
             let Accusation { member, reason, .. } = self.accusations.remove(at);
@@ -86,7 +90,8 @@ impl Coordinator {
     }
 
     /// Which end of a link that failed: the one that lacks more links, so that one whose machine is cut off takes nobody along.
-    /// The host of this coordinator stays, and with it who is linked with it; of two alike the one stays whose word is due first.
+    /// The host of this coordinator stays, since it has not stepped down, and with it who is linked with it; of two alike the one
+    /// stays whose word is due first.
     fn who_goes(&self, accusation: &Accusation) -> MemberId {
         let (by, member) = (accusation.by.unwrap_or(accusation.member), accusation.member);
         let Some(host) = self.view.host else { return self.lacks_more(by, member) };
@@ -96,6 +101,39 @@ impl Coordinator {
             (false, true) => by,
             _ => self.lacks_more(by, member),
         }
+    }
+
+    /// Why the host of this coordinator goes: with all that it still has links to it would be no quorum, and without it the others
+    /// are one.
+    fn why_host_goes(&self) -> Option<String> {
+        let host = self.view.host.filter(|&host| self.connection_of(host).is_some())?;
+        let (ending, lacking): (BTreeSet<MemberId>, BTreeSet<MemberId>) =
+            self.lacking(host).into_iter().partition(|&id| self.awaits_proof(id));
+        let has_quorum_without = |members: &BTreeSet<MemberId>| self.count(members).has_quorum();
+        let others_go_on = || has_quorum_without(&ending.iter().copied().chain([host]).collect());
+        if lacking.is_empty() || has_quorum_without(&(&lacking | &ending)) || !others_go_on() {
+            return None;
+        }
+        let concerns_host = |a: &&Accusation| a.by == Some(host) || a.member == host;
+        let saw = self.accusations.iter().find(concerns_host).map(|a| a.reason.as_str()).unwrap_or_default();
+        Some(format!("it hosted the coordinator and has links to too few others to go on with ({saw})"))
+    }
+
+    /// For the others it is as if the host's process had ended: they look for another coordinator. Its own process hears why.
+    fn step_down(&mut self, reason: &str, now: Instant) {
+        let epoch = Epoch(self.epoch.0 + 1);
+        let host = self.view.host.unwrap_or_default();
+        let lost = self.views().find_map(|view| view.lost(host, reason, Duration::ZERO, epoch));
+        if let (Some(own), Some(lost)) = (self.connection_of(host), lost) {
+            self.expel(own, Verdict::PeerLost(lost));
+        }
+        let others = std::mem::take(&mut self.members).into_keys();
+        self.effects.extend(others.map(Effect::Close));
+        self.accusations.clear();
+        self.closed.clear();
+        self.next = None;
+        self.lingers_until = now.after(self.options.suspect_after * QUORUM_SILENCES);
+        self.state = State::SteppedDown;
     }
 
     fn lacks_more(&self, one: MemberId, other: MemberId) -> MemberId {

@@ -116,6 +116,8 @@ enum State {
     /// Members whose coordinator was lost come here.
     Succeeding(Gathered),
     Failed(Verdict),
+    /// The process that it runs in is cut off from too many: the others go on with another.
+    SteppedDown,
 }
 
 /// How long a job that cannot form stays to say so.
@@ -150,7 +152,8 @@ pub struct Coordinator {
     beaten: Instant,
     /// When time last passed.
     ticked: Instant,
-    /// Until then a job that failed before it formed is kept, so that who comes late hears why.
+    /// Until then a job that failed before it formed is kept, so that who comes late hears why; and one whose coordinator has
+    /// stepped down, so that who looks for another does not take it for over.
     lingers_until: Instant,
     flapping: Flapping,
     effects: Vec<Effect>,
@@ -199,7 +202,8 @@ impl Coordinator {
         let silent = silent.map(|heard| heard.after(self.options.suspect_after));
         let beats = watched || self.is_succeeding() && !self.members.is_empty();
         let beat = beats.then(|| self.beaten.after(self.options.heartbeat));
-        let lingering = matches!(self.state, State::Failed(_)) && self.lingers_until > self.ticked;
+        let lingers = matches!(self.state, State::Failed(_) | State::SteppedDown);
+        let lingering = lingers && self.lingers_until > self.ticked;
         let farewell = lingering.then_some(self.lingers_until);
         let starts = self.has_enough().then(|| self.held_until());
         let changes = [starts, self.next_change_of_view(), self.succession_deadline()];
@@ -215,7 +219,9 @@ impl Coordinator {
         match self.state {
             State::Gathering => false,
             State::Succeeding(_) => false,
-            State::Failed(_) => self.members.is_empty() && self.ticked >= self.lingers_until,
+            State::Failed(_) | State::SteppedDown => {
+                self.members.is_empty() && self.ticked >= self.lingers_until
+            }
             _ => self.bound().next().is_none(),
         }
     }
@@ -342,7 +348,8 @@ impl Coordinator {
             return;
         }
         let runs = matches!(self.state, State::Active | State::Recovering { .. });
-        if runs && hello.size.is_some() && self.members.values().any(|member| member.left) {
+        let is_ending = runs && hello.size.is_some() && self.members.values().any(|member| member.left);
+        if is_ending || matches!(self.state, State::SteppedDown) {
             self.effects.push(Effect::Send(connection, ToMember::TryLater));
             self.effects.push(Effect::Close(connection));
             return;
@@ -515,7 +522,7 @@ impl Coordinator {
 
     /// The first verdict stands; everybody gets it.
     fn fail(&mut self, verdict: Verdict) {
-        if matches!(self.state, State::Failed(_)) {
+        if matches!(self.state, State::Failed(_) | State::SteppedDown) {
             return;
         }
         self.accusations.clear();

@@ -73,7 +73,7 @@ fn standing(progress: &CallProgress, op: &OpId, collective: Collective) -> Strin
 /// A job, as its coordinator sees it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Status {
-    /// `gathering`, `linking`, `active`, `recovering`, `succeeding` or `failed`.
+    /// `gathering`, `linking`, `active`, `recovering`, `succeeding`, `stepped_down` or `failed`.
     pub state: String,
     /// Why it failed, if it did.
     pub failure: Option<String>,
@@ -151,6 +151,7 @@ impl Coordinator {
             State::Active => ("active", None),
             State::Recovering { .. } => ("recovering", None),
             State::Succeeding(_) => ("succeeding", None),
+            State::SteppedDown => ("stepped_down", None),
             State::Failed(verdict) => ("failed", Some(crate::Error::from(verdict.clone()).to_string())),
         };
         let members = self.view.members.iter().zip(0..).map(|(info, rank)| {

@@ -48,7 +48,8 @@ impl Coordinator {
 
     /// A member that had another coordinator has come.
     pub(super) fn rejoin(&mut self, connection: u64, rejoin: Rejoin, now: Instant) {
-        if self.members.contains_key(&connection) || !rejoin.is_sound() {
+        let is_here = !matches!(self.state, State::SteppedDown);
+        if !is_here || self.members.contains_key(&connection) || !rejoin.is_sound() {
             return self.effects.push(Effect::Close(connection));
         }
         // One that was started again at its address knows nothing of the job that it had.
@@ -335,7 +336,7 @@ impl Coordinator {
             return;
         }
         self.unproven.insert(id);
-        match self.count(id).has_quorum() {
+        match self.count(&BTreeSet::from([id])).has_quorum() {
             true => self.lose(id, "it heard nothing of the coordinator and looks for another", now),
             false => self.fail(Verdict::Deposed(Epoch(self.epoch.0 + 1))),
         }
@@ -348,13 +349,13 @@ impl Coordinator {
         let info = |id| self.lasting_views().find_map(|view| view.member(id));
         let lost_machine = &info(lost)?.machine;
         let is_with_host = info(host).is_some_and(|host| host.machine == *lost_machine);
-        (!is_with_host).then(|| self.count(lost))
+        (!is_with_host).then(|| self.count(&BTreeSet::from([lost])))
     }
 
     /// Who is left, of all who may live of the view that took effect last and of the one that is armed.
-    fn count(&self, without: MemberId) -> Count {
+    pub(super) fn count(&self, without: &BTreeSet<MemberId>) -> Count {
         let may_live = |id: &MemberId| !self.gone.contains(id) || self.unproven.contains(id);
-        let is_here = |id: &MemberId| *id != without && !self.unproven.contains(id);
+        let is_here = |id: &MemberId| !without.contains(id) && !self.unproven.contains(id);
         let count = |view: &View| {
             let base: Vec<MemberId> = view.members.iter().map(|m| m.id).filter(may_live).collect();
             let here: BTreeSet<MemberId> = base.iter().copied().filter(is_here).collect();

@@ -249,6 +249,24 @@ fn of_two_halves_that_of_the_coordinator_goes_on() {
     }
 }
 
+/// All are heard, but the host's links carry nothing: the others look for another coordinator, as if this one had ended.
+#[test]
+fn a_coordinator_whose_host_lacks_too_many_links_steps_down() {
+    let mut coordinator = active(3);
+    coordinator.handle_message(11, link_failed(0, true), Instant(0));
+    coordinator.handle_message(12, link_failed(0, true), Instant(0));
+    assert_eq!(losses_until(&mut coordinator, 3, 1900), []);
+    coordinator.handle_tick(Instant(2_000_000_000));
+    let effects = coordinator.take_effects();
+    assert!(matches!(&verdicts(&effects)[..], [(10, Verdict::PeerLost(lost))] if lost.member == MemberId(0)));
+    assert!([10, 11, 12].iter().all(|&all| effects.contains(&Effect::Close(all))), "{effects:?}");
+    assert_eq!(coordinator.status(Instant(2_000_000_000)).state, "stepped_down");
+    coordinator.handle_message(13, hello(Some(3), 4), Instant(2_000_000_000));
+    assert_eq!(coordinator.take_effects(), [Effect::Send(13, ToMember::TryLater), Effect::Close(13)]);
+    coordinator.handle_tick(coordinator.next_deadline().expect("others may ask for it"));
+    assert!(coordinator.is_finished());
+}
+
 #[test]
 fn silence_is_loss() {
     let mut coordinator = active(3);

@@ -416,8 +416,9 @@ fn one_part_goes_on() {
     assert!(count < 1000 || had.iter().all(|&often| often > count as usize / 50), "{sum:?}");
 }
 
-/// Those whose links fall silent are lost, and nobody else, whoever finds that out first: here one member of at least three,
-/// or half of the members.
+/// Those whose links fall silent are lost, and nobody else, whoever finds that out first: here one member of at least three, also
+/// the one that hosts the coordinator, or half of the members. Of fewer than half with the host among them, and the rest, one
+/// side goes on: the others have lost some when the host finds that it is with too few.
 #[cfg(not(feature = "planted-bugs"))]
 #[test]
 fn whose_links_fall_silent_goes_alone() {
@@ -427,11 +428,10 @@ fn whose_links_fall_silent_goes_alone() {
         let alone = (seed % 4 == 0).then_some(members);
         let mut world = World::new(&machines, alone, seed);
         world.run_for(2000 * MS);
-        // The host of the coordinator has the last word: it is not lost by what others say.
-        let first = usize::from(alone.is_none());
-        let silent = match seed % 3 {
-            0 if alone.is_none() => BTreeSet::from_iter(members.div_ceil(2)..members),
-            _ => BTreeSet::from([first + seed as usize % (members - first)]),
+        let silent = match seed % 4 {
+            1 if alone.is_none() => BTreeSet::from_iter(members.div_ceil(2)..members),
+            2 if alone.is_none() => BTreeSet::from_iter(0..members.div_ceil(2) - 1),
+            _ => BTreeSet::from([seed as usize / 4 % members]),
         };
         let mut mute = BTreeSet::new();
         for &one in &silent {
@@ -443,7 +443,13 @@ fn whose_links_fall_silent_goes_alone() {
         world.mute_only(&mute);
         world.run_for(30_000 * MS);
         let others: BTreeSet<usize> = machines.iter().copied().filter(|p| !silent.contains(p)).collect();
-        assert_eq!(world.at_work(), others, "seed {seed}: {silent:?} silent: {:#?}", world.describe());
+        let at_work = world.at_work();
+        let is_minority = silent.len() > 1 && silent.contains(&0);
+        let is_right = match is_minority {
+            true => !at_work.is_empty() && (at_work.is_subset(&others) || at_work.is_subset(&silent)),
+            false => at_work == others,
+        };
+        assert!(is_right, "seed {seed}: {silent:?} silent, at work {at_work:?}: {:#?}", world.describe());
         world.check();
     }
 }
