@@ -172,7 +172,7 @@ struct Shared {
     writing: Mutex<()>,
     progress: Mutex<Progress>,
     changed: Condvar,
-    /// Kept until the job has ended, since this process may host the coordinator one day, and longer if it does.
+    /// Kept until the end: it may host the coordinator.
     listener: Mutex<Option<Listener>>,
     succession: Succession,
 }
@@ -402,8 +402,7 @@ impl Shared {
         // Nothing more is said on it: lets the coordinator end too.
         let _ = self.stream().shutdown(Shutdown::Both);
         // The process may live on: who looks for a coordinator does not wait for one here.
-        let unused = lock(&self.listener).take_if(|listener| !listener.has_coordinator());
-        drop(unused);
+        lock(&self.listener).iter().for_each(Listener::job_has_ended);
     }
 
     fn read_until_the_end(&self, events: &dyn ControlEvents) -> End {

@@ -324,7 +324,7 @@ pub(crate) fn first_message(mut stream: impl Read) -> Option<(String, FromMember
 }
 
 /// Ends a connection so that what was said last arrives: one that is closed with bytes unread is reset.
-fn end_after_words(stream: &TcpStream) {
+pub(crate) fn end_after_words(stream: &TcpStream) {
     let _ = stream.shutdown(Shutdown::Write);
     let _ = stream.set_read_timeout(Some(FAREWELL));
     let _ = std::io::copy(&mut stream.take(MAX_UNREAD), &mut std::io::sink());

@@ -39,8 +39,10 @@ pub enum Step {
 pub enum Absence {
     /// It lives, but is no coordinator.
     NotYet,
-    /// Nobody listens there: its process has ended, or the job has in it.
+    /// Nobody listens there: its process has ended.
     Ended,
+    /// The job has failed there, and the process lives on: it will be no coordinator, but that proves nothing.
+    Failed,
     /// It does not answer.
     Silent,
 }
@@ -124,6 +126,9 @@ impl Search {
         }
         match absence {
             Absence::NotYet => self.unanswered = None,
+            Absence::Failed => {
+                self.passed_over.insert(asked);
+            }
             Absence::Ended => {
                 self.dead.insert(asked);
                 self.passed_over.insert(asked);
@@ -240,6 +245,14 @@ mod tests {
             search.not_found(Absence::Silent, at(second));
         }
         assert_eq!(next(&mut search, &member, at(4)), Some((2, vec![], true)));
+    }
+
+    #[test]
+    fn in_whom_the_job_has_failed_is_passed_over_at_once_but_not_dead() {
+        let (mut search, member) = (search(true), follower(Some(0)));
+        assert_eq!(next(&mut search, &member, at(0)), Some((1, vec![], false)));
+        search.not_found(Absence::Failed, at(0));
+        assert_eq!(next(&mut search, &member, at(0)), Some((2, vec![], true)));
     }
 
     #[test]

@@ -7,12 +7,14 @@
 use super::handshake::{self, Identity, Introduction, PATIENCE, Purpose};
 use super::waiting::{Arrival, Inbox, WaitingRoom};
 use crate::config::Config;
+use crate::control::write_message;
 use crate::coordinator::Addresses;
 use crate::engine::lock;
-use crate::jobs::Coordinators;
+use crate::jobs::{Coordinators, end_after_words};
 use crate::until::Until;
 use ronde_core::PeerId;
 use ronde_core::error::{Error, Result};
+use ronde_core::membership::ToMember;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::net::Shutdown;
@@ -58,6 +60,8 @@ struct Router {
     /// From where what came that is not of this version.
     foreign: Mutex<BTreeSet<(IpAddr, io::ErrorKind)>>,
     stop: Arc<AtomicBool>,
+    /// The job has, for this process.
+    has_ended: AtomicBool,
 }
 
 /// Connections that are proving themselves, in the order of their arrival, each with what cuts it.
@@ -111,6 +115,7 @@ impl Listener {
             strangers: Mutex::default(),
             foreign: Mutex::default(),
             stop: stop.clone(),
+            has_ended: AtomicBool::new(false),
         });
         router.clone().spawn("ronde-listen", move |router| router.accept_tcp(&tcp)).map_err(failed)?;
         router.clone().spawn("ronde-local", move |router| router.accept_unix(&unix)).map_err(failed)?;
@@ -196,9 +201,9 @@ impl Listener {
         lock(&self.coordinator).as_ref().is_none_or(|coordinator| coordinator.wait_for(patience))
     }
 
-    /// A coordinator is or was here.
-    pub(crate) fn has_coordinator(&self) -> bool {
-        lock(&self.coordinator).is_some()
+    /// The job has ended here: whoever looks for a coordinator is told, unless one is here.
+    pub(crate) fn job_has_ended(&self) {
+        self.router.has_ended.store(true, Ordering::Release);
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -313,11 +318,16 @@ impl Router {
             received.inspect_err(|error| self.see_off(&stream, error))?;
         self.no_stranger(number)?;
         limited.lift()?;
-        match (purpose, &*lock(&self.control)) {
+        match (purpose, lock(&self.control).clone()) {
             (Purpose::Data, _) => self.arrivals.enter(Arrival::Tcp(peer, stream, streams)),
             (Purpose::Control, Some(control)) => control
                 .try_send(stream)
                 .map_err(|_| io::Error::other("the coordinator here takes nobody more")),
+            (Purpose::Control, None) if self.has_ended.load(Ordering::Acquire) => {
+                write_message(&stream, &ToMember::NotHere("the job has ended in this process".into()))?;
+                end_after_words(&stream);
+                Ok(())
+            }
             (Purpose::Control, None) => Err(io::Error::other("no coordinator runs here")),
         }
     }
@@ -383,6 +393,7 @@ impl Cut for UnixStream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::read_message;
     use std::io::Write;
     use std::sync::atomic::AtomicUsize;
 
@@ -431,36 +442,32 @@ mod tests {
         work.into_iter().for_each(|rank| rank.join().unwrap());
     }
 
-    /// It may live on, to save what it has: whoever looks for a coordinator learns at once that none will be here.
+    /// It may live on, to save what it has: whoever looks for a coordinator learns at once that none will be here, and not that the
+    /// process is dead.
     #[test]
-    fn a_process_in_which_the_job_has_failed_listens_no_more() {
-        let free = || TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
-        let addresses = [free(), free()];
-        let join = |rank: usize| {
-            let config = Config::new().coordinator(addresses[0].to_string()).rank(rank as u32).size(2);
-            let config = config.ports(addresses[rank].port(), addresses[rank].port());
-            std::thread::spawn(move || config.join().unwrap())
+    fn a_process_in_which_the_job_has_failed_says_so() {
+        let (listener, _inbox) = listener_of(None, 9);
+        let ask = || {
+            let stranger = Identity::new("", PeerId([8; 16]));
+            let stream = handshake::try_each(&[listener.address()], &stranger, Purpose::Control, 1, PATIENCE);
+            read_message(&stream.unwrap())
         };
-        let groups = [0, 1].map(join).map(|joining| joining.join().unwrap());
-        groups[1].abort("to see what follows");
-        let begun = Instant::now();
-        let refuses = |address| {
-            let connected = TcpStream::connect(address);
-            connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-        };
-        while !refuses(addresses[1]) {
-            assert!(begun.elapsed() < Duration::from_secs(20), "it listens on");
-            std::thread::park_timeout(PAUSE);
-        }
-        assert!(!refuses(addresses[0]), "who hosts the coordinator tells the others why the job has failed");
-        drop(groups);
+        assert_eq!(ask().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        listener.job_has_ended();
+        assert!(matches!(ask(), Ok(ToMember::NotHere(_))));
     }
 
     /// Tests run at the same time: each has a peer of its own.
     fn listener(config: &Config, peer: u8) -> (Listener, Inbox) {
+        listener_of(Some(config), peer)
+    }
+
+    /// One that has a coordinator if there is a configuration for that.
+    fn listener_of(config: Option<&Config>, peer: u8) -> (Listener, Inbox) {
         let tcp = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let id = Identity::new("", PeerId([peer; 16]));
-        Listener::new(config, &id, tcp, Some(Coordinators::start(config).unwrap())).unwrap()
+        let coordinators = config.map(|config| Coordinators::start(config).unwrap());
+        Listener::new(config.unwrap_or(&Config::new()), &id, tcp, coordinators).unwrap()
     }
 
     #[test]

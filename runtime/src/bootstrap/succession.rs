@@ -140,6 +140,7 @@ impl Succession {
             Ok(ToMember::Verdict(verdict)) => Answer::Verdict(verdict),
             // The job has ended there, without this member.
             Ok(ToMember::TryLater) => Answer::Verdict(Verdict::Deposed(epoch)),
+            Ok(ToMember::NotHere(_)) => Answer::Nobody(Absence::Failed),
             Ok(_) => Answer::Nobody(Absence::NotYet),
             Err(error) => Answer::of_error(&error),
         }

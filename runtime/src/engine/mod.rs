@@ -2,7 +2,7 @@
 //!
 //! Whoever waits drives: a thread in a call polls the links and runs the plans itself, since waking
 //! another thread costs tens of microseconds. It spins briefly, yields for a bounded time, then
-//! blocks in poll(2). At most one thread blocks there (the *sleeper*); others that wait meanwhile
+//! blocks in epoll_wait(2). At most one thread blocks there (the *sleeper*); others that wait meanwhile
 //! sleep on a condition variable and are woken when an op ends. A background thread takes over only
 //! while nobody waits and asynchronous ops are open, and looks in every 20 ms otherwise.
 

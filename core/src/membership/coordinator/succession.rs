@@ -150,7 +150,7 @@ impl Coordinator {
     pub(super) fn succession_deadline(&self) -> Option<Instant> {
         let State::Succeeding(gathered) = &self.state else { return None };
         let since = gathered.since?;
-        let patience = if gathered.may_go_on(self.options.host) { REST } else { QUORUM_SILENCES };
+        let patience = if gathered.has_quorum() { REST } else { QUORUM_SILENCES };
         Some(since.after(self.options.suspect_after * patience))
     }
 
@@ -162,7 +162,7 @@ impl Coordinator {
         let Some(since) = gathered.since else { return };
         let waited = now.since(since);
         let limit = |times: u32| self.options.suspect_after * times;
-        if gathered.may_go_on(self.options.host) && (gathered.is_complete() || waited >= limit(REST)) {
+        if gathered.has_quorum() && (gathered.is_complete() || waited >= limit(REST)) {
             return self.take_over(now);
         }
         if waited >= limit(QUORUM_SILENCES) {
@@ -190,8 +190,10 @@ impl Coordinator {
         let everybody = view.members.iter().chain(next.iter().flat_map(|next| &next.members));
         self.gone.extend(everybody.map(|m| m.id).filter(|id| !rejoined.contains_key(id)));
         self.fenced.clone_from(&self.gone);
-        let host = rejoined.iter().find(|(_, r)| Some(r.peer) == self.options.host).map(|(id, _)| *id);
-        let next = next.cloned().map(|next| View { host, ..next });
+        // Also if its own process has not come, or has left: there are others that may take this one's place.
+        let id_in = |view: &View| Some(view.members[view.rank_of(self.options.host?)?.index()].id);
+        let host = next.and_then(id_in).or_else(|| id_in(&view));
+        let next = next.map(|next| View { host: id_in(next), ..next.clone() });
         self.expel_the_gone(&mut rejoined, &view);
         self.next = next.map(|next| {
             self.arm_where_it_is_not(&next, &rejoined);
@@ -519,11 +521,6 @@ impl Gathered {
         let host = host.and_then(|(_, r)| r.view.host);
         let ids = |base: Vec<&MemberInfo>| base.into_iter().map(|info| info.id).collect::<Vec<_>>();
         Count::least(self.bases().into_iter().map(|base| Count::new(&ids(base), &here, host)))
-    }
-
-    /// They can take it from here. A member that hosts the new coordinator is one of them.
-    fn may_go_on(&self, host: Option<PeerId>) -> bool {
-        host.is_none_or(|host| self.current().any(|(_, r)| r.peer == host)) && self.has_quorum()
     }
 
     fn is_complete(&self) -> bool {

@@ -155,7 +155,7 @@ impl World {
     pub(super) fn is_probed(&mut self, coordinator: usize, process: usize) {
         let home = self.coordinators[coordinator].home;
         let answers = self.reaches(home, process) && self.reaches(process, home);
-        if answers && self.refuses(process) && self.is_there(coordinator) {
+        if answers && !self.processes[process].alive && self.is_there(coordinator) {
             let now = self.instant();
             self.coordinators[coordinator].machine.handle_ended(peer_id(process), now);
             self.perform(coordinator);
@@ -163,22 +163,19 @@ impl World {
         }
     }
 
-    /// It has ended, or the job has for it.
-    fn refuses(&self, process: usize) -> bool {
-        let this = &self.processes[process];
-        !this.alive || this.ended.is_some() && this.hosts.is_none()
-    }
-
     pub(super) fn host_hears(&mut self, connection: usize, message: Up) {
         let host = self.connections[connection].host;
         let coordinator = self.connections[connection].coordinator;
         let now = self.instant();
         match (message, coordinator) {
-            (Up::Connect, _) if self.refuses(host) => self.send_down(connection, Down::Refused),
+            (Up::Connect, _) if !self.processes[host].alive => self.send_down(connection, Down::Refused),
             (Up::Connect, _) => match self.processes[host].hosts.filter(|&c| self.is_there(c)) {
                 Some(coordinator) => {
                     self.connections[connection].coordinator = Some(coordinator);
                     self.send_down(connection, Down::Accepted);
+                }
+                None if self.processes[host].ended.is_some() && self.processes[host].hosts.is_none() => {
+                    self.send_down(connection, Down::Failed);
                 }
                 None => self.send_down(connection, Down::End),
             },
@@ -319,10 +316,12 @@ impl World {
                 let hello = self.hello(process, None);
                 self.say(process, hello);
             }
-            Down::Refused | Down::End if this.follower.is_none() && this.first_view.is_none() => {
+            Down::Refused | Down::Failed | Down::End
+                if this.follower.is_none() && this.first_view.is_none() =>
+            {
                 self.fails(process, Ending::NotJoined);
             }
-            Down::Refused | Down::End => self.lose_coordinator(process, false),
+            Down::Refused | Down::Failed | Down::End => self.lose_coordinator(process, false),
         }
     }
 
@@ -346,6 +345,7 @@ impl World {
                 self.schedule(patience, Event::Unanswered(process, connection));
             }
             Down::Refused => self.is_absent(process, Absence::Ended),
+            Down::Failed => self.is_absent(process, Absence::Failed),
             Down::Say(ToMember::Welcome { host }) => self.is_welcome(process, host),
             Down::Say(ToMember::Verdict(verdict)) => {
                 self.processes[process].asking = None;

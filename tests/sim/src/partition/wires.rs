@@ -30,6 +30,8 @@ pub(super) enum Up {
 pub(super) enum Down {
     /// Nobody listens there.
     Refused,
+    /// The job has failed there.
+    Failed,
     /// A coordinator is there: say why you come.
     Accepted,
     Say(ToMember),
@@ -106,7 +108,7 @@ impl World {
         let due = self.now + self.latency(host, member);
         let of = &mut self.connections[connection];
         if !of.is_mute && !of.host_ended {
-            of.host_ended = matches!(message, Down::End | Down::Refused);
+            of.host_ended = matches!(message, Down::End | Down::Refused | Down::Failed);
             self.put(Wire::Down(connection), due, |world| &mut world.connections[connection].down, message);
         }
     }

@@ -136,12 +136,26 @@ fn live_until(coordinator: &mut Coordinator, alive: &[u64], (from, until): (u64,
     }
 }
 
+/// It has left meanwhile, or goes another way: there are others that may take the coordinator's place all the same.
 #[test]
-fn a_successor_waits_for_its_own_process() {
-    let mut coordinator = cut_off_from_the_first(&[2, 3, 4], &[2, 3, 4], 3000);
-    assert_eq!(prepared(&coordinator.take_effects()), []);
-    coordinator.handle_message(1, rejoin(1, 5, |_| ()), Instant(3002 * MS));
-    assert_eq!(prepared(&coordinator.take_effects()), [1, 2, 3, 4].map(|to| (to, Epoch(2), vec![0])));
+fn a_successor_needs_a_quorum_also_without_its_own_process() {
+    for leaves in [false, true] {
+        let come: &[u32] = if leaves { &[1, 2, 3, 4] } else { &[2, 3, 4] };
+        let mut coordinator = cut_off_from_the_first(come, &[2, 3, 4], 1000);
+        if leaves {
+            coordinator.handle_message(9, FromMember::Leave, Instant(1000 * MS));
+        }
+        live_until(&mut coordinator, &[2, 3, 4], (1000, 2100));
+        assert_eq!(prepared(&coordinator.take_effects()), [2, 3, 4].map(|to| (to, Epoch(2), vec![0, 1])));
+        assert_eq!(coordinator.view().host, Some(MemberId(1)), "leaves: {leaves}");
+        say(&mut coordinator, &[2, 3, 4], &report(2), Instant(2103 * MS));
+        live_until(&mut coordinator, &[4], (2200, 3400));
+        let verdicts = verdicts(&coordinator.take_effects());
+        assert!(
+            matches!(verdicts[..], [.., (4, Verdict::NoQuorum { .. })]),
+            "leaves: {leaves}, {verdicts:?}"
+        );
+    }
 }
 
 /// However its own process came there, a part without a quorum does not go on with it.
