@@ -1,6 +1,5 @@
 //! What follows a loss: the others freeze, report, and go on by a plan.
 
-use super::succession::QUORUM_SILENCES;
 use super::{Coordinator, Effect, State};
 use crate::error::PeerLost;
 use crate::membership::{MemberInfo, ToMember, Verdict};
@@ -132,7 +131,8 @@ impl Coordinator {
         self.accusations.clear();
         self.closed.clear();
         self.next = None;
-        self.lingers_until = now.after(self.options.suspect_after * QUORUM_SILENCES);
+        // Who asks for it later has been silent for too long. Its process cannot close before.
+        self.lingers_until = now.after(self.options.suspect_after);
         self.state = State::SteppedDown;
     }
 
