@@ -331,7 +331,8 @@ typedef struct ronde_options {
     uint32_t tag;          /* calls of one tag come in the same order on every rank; UINT32_MAX is the library's own [0] */
     int32_t tolerance;     /* RONDE_RECOVER, RONDE_PER_WINDOW or RONDE_NONE [RONDE_RECOVER] */
     /* Not 0: a result that anybody returned holds for all, even if whoever returned it dies at once. A small all_reduce,
-     * all_gather or barrier without it that only lost ranks had returned from may be made again, without these. [0] */
+     * all_gather or barrier without it (of two ranks also reduce_scatter and all_to_all) that only lost ranks had returned from
+     * may be made again, without these. [0] */
     int32_t strict_commit;
     int32_t reserved;
 } ronde_options;

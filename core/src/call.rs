@@ -43,8 +43,8 @@ pub struct CallOptions {
     /// Force an algorithm by its name (`"ring"`, `"two-shot"`, …); `None` lets the cost model choose.
     pub algorithm: Option<&'static str>,
     /// A result that anybody returned holds for all, even if whoever returned it dies at once: also small calls commit by a
-    /// round of messages (Done). Without it a small all-reduce, all-gather or barrier of which only members heard that are
-    /// lost may be made again, without these.
+    /// round of messages (Done). Without it a small all-reduce, all-gather or barrier, of two ranks also a small reduce-scatter
+    /// or all-to-all, of which only members heard that are lost may be made again, without these.
     pub strict_commit: bool,
 }
 

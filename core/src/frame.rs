@@ -15,7 +15,7 @@ pub const VERSION: u8 = 3;
 const MAGIC: u16 = 0x5244;
 /// Kinds of ops that a header tells apart: at most one bit is set.
 const POINT_TO_POINT: u8 = 1;
-const STRICT: u8 = 2;
+const ONE_ATTEMPT: u8 = 2;
 /// Set besides: the frame carries a weight.
 const WEIGHED: u8 = 4;
 /// Payloads above this are refused by every decoder.
@@ -62,9 +62,10 @@ pub struct Header {
     pub op: OpId,
     /// True if the op is a send or receive: its seq counts within (sender, receiver, tag).
     pub point_to_point: bool,
-    /// True if the op is a collective that tolerates no loss. It has one attempt: a loss ends it or is no
-    /// concern of it, so its epoch says nothing.
-    pub strict: bool,
+    /// True if the op is a collective that has one attempt among the members of its group, since it tolerates no
+    /// loss or has nobody left after one. A loss is the end of its frames or no concern of them, so their epoch only
+    /// says when their sender began.
+    pub one_attempt: bool,
     /// The attempt; a frame of another attempt is refused. The low 32 bits of the view's epoch:
     /// views are hours apart from wrapping it, and a frame lives for minutes at most.
     pub epoch: Epoch,
@@ -108,7 +109,7 @@ impl Header {
         payload_len: 0,
         op: OpId { group: GroupId(0), generation: Generation(0), tag: Tag(0), seq: Seq(0) },
         point_to_point: false,
-        strict: false,
+        one_attempt: false,
         epoch: Epoch(0),
         window: 0,
         label: 0,
@@ -133,13 +134,13 @@ impl Header {
     /// True for a frame that belongs to one attempt of an op, and means nothing to any other.
     #[inline]
     pub fn is_of_attempt(&self) -> bool {
-        !self.point_to_point && !self.strict && self.moves_an_op()
+        !self.point_to_point && !self.one_attempt && self.moves_an_op()
     }
 
     /// True for a frame that means nothing once a member of the op's group was lost.
     #[inline]
     pub fn ends_with_a_loss(&self) -> bool {
-        self.strict && self.moves_an_op()
+        self.one_attempt && self.moves_an_op()
     }
 
     fn moves_an_op(&self) -> bool {
@@ -169,7 +170,7 @@ impl Header {
         b[32..40].copy_from_slice(&self.op.seq.0.to_le_bytes());
         b[40..42].copy_from_slice(&self.label.to_le_bytes());
         b[42] = (POINT_TO_POINT * self.point_to_point as u8)
-            | (STRICT * self.strict as u8)
+            | (ONE_ATTEMPT * self.one_attempt as u8)
             | (WEIGHED * self.weighed as u8);
         b[44..48].copy_from_slice(&self.fingerprint.to_le_bytes());
         b[48..56].copy_from_slice(&self.returned_through.0.to_le_bytes());
@@ -195,7 +196,7 @@ impl Header {
             return Err(FrameError::TooLong(payload_len));
         }
         let (kind_of_op, weighed) = (b[42] & !WEIGHED, b[42] & WEIGHED != 0);
-        if kind_of_op > STRICT || b[LINK_BYTE] != 0 {
+        if kind_of_op > ONE_ATTEMPT || b[LINK_BYTE] != 0 {
             return Err(FrameError::Reserved);
         }
         Ok(Header {
@@ -208,7 +209,7 @@ impl Header {
                 seq: Seq(u64_at(32)),
             },
             point_to_point: kind_of_op == POINT_TO_POINT,
-            strict: kind_of_op == STRICT,
+            one_attempt: kind_of_op == ONE_ATTEMPT,
             epoch: Epoch(u32_at(20) as u64),
             window: u32_at(28),
             label: u16_at(40),
@@ -245,7 +246,7 @@ mod tests {
                     group: GroupId(group), generation: Generation(generation), tag: Tag(tag), seq: Seq(seq),
                 },
                 point_to_point: op_kind == 1,
-                strict: op_kind == 2,
+                one_attempt: op_kind == 2,
                 epoch: Epoch(epoch as u64),
                 window, label, fingerprint,
                 returned_through: Seq(returned),

@@ -47,6 +47,7 @@ bugs! {
     TheTurnedAwayAccuse,
     SealsDoNotWait,
     CompleteCallsAreKept,
+    ThreeCommitAsTwo,
 }
 
 #[cfg(feature = "planted-bugs")]

@@ -41,6 +41,8 @@ pub struct Limits {
     pub log_op_bytes_syscall: usize,
     /// Largest vector that commits by log over shared memory, where Done is cheap. Default 1 KiB.
     pub log_op_bytes_memory: usize,
+    /// Reduce-scatters and all-to-alls of two ranks need no Done up to so many bytes of all blocks.
+    pub pair_op_bytes: usize,
     /// Windows that a peer may be ahead of the oldest one that is open here. Default 1024.
     pub open_windows: usize,
     /// Outputs, and copies of inputs in place, are written past the cache from this size on, where they are not
@@ -68,6 +70,7 @@ impl Default for Limits {
             log_entries: 1024,
             log_op_bytes_syscall: 64 << 10,
             log_op_bytes_memory: 1 << 10,
+            pair_op_bytes: 64 << 10,
             open_windows: 1024,
             streaming_bytes: 8 << 20,
             digests: Digests::Sampled,
@@ -431,7 +434,7 @@ impl<P: Plan> Executor<P> {
         op.header = Header {
             op: op.id,
             point_to_point: op.pair.is_some(),
-            strict: call.is_strict(),
+            one_attempt: call.is_strict() || commit == Commit::Pair,
             epoch: state.epoch,
             fingerprint: op.descriptor.fingerprint(),
             ..Header::EMPTY

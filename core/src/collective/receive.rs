@@ -148,7 +148,7 @@ impl<P: Plan> Executor<P> {
     /// has but one.
     fn sender(&self, at: usize, link: usize, header: &Header) -> Option<usize> {
         let group = &self.shared.groups[self.ops[at].group.0];
-        let one_attempt = header.point_to_point || header.strict;
+        let one_attempt = header.point_to_point || header.one_attempt;
         let current = one_attempt || group.epoch.0 as u32 as u64 == header.epoch.0;
         (current || planted::has(Bug::FramesOfOldAttemptsAreTaken)).then(|| group.rank_of(link)).flatten()
     }
@@ -221,6 +221,7 @@ impl<P: Plan> Executor<P> {
             self.tell_mismatch(at, from);
             return None;
         }
+        op.note_epoch_of_peer(header);
         let is_beyond = header.window >= op.windows();
         if is_beyond && !op.descriptor.is_uneven() {
             self.shared.violations.push((link, "a window that the op does not have"));

@@ -58,8 +58,10 @@ impl<P: Plan> Executor<P> {
         }
         for at in self.active.clone() {
             let op = &self.ops[at];
-            let broken = op.is_strict() && !self.shared.groups[op.group.0].is_whole();
-            if !op.starts_again() && !broken {
+            let broken = !self.shared.groups[op.group.0].is_whole();
+            let ends =
+                if op.is_strict() { broken } else { op.starts_again() && (broken || !op.is_of_pair()) };
+            if !ends {
                 continue;
             }
             let op = &mut self.ops[at];
@@ -103,9 +105,9 @@ impl<P: Plan> Executor<P> {
     /// some had not, what goes on between two that are there could have been too much for them.
     fn settle_attempts(&mut self) {
         let Shared { owed, unentered, asking, groups, .. } = &mut self.shared;
-        // Of strict calls the receiver may keep what came before it had made the group: they are on the account
+        // Of calls with one attempt the receiver may keep what came before it had made the group: they are on the account
         // until it is heard of in that.
-        owed.retain(|owed| self.losses[owed.link].is_none() && (owed.pair.is_some() || owed.strict));
+        owed.retain(|owed| self.losses[owed.link].is_none() && (owed.pair.is_some() || owed.one_attempt));
         unentered.fill(0);
         asking.fill(false);
         owed.iter().for_each(|owed| unentered[owed.link] += owed.bytes);

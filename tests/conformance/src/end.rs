@@ -291,7 +291,7 @@ pub fn header(salt: u64, seq: u64, len: usize) -> Header {
             seq: Seq(seq),
         },
         point_to_point: mixed % 3 == 1,
-        strict: mixed % 3 == 2,
+        one_attempt: mixed % 3 == 2,
         epoch: Epoch((mixed >> 32) & 0xffff_ffff),
         window: (mixed >> 16) as u32,
         label: (mixed >> 24) as u16,

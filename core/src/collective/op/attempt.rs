@@ -7,6 +7,7 @@ use crate::collective::executor::{Limits, Shared};
 use crate::collective::group::GroupState;
 use crate::collective::slots::SlotPool;
 use crate::failpoint::{self, Point};
+use crate::frame::Header;
 use crate::plan::Plan;
 use crate::planted::{self, Bug};
 use std::time::Duration;
@@ -86,7 +87,7 @@ impl<P: Plan> OpState<P> {
         let Some(call) = &self.call else { return };
         let changes = call.collective.reduces() || matches!(call.collective, AllToAll | AllToAllV);
         let starts_again = match self.commit {
-            Commit::Done | Commit::Window | Commit::Group => true,
+            Commit::Done | Commit::Window | Commit::Group | Commit::Pair => true,
             Commit::Log => self.plan.as_ref().is_some_and(|plan| !plan.writes_once()),
             Commit::Local => false,
         };
@@ -166,6 +167,19 @@ impl<P: Plan> OpState<P> {
     /// it is no concern of theirs.
     pub(crate) fn starts_again(&self) -> bool {
         self.pair.is_none() && !self.is_strict()
+    }
+
+    /// Its attempt stands unless one of the two is lost.
+    pub(crate) fn is_of_pair(&self) -> bool {
+        self.commit == Commit::Pair && matches!(self.phase, Phase::Running | Phase::Stalled)
+    }
+
+    /// Two whose attempt stands may have begun in different epochs: both name the later one.
+    pub(crate) fn note_epoch_of_peer(&mut self, header: &Header) {
+        let ahead = (header.epoch.0 as u32).wrapping_sub(self.given_in.0 as u32);
+        if self.commit == Commit::Pair && ahead <= u32::MAX / 2 {
+            self.given_in.0 += u64::from(ahead);
+        }
     }
 
     /// A collective that tolerates no loss.

@@ -26,6 +26,9 @@ pub(crate) enum Commit {
     Window,
     /// With the seal of its commit group.
     Group,
+    /// Of two ranks each is done for itself: none but the other could miss what it returned with, and once it is lost
+    /// nobody is left to agree with. So the attempt stands until one of them is lost, whatever befalls others.
+    Pair,
 }
 
 impl Commit {
@@ -43,6 +46,9 @@ impl Commit {
         let alone = group.present() == 1;
         if call.is_strict() || call.collective.is_point_to_point() || alone {
             return Commit::Local;
+        }
+        if Commit::is_of_pair(group, call, limits) {
+            return Commit::Pair;
         }
         let per_window = call.options.tolerance == Tolerance::PerWindow;
         if per_window && call.collective == Collective::AllReduce && plan.windows() > 1 {
@@ -62,6 +68,19 @@ impl Commit {
         let blocks = if call.collective == Collective::AllGather { group.members.len() } else { 1 };
         if blocks * call.count * call.dtype.size() <= limit { Commit::Log } else { Commit::Done }
     }
+
+    /// Small calls of two ranks that get different data. Each gets something of the other: by that it knows that both make
+    /// this call, and since when.
+    fn is_of_pair(group: &GroupState, call: &Call, limits: &Limits) -> bool {
+        let exchanges = matches!(call.collective, Collective::ReduceScatter | Collective::AllToAll);
+        let world = group.members.len();
+        let most = if planted::has(Bug::ThreeCommitAsTwo) { 3 } else { 2 };
+        let bytes = world * call.count * call.dtype.size();
+        exchanges
+            && world <= most
+            && (1..=limits.pair_op_bytes).contains(&bytes)
+            && !call.options.strict_commit
+    }
 }
 
 impl<P: Plan> OpState<P> {
@@ -72,7 +91,7 @@ impl<P: Plan> OpState<P> {
 
     pub(super) fn try_commit(&mut self, shared: &mut Shared, links: &mut Links) -> bool {
         match self.commit {
-            Commit::Local => self.end_well(shared),
+            Commit::Local | Commit::Pair => self.end_well(shared),
             Commit::Log => self.commit_by_log(shared, links),
             Commit::Done => self.commit_by_done(shared, links),
             Commit::Window => self.commit_windows(shared, links),
@@ -252,8 +271,8 @@ impl<P: Plan> OpState<P> {
             // Nothing is on the account of those who are lost.
             if self.eager[rank] > 0 && !self.entered[rank] && !shared.groups[self.group.0].is_lost(rank) {
                 let link = shared.groups[self.group.0].members[rank];
-                let (pair, strict) = (self.pair, self.header.strict);
-                shared.owed.push(Owed { op: self.id, pair, strict, link, bytes: self.eager[rank] });
+                let (pair, one_attempt) = (self.pair, self.header.one_attempt);
+                shared.owed.push(Owed { op: self.id, pair, one_attempt, link, bytes: self.eager[rank] });
             }
         }
     }

@@ -707,7 +707,7 @@ impl<P: Plan> OpState<P> {
 pub(crate) struct Owed {
     pub(crate) op: OpId,
     pub(crate) pair: Option<usize>,
-    pub(crate) strict: bool,
+    pub(crate) one_attempt: bool,
     pub(crate) link: usize,
     pub(crate) bytes: usize,
 }

@@ -463,7 +463,8 @@ impl Job {
 
     /// What a rank had returned from before it died, where that is promised to hold for all, is what the survivors have.
     fn check_certain(&self, rank: usize, tally: &mut Tally) {
-        for (at, op) in self.ops.iter().enumerate().filter(|(_, op)| op.is_certain()) {
+        let world = self.results.len();
+        for (at, op) in self.ops.iter().enumerate().filter(|(_, op)| op.is_certain(world)) {
             let Some(Ok(mine)) = &self.results[rank][at] else { continue };
             let is_same = |&other: &usize| match &self.results[other][at] {
                 Some(Ok(theirs)) => (&mine.absent, &mine.parts) == (&theirs.absent, &theirs.parts),

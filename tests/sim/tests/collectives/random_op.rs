@@ -306,10 +306,14 @@ impl Op {
     }
 
     /// What one rank was told to be done is so for all, whatever becomes of that rank.
-    pub(crate) fn is_certain(&self) -> bool {
-        use Collective::{AllGather, AllReduce, Barrier};
-        let may_be_logged = matches!(self.collective, AllReduce | AllGather | Barrier);
-        !self.is_strict() && (self.strict_commit || self.commit_group.is_some() || !may_be_logged)
+    pub(crate) fn is_certain(&self, world: usize) -> bool {
+        use Collective::{AllGather, AllReduce, AllToAll, Barrier, ReduceScatter};
+        let needs_no_done = match self.collective {
+            AllReduce | AllGather | Barrier => true,
+            ReduceScatter | AllToAll => world == 2,
+            _ => false,
+        };
+        !self.is_strict() && (self.strict_commit || self.commit_group.is_some() || !needs_no_done)
     }
 
     /// Everybody was told the same: who contributed and who did not, or which loss ended it. Where no loss is

@@ -244,6 +244,7 @@ mod planted {
             FinalWindowsAreRestored,
             WhoHoldsPartHoldsAll,
             CompleteCallsAreKept,
+            ThreeCommitAsTwo,
         ];
         let hidden: Vec<Bug> = bugs.into_iter().filter(|bug| !shows(bug)).collect();
         assert!(hidden.is_empty(), "{hidden:?}");
