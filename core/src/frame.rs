@@ -11,7 +11,7 @@ pub const HEADER_BYTES: usize = 64;
 /// The byte of an encoded header that is left to links: always 0, so that a link may use it if it puts the 0 back.
 pub const LINK_BYTE: usize = 43;
 /// Version of the data-plane format; peers of different versions refuse each other at hello.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 const MAGIC: u16 = 0x5244;
 /// Kinds of ops that a header tells apart: at most one bit is set.
 const POINT_TO_POINT: u8 = 1;

@@ -30,6 +30,8 @@ const SLEEPING: u64 = 256;
 const REVOKED: u64 = 384;
 /// Number of the region that is the ring.
 const RING_ID: u64 = u64::MAX;
+/// What marks a record with which the writer starts over.
+const STARTS_OVER: u8 = 2;
 const SHRINK: u32 = 2;
 const ALL_SEALS: u32 = 15;
 /// Within so many polls a link looks at its socket.
@@ -58,6 +60,9 @@ impl Receiver for Peer {
 
     fn arrived(&mut self, _: usize, header: &Header, payload: Payload) -> bool {
         let Payload::View(view, token) = payload else { unreachable!("nothing was placed") };
+        while self.read(self.head, HEADER_BYTES)[LINK_BYTE] == STARTS_OVER {
+            self.head = (self.head / RING as u64).wrapping_add(1).wrapping_mul(RING as u64);
+        }
         let mut head = self.read(self.head, HEADER_BYTES);
         let mark = std::mem::take(&mut head[LINK_BYTE]);
         assert_eq!(Header::decode(&head.try_into().expect("64 bytes")), Ok(*header));
@@ -119,6 +124,15 @@ impl Peer {
         self.write(self.tail.wrapping_add(HEADER_BYTES as u64), payload);
         let body = if in_place { HEADER_BYTES } else { pad(len) };
         self.tail = self.tail.wrapping_add((HEADER_BYTES + body) as u64);
+        self.count(TAIL, self.tail);
+    }
+
+    /// The rest of the lap is left out.
+    fn start_over(&mut self) {
+        let mut header = Header::EMPTY.encode();
+        header[LINK_BYTE] = STARTS_OVER;
+        self.write(self.tail, &header);
+        self.tail = (self.tail / RING as u64).wrapping_add(1).wrapping_mul(RING as u64);
         self.count(TAIL, self.tail);
     }
 
@@ -197,7 +211,7 @@ fn happens((what, a, b, bytes): Event<'_>, peer: &mut Peer, near: &mut Near) -> 
         let op = ronde_core::OpId { seq: Seq(a), ..Header::EMPTY.op };
         Header { payload_len, label: b, op, ..Header::EMPTY }.encode()
     };
-    match what % 16 {
+    match what % 17 {
         0 | 1 => peer.record(header(len as u32 % 5000), false, bytes, len % 5000),
         2 => {
             let descriptor = [(a & 3).to_le_bytes(), (a >> 2 & 0x3fff).to_le_bytes()].concat();
@@ -219,6 +233,7 @@ fn happens((what, a, b, bytes): Event<'_>, peer: &mut Peer, near: &mut Near) -> 
         12 => peer.say(if a & 7 == 0 { b"B" } else { b"W" }, &[]),
         13 => near.submit(peer, len % 9000, a & 1 == 1),
         14 => near.release(peer),
+        15 => peer.start_over(),
         _ if b & 1 == 1 => {
             if near.link.prepare_sleep() {
                 near.link.cancel_sleep();
@@ -237,7 +252,7 @@ fn begins_badly(peer: &mut Peer, near: UnixStream, (what, a, b, bytes): Event<'_
         _ => peer.say(bytes, &vec![&peer.file; usize::from(b) % 8]),
     }
     peer.stream.shutdown(Shutdown::Write).expect("connected");
-    let options = ShmOptions { ring_bytes: RING };
+    let options = ShmOptions { ring_bytes: RING, short_lap: RING / 8 };
     let started = Instant::now();
     let link = ShmLink::connect(0, near, &options, Arc::default(), started + Duration::from_secs(9));
     assert!(started.elapsed() < Duration::from_secs(5), "it waited for somebody who has gone");
@@ -252,7 +267,8 @@ fuzz_target!(|input: (Option<Event<'_>>, Vec<Event<'_>>)| {
         return begins_badly(&mut peer, here, event);
     }
     peer.say(&[&b"R"[..], &RING_ID.to_le_bytes(), &(RING as u64).to_le_bytes()].concat(), &[&peer.file]);
-    let (options, registry) = (ShmOptions { ring_bytes: RING }, Arc::<Registry>::default());
+    let (options, registry) =
+        (ShmOptions { ring_bytes: RING, short_lap: RING / 8 }, Arc::<Registry>::default());
     let deadline = Instant::now() + Duration::from_secs(9);
     let link = ShmLink::connect(0, here, &options, registry.clone(), deadline).expect("a good beginning");
     let mut near = Near { link, registry, buffers: Vec::new(), cookie: 0 };

@@ -148,10 +148,11 @@ impl Linker {
                 }
             }
         }
+        let local_peers = links::local_peers(view, self.identity.peer);
         // In the order of ranks on every side, so that nobody waits for one who waits for another.
         for member in &view.members {
             if member.peer != self.identity.peer && !self.linked.contains_key(&member.peer) {
-                self.open(member, deadline).map_err(|error| Unlinked::To(member.id, error))?;
+                self.open(member, local_peers, deadline).map_err(|error| Unlinked::To(member.id, error))?;
             }
         }
         Ok(())
@@ -237,11 +238,11 @@ impl Linker {
         }
     }
 
-    fn open(&mut self, member: &MemberInfo, deadline: Instant) -> Result<()> {
+    fn open(&mut self, member: &MemberInfo, local_peers: usize, deadline: Instant) -> Result<()> {
         let sockets = self.sockets.remove(&member.peer).unwrap_or_default();
         let deadline = deadline.min(Instant::now() + SETUP_PATIENCE);
         let number = member.id.index();
-        let link = links::open(&self.config, number, sockets, &self.registry, deadline);
+        let link = links::open(&self.config, number, sockets, &self.registry, local_peers, deadline);
         let link =
             link.map_err(|e| Error::join(format!("no link to the peer on host {}: {e}", member.host)))?;
         self.linked.insert(member.peer, member.id);

@@ -40,12 +40,13 @@ const SILENCES: u32 = 2;
 /// And to which so much was sent in vain.
 const SILENT_RETRIES: u32 = 3;
 
-/// Opens the link to a member: shared memory where both run on one machine and it is allowed, else TCP.
+/// Opens the link to a member: shared memory where both run on one machine, as one of so many, and it is allowed, else TCP.
 pub(crate) fn open(
     config: &Config,
     peer: usize,
     sockets: PeerSockets,
     registry: &Arc<Registry>,
+    local_peers: usize,
     deadline: std::time::Instant,
 ) -> Result<(Box<dyn Link>, LinkState), String> {
     let duplicate = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|e| e.to_string());
@@ -53,8 +54,9 @@ pub(crate) fn open(
         && config.allows_transport("shm")
     {
         let descriptor = Some(duplicate(socket.as_fd())?);
-        let link = ShmLink::connect(peer, socket, &ShmOptions::default(), registry.clone(), deadline)
-            .map_err(|e| e.to_string())?;
+        let link =
+            ShmLink::connect(peer, socket, &ShmOptions::among(local_peers), registry.clone(), deadline)
+                .map_err(|e| e.to_string())?;
         return Ok((Box::new(link), LinkState::new("shm", descriptor)));
     }
     if sockets.tcp.is_empty() {

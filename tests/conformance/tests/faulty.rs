@@ -32,7 +32,7 @@ mod shared_memory {
     use ronde_conformance::{Faults, conformance, shm_pair};
     use ronde_shm::ShmOptions;
 
-    conformance!(shm_pair(&ShmOptions { ring_bytes: 64 << 10 }).faulty(Faults {
+    conformance!(shm_pair(&ShmOptions { ring_bytes: 64 << 10, short_lap: 4 << 10 }).faulty(Faults {
         seed: 3,
         full: 60,
         hold: 100,

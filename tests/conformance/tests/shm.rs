@@ -12,7 +12,7 @@ mod small_ring {
     use ronde_conformance::{conformance, shm_pair};
     use ronde_shm::ShmOptions;
 
-    conformance!(shm_pair(&ShmOptions { ring_bytes: 64 << 10 }));
+    conformance!(shm_pair(&ShmOptions { ring_bytes: 64 << 10, short_lap: 4 << 10 }));
 }
 
 mod registered_memory {
@@ -26,7 +26,7 @@ mod registered_memory_beside_a_small_ring {
     use ronde_conformance::{conformance, registered_pair};
     use ronde_shm::ShmOptions;
 
-    conformance!(registered_pair(&ShmOptions { ring_bytes: 64 << 10 }, true));
+    conformance!(registered_pair(&ShmOptions { ring_bytes: 64 << 10, short_lap: 4 << 10 }, true));
 }
 
 mod registered_memory_at_one_end {

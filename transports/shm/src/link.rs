@@ -28,15 +28,26 @@ const STUCK_POLLS: u32 = 64;
 const MOST_REGIONS: usize = 1 << 16;
 /// Records handed over per poll.
 const RECORDS_PER_POLL: usize = 64;
-/// Byte of a header that marks a record as a descriptor of registered memory.
-const IN_PLACE_MARK: usize = LINK_BYTE;
+/// Byte of a header that says what a record is: the payload follows...
+const MARK: usize = LINK_BYTE;
+/// ...or a descriptor of registered memory that it is in...
+const IN_PLACE: u8 = 1;
+/// ...or nothing: the ring goes on at its beginning.
+const START_OVER: u8 = 2;
 
 /// Sizes of a link.
 #[derive(Clone, Debug)]
 pub struct ShmOptions {
     /// Bytes of each direction's ring, a power of two of at least 64 KiB. Default 1 MiB.
     pub ring_bytes: usize,
+    /// A ring starts over at its beginning once so much of it was given back. Default all of it.
+    pub short_lap: usize,
 }
+
+/// What the rings of a machine may take of its caches.
+const CACHED_BYTES: usize = 4 << 20;
+/// Starting over costs a record, and a look at a counter of the peer's.
+const SHORTEST_LAP: usize = 64 << 10;
 
 /// Largest payload beside a ring of this size: several fit, so that one can be filled while another is read.
 const fn max_payload(ring_bytes: usize) -> usize {
@@ -44,6 +55,13 @@ const fn max_payload(ring_bytes: usize) -> usize {
 }
 
 impl ShmOptions {
+    /// For the links among so many processes of a machine. Each of two had better go round all of its ring, of whose lines the
+    /// other's cache has given up most by then; the rings of many would push all else out of the caches.
+    pub fn among(processes: usize) -> ShmOptions {
+        let rings = processes.saturating_mul(processes.saturating_sub(1)).max(1);
+        ShmOptions { short_lap: (CACHED_BYTES / rings).max(SHORTEST_LAP), ..ShmOptions::default() }
+    }
+
     /// Largest payload of one frame.
     pub fn max_payload(&self) -> usize {
         max_payload(self.ring())
@@ -56,7 +74,7 @@ impl ShmOptions {
 
 impl Default for ShmOptions {
     fn default() -> ShmOptions {
-        ShmOptions { ring_bytes: 1 << 20 }
+        ShmOptions { ring_bytes: 1 << 20, short_lap: 1 << 20 }
     }
 }
 
@@ -129,7 +147,7 @@ impl ShmLink {
             theirs,
             socket,
             registry,
-            writer: Writer::new(ring_bytes),
+            writer: Writer::new(ring_bytes, options.short_lap.min(ring_bytes)),
             pending: VecDeque::with_capacity(64),
             reader: Reader::new(ring_bytes),
             woken: 0,
@@ -177,6 +195,11 @@ impl ShmLink {
 
     /// Where a record of so many bytes may be written, if anywhere.
     fn room(&mut self, bytes: usize) -> Option<u64> {
+        if let Some(from) = self.writer.start_over(bytes, Self::counters(&self.theirs)) {
+            let mut head = Header::EMPTY.encode();
+            head[MARK] = START_OVER;
+            self.ring_at(&self.mine, from, HEADER_BYTES).fill_from(&head);
+        }
         self.writer.room(bytes, Self::counters(&self.theirs))
     }
 
@@ -209,7 +232,7 @@ impl ShmLink {
             }
         }
         let mut head = header.encode();
-        head[IN_PLACE_MARK] = 1;
+        head[MARK] = IN_PLACE;
         let record = self.ring_at(&self.mine, position, 2 * HEADER_BYTES);
         record.fill_from(&head);
         record.slice(HEADER_BYTES, 8).fill_from(&buffer.id.to_le_bytes());
@@ -314,19 +337,25 @@ impl ShmLink {
         }
         let mut head = [0u8; HEADER_BYTES];
         head.copy_from_slice(self.ring_at(&self.theirs, start, HEADER_BYTES).bytes());
-        let in_place = std::mem::take(&mut head[IN_PLACE_MARK]);
+        let mark = std::mem::take(&mut head[MARK]);
         let header = Header::decode(&head)?;
         let len = header.payload_len as usize;
-        let body = match in_place {
+        let body = match mark {
             0 => pad(len),
-            1 => HEADER_BYTES,
+            IN_PLACE => HEADER_BYTES,
+            START_OVER if header == Header::EMPTY => {
+                let starts_over_within = self.reader.start_over() <= tail;
+                return starts_over_within
+                    .then_some(())
+                    .ok_or(violation("a lap longer than what was published"));
+            }
             _ => return Err(violation("an unknown kind of record")),
         };
         let end = start + (HEADER_BYTES + body) as u64;
         if end > tail {
             return Err(violation("a record longer than what was published"));
         }
-        let payload = match in_place {
+        let payload = match mark {
             0 => self.ring_at(&self.theirs, start + HEADER_BYTES as u64, len),
             _ => self.their_memory(start + HEADER_BYTES as u64, len)?,
         };

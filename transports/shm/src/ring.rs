@@ -4,6 +4,9 @@
 //! in `consumed`; both only grow, and each lives in memory that only its owner writes. A byte at position
 //! p lies at p modulo the capacity. The writer may fill up to `consumed + capacity`.
 //!
+//! Memory that was used a moment ago is in the caches, so a writer does not go round all of a ring that is mostly empty:
+//! once enough of a *lap* (one time round) was given back it starts over, with a record that stands for the rest of the lap.
+//!
 //! Publishing stores with release after the bytes are written; the reader loads with acquire before it
 //! reads them; giving back likewise. Before it sleeps, a side raises its `sleeping` counter to an odd
 //! value and looks once more; a side that published looks at the other's counter. Both put a sequentially
@@ -104,11 +107,34 @@ pub(crate) struct Writer {
     tail: u64,
     /// Of those, what the reader was last seen to have given back.
     room_from: u64,
+    /// So much of a lap has to be given back before the next may start early.
+    short_lap: u64,
+    /// The position from which it is worth looking whether it was.
+    look_at: u64,
 }
 
 impl Writer {
-    pub(crate) fn new(capacity: usize) -> Writer {
-        Writer { capacity: capacity as u64, tail: 0, room_from: 0 }
+    pub(crate) fn new(capacity: usize, short_lap: usize) -> Writer {
+        let (capacity, short_lap) = (capacity as u64, short_lap as u64);
+        Writer { capacity, tail: 0, room_from: 0, short_lap, look_at: short_lap }
+    }
+
+    /// Before a record of so many bytes is written: starts the next lap if that is worth it. A record that says so must then
+    /// be written at the position returned; it is published with the next.
+    pub(crate) fn start_over(&mut self, bytes: usize, reader: &Counters) -> Option<u64> {
+        if self.tail < self.look_at {
+            return None;
+        }
+        self.look_at = self.tail + self.short_lap / 4;
+        let (from, lap) = (self.tail, lap_of(self.tail, self.capacity));
+        let begun = from > lap;
+        let reusable = self.given_back(reader).saturating_sub(lap);
+        if !begun || reusable < self.short_lap.max(bytes as u64) {
+            return None;
+        }
+        self.tail = lap + self.capacity;
+        self.look_at = self.tail + self.short_lap;
+        Some(from)
     }
 
     /// Where a record of so many bytes may be written now; `None` while the reader has not given enough back.
@@ -137,6 +163,11 @@ impl Writer {
     pub(crate) fn has_news(&self, reader: &Counters) -> bool {
         reader.given_back().min(self.tail) > self.room_from
     }
+}
+
+/// Where the lap of a position began.
+fn lap_of(position: u64, capacity: u64) -> u64 {
+    position - position % capacity
 }
 
 /// The side of a ring that empties it.
@@ -178,6 +209,14 @@ impl Reader {
     pub(crate) fn take(&mut self, end: u64) -> u64 {
         self.head = end;
         self.outstanding.add(end)
+    }
+
+    /// The record that starts here says that the writer started over; returns where that ends.
+    pub(crate) fn start_over(&mut self) -> u64 {
+        let end = lap_of(self.head, self.capacity) + self.capacity;
+        let number = self.take(end);
+        self.give_back(number);
+        end
     }
 
     /// A record is not read any more. The writer hears of it with the next [`Reader::announce`].

@@ -68,20 +68,28 @@ impl Ring {
     }
 
     /// Writes its position into each record, as soon as there is room.
-    fn write_all(&self) {
-        let mut writer = Writer::new(Ring::WORDS);
-        for record in 0..world::RECORDS {
+    fn write_all(&self, mut writer: Writer) {
+        for _ in 0..world::RECORDS {
+            if let Some(position) = writer.start_over(1, &self.read) {
+                // SAFETY: as below.
+                self.at(position).with_mut(|word| unsafe { *word = STARTS_OVER });
+            }
             let position = loop {
                 match writer.room(1, &self.read) {
                     Some(position) => break position,
                     None => thread::yield_now(),
                 }
             };
-            assert_eq!(position, record);
             // SAFETY: the reader has given back what was there.
             self.at(position).with_mut(|word| unsafe { *word = position });
             assert_eq!(writer.publish(1, &self.written), position + 1);
         }
+    }
+
+    /// What a record holds that was published and was not given back.
+    fn holds(&self, position: u64) -> u64 {
+        // SAFETY: as the caller says.
+        self.at(position).with(|word| unsafe { *word })
     }
 
     fn await_published(&self, reader: &Reader, tail: u64) {
@@ -91,18 +99,25 @@ impl Ring {
     }
 
     fn assert_holds(&self, position: u64) {
-        // SAFETY: it was published and was not given back.
-        assert_eq!(self.at(position).with(|word| unsafe { *word }), position);
+        assert_eq!(self.holds(position), position);
     }
 }
 
-/// Runs a reader against the writer of a ring, in every order.
+/// What a record holds with which the writer starts over.
+const STARTS_OVER: u64 = u64::MAX - 1;
+
+/// Runs a reader against the writer of a ring that goes round all of it, in every order.
 fn against_the_writer(read_all: impl Fn(&Ring, Reader) + Sync + Send + 'static) {
+    against(Ring::WORDS, read_all);
+}
+
+/// Runs a reader against the writer of a ring that may start over after so many words, in every order.
+fn against(short_lap: usize, read_all: impl Fn(&Ring, Reader) + Sync + Send + 'static) {
     model(move || {
         let ring = Ring::new();
         let write = {
             let ring = ring.clone();
-            thread::spawn(move || ring.write_all())
+            thread::spawn(move || ring.write_all(Writer::new(Ring::WORDS, short_lap)))
         };
         read_all(&ring, Reader::new(Ring::WORDS));
         write.join().unwrap();
@@ -120,6 +135,30 @@ fn the_writer_goes_round_behind_the_reader() {
             let number = reader.take(position + 1);
             reader.give_back(number);
             assert!(reader.announce(&ring.read), "news for the writer");
+        }
+        assert!(reader.has_read_all(&ring.written) && reader.holds_none());
+    });
+}
+
+/// The writer starts over as soon as there is something to write over, and then finds all of the ring free again.
+#[test]
+fn the_writer_starts_over() {
+    against(1, |ring, mut reader| {
+        let mut records = 0;
+        while records < world::RECORDS {
+            let position = reader.head();
+            ring.await_published(&reader, position + 1);
+            if ring.holds(position) == STARTS_OVER {
+                let end = reader.start_over();
+                assert!(end > position && end.is_multiple_of(Ring::WORDS as u64), "{position} to {end}");
+                ring.await_published(&reader, end + 1);
+            } else {
+                ring.assert_holds(position);
+                let number = reader.take(position + 1);
+                reader.give_back(number);
+                records += 1;
+            }
+            reader.announce(&ring.read);
         }
         assert!(reader.has_read_all(&ring.written) && reader.holds_none());
     });
@@ -176,7 +215,7 @@ fn no_wake_up_is_lost() {
         let publish = {
             let (published, sleeping) = (published.clone(), sleeping.clone());
             thread::spawn(move || {
-                Writer::new(Ring::WORDS).publish(1, &published);
+                Writer::new(Ring::WORDS, Ring::WORDS).publish(1, &published);
                 sleeping.must_wake(0).is_some()
             })
         };
@@ -229,7 +268,7 @@ fn positions_that_cannot_be() {
     reader.give_back(number);
     assert_eq!(reader.published(&theirs), Some(65));
 
-    let mut writer = Writer::new(64);
+    let mut writer = Writer::new(64, 64);
     assert_eq!(writer.publish(48, &mine), 48);
     assert_eq!(writer.room(17, &theirs), None);
     theirs.give_back(u64::MAX);
