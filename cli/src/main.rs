@@ -101,6 +101,7 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         keep_going: args.keep_going,
         restarts: args.restarts,
         quiet: false,
+        alike: None,
         grace: Duration::from_secs(u64::from(args.grace)),
     };
     launch::run(&job).map(ExitCode::from)

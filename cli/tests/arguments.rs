@@ -130,3 +130,21 @@ fn requests_that_cannot_be_met_end_with_6() {
         assert!(!output.stderr.is_empty(), "ronde {line} says nothing");
     }
 }
+
+/// All ranks find it out for themselves, in any order: one says so, and is not ended before it has.
+#[test]
+fn what_is_wrong_on_all_ranks_is_said_once() {
+    for (line, reason) in [
+        ("bench all-reduce --ranks 4 -b 8 -e 8 --algorithm foo", "foo"),
+        ("bench broadcast --ranks 4 -b 8 -e 8 -r 5", "root"),
+        ("bench all-reduce --ranks 2 -b 8 -e 8 -o band", "band"),
+    ] {
+        for _ in 0..6 {
+            let output = ronde(line);
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(6), "ronde {line}: {text}");
+            assert_eq!(text.matches("ronde (rank 0): ").count(), 1, "ronde {line}: {text}");
+            assert!(text.contains(reason), "ronde {line}: {text}");
+        }
+    }
+}

@@ -229,7 +229,7 @@ pub struct Part {
 #[must_use]
 #[non_exhaustive]
 pub struct Outcome {
-    /// View in which it committed.
+    /// View in which it committed. Of a small reduce-scatter or all-to-all of two ranks, in which the later of them began it.
     pub epoch: Epoch,
     /// Safe points that had changed the members before it was made.
     pub generation: Generation,

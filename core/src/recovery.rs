@@ -14,6 +14,8 @@
 //!
 //! A broadcast whose root was lost starts again from a survivor that holds all of it.
 //!
+//! Calls of two that each commit for itself stand while both are there, whatever is said of them here.
+//!
 //! Ops that start again commit by Done, on every rank and also where they had not been started yet: the plan
 //! says up to which op of each tag.
 

@@ -322,6 +322,9 @@ impl Config {
     /// Transports to use, of `shm` and `tcp`. Default both.
     pub fn transports<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Result<Config> {
         self.transports = names.into_iter().filter(|n| !n.is_empty()).map(str::to_owned).collect();
+        if self.transports.is_empty() {
+            return Err(Error::join("no transport is named: there are shm and tcp".to_owned()));
+        }
         for name in &self.transports {
             if !["shm", "tcp"].contains(&name.as_str()) {
                 return Err(Error::join(format!("unknown transport \"{name}\": there are shm and tcp")));

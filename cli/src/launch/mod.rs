@@ -39,6 +39,8 @@ pub(crate) struct Job {
     pub(crate) grace: Duration,
     /// Says nothing of how processes end.
     pub(crate) quiet: bool,
+    /// With this code all processes end for the same reason, and one of them says it: none is ended before it has.
+    pub(crate) alike: Option<u8>,
 }
 
 impl Default for Job {
@@ -51,6 +53,7 @@ impl Default for Job {
             restarts: 0,
             grace: Duration::from_secs(5),
             quiet: false,
+            alike: None,
         }
     }
 }
@@ -226,6 +229,10 @@ impl Launcher<'_> {
         if self.replace(rank, status) {
             return;
         }
+        if self.job.alike == Some(code) {
+            self.first_failure = Some(code);
+            return self.set_deadline();
+        }
         // After a signal to the launcher their end is no news.
         if !self.interrupted && !self.job.quiet {
             let others = if self.job.keep_going { "" } else { "; ending the others" };
@@ -306,7 +313,8 @@ fn forward(
 
 /// Starts this program again as `ranks` processes with the same arguments, and returns their code.
 pub(crate) fn spawn_self(ranks: u32) -> Result<u8> {
-    let job = Job { command: own_command()?, ranks, ..Job::default() };
+    let alike = Some(Code::InvalidUsage as u8);
+    let job = Job { command: own_command()?, ranks, alike, ..Job::default() };
     run(&job)
 }
 

@@ -59,8 +59,7 @@ impl<P: Plan> Executor<P> {
         for at in self.active.clone() {
             let op = &self.ops[at];
             let broken = !self.shared.groups[op.group.0].is_whole();
-            let ends =
-                if op.is_strict() { broken } else { op.starts_again() && (broken || !op.is_of_pair()) };
+            let ends = if op.is_strict() { broken } else { op.starts_again() && (broken || !op.stands()) };
             if !ends {
                 continue;
             }

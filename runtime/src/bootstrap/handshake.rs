@@ -26,6 +26,10 @@ const MAGIC: &[u8; 6] = b"RONDE\0";
 const VERSION: u8 = 4;
 /// First byte of the answer to a good proof.
 const WELCOME: u8 = 1;
+/// The first byte of what a server says to a wrong token.
+const REFUSED: u8 = 0;
+/// Set in the first byte of every nonce, so that it is neither text nor a version.
+const NO_TEXT: u8 = 0x80;
 /// Most connections between two members.
 pub(crate) const MAX_STREAMS: u8 = 64;
 /// How long a connection may take to prove itself.
@@ -130,8 +134,10 @@ pub(crate) fn introduce<S: Read + Write>(
     stream.write_all(&own)?;
     let mut answer = [0u8; 33];
     stream.read_exact(&mut answer)?;
-    if answer[0] != WELCOME {
-        return Err(refused("the other side does not accept this token (RONDE_TOKEN)"));
+    match answer[0] {
+        WELCOME => {}
+        REFUSED => return Err(refused("the other side does not accept this token (RONDE_TOKEN)")),
+        _ => return Err(no_ronde(&nonce)),
     }
     let proof = identity.proof(b"server", &preamble, &nonce);
     proof
@@ -161,8 +167,8 @@ fn read_nonce<S: Read>(stream: &mut S) -> io::Result<[u8; 32]> {
         _ if said.starts_with(MAGIC) && came > MAGIC.len() => {
             Err(foreign(said).unwrap_or_else(|| no_ronde(said)))
         }
-        // No Ronde says a part of its nonce, or one that is all text or begins as a preamble.
-        _ if is_text || ended.is_some() => Err(no_ronde(said)),
+        // No Ronde says a part of its nonce, or one that begins otherwise.
+        _ if is_text || ended.is_some() || answer[0] & NO_TEXT == 0 => Err(no_ronde(said)),
         _ => Ok(answer),
     }
 }
@@ -198,12 +204,11 @@ pub(crate) fn receive<S: Read + Write>(stream: &mut S, identity: &Identity) -> i
     let introduction = read_preamble(&preamble)?;
     let mut nonce = [0u8; 32];
     fill_random(&mut nonce).map_err(io::Error::other)?;
-    // So that it is neither text nor a version.
-    nonce[0] |= 0x80;
+    nonce[0] |= NO_TEXT;
     stream.write_all(&nonce)?;
     let mut proof = [0u8; 32];
     stream.read_exact(&mut proof)?;
-    let mut answer = [0u8; 33];
+    let mut answer = [REFUSED; 33];
     if identity.proof(b"client", &preamble, &nonce).verify_slice(&proof).is_err() {
         stream.write_all(&answer)?;
         return Err(refused("a peer with a wrong token"));
@@ -354,7 +359,7 @@ mod tests {
         let (mut a, mut b) = UnixStream::pair().unwrap();
         let mirror = std::thread::spawn(move || {
             b.read_exact(&mut [0u8; 64]).unwrap();
-            b.write_all(&[7u8; 32]).unwrap();
+            b.write_all(&[0x87; 32]).unwrap();
             let mut answer = [WELCOME; 33];
             b.read_exact(&mut answer[1..]).unwrap();
             b.write_all(&answer).unwrap();
@@ -362,6 +367,18 @@ mod tests {
         let error = introduce(&mut a, &Identity::new("t", PeerId([1; 16])), Purpose::Control, 1).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
         mirror.join().unwrap();
+    }
+
+    /// A server of something else that says random bytes.
+    #[test]
+    fn noise_is_no_refusal() {
+        let (mut a, mut b) = UnixStream::pair().unwrap();
+        b.write_all(&[0x9c; 80]).unwrap();
+        let error = introduce(&mut a, &Identity::new("t", PeerId([1; 16])), Purpose::Control, 1).unwrap_err();
+        assert!(
+            error.kind() == io::ErrorKind::InvalidData && error.to_string().contains("not Ronde"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -422,6 +439,7 @@ mod tests {
             (b"220 mail\r\n", io::ErrorKind::InvalidData, "220 mail\""),
             (b"\x15\x03\x03\0\x02\x02\x32", io::ErrorKind::InvalidData, "\\x15"),
             (b"RONDE\0\x04\x02", io::ErrorKind::InvalidData, "RONDE"),
+            (&[0x13; 32], io::ErrorKind::InvalidData, "\\x13"),
             (b"", io::ErrorKind::UnexpectedEof, "without a word"),
         ] {
             let error = heard(answer).unwrap_err();

@@ -1,7 +1,7 @@
-//! After warm-up, collectives do not allocate on the threads that call them. The only test of this program,
-//! since it replaces the allocator.
+//! After warm-up, collectives do not allocate on the threads that call them, but for the lists of those with blocks of
+//! different sizes. The only test of this program, since it replaces the allocator.
 
-use ronde::{Config, Group, ReduceOp};
+use ronde::{Blocks, CallOptions, Config, Group, ReduceOp};
 use ronde_conformance::Counting;
 use ronde_multiprocess::free_port;
 
@@ -11,6 +11,8 @@ static ALLOCATOR: Counting = Counting;
 const OPS: u64 = 200;
 /// A peak of messages that came early may be higher than any before.
 const FEW: u64 = OPS / 40;
+/// Lists of lengths and offsets travel with a call, whatever it moves: of what is sent, of what is received, and in the plan.
+const LISTS: u64 = 10 * OPS;
 
 /// Runs an op often: at first to warm up, then counted. Returns the allocations of the calmest of some runs.
 fn count(mut op: impl FnMut()) -> u64 {
@@ -43,6 +45,29 @@ fn measure(group: &Group) -> Vec<(String, u64)> {
         add("all_to_all", count(|| drop(group.all_to_all(&input, &mut data).unwrap())));
         add("broadcast", count(|| drop(group.broadcast(&mut data, 0).unwrap())));
         add("barrier", count(|| drop(group.barrier().unwrap())));
+        add("reduce", count(|| drop(group.reduce(&input, &mut data, ReduceOp::Sum, 0).unwrap())));
+        add("gather", count(|| drop(group.gather(&block, &mut data, 0).unwrap())));
+        add("scatter", count(|| drop(group.scatter(&input, &mut block, 0).unwrap())));
+        let options = CallOptions::default();
+        let (next, before) = ((group.rank() + 1) % group.size(), (group.rank() + 2) % group.size());
+        let first = group.rank() == 0;
+        add(
+            "messages",
+            count(|| {
+                // One after another around the circle, so that none waits for itself.
+                if first {
+                    drop(group.send(&input[..elements], next, &options).unwrap());
+                }
+                drop(group.recv(&mut block, before, &options).unwrap());
+                if !first {
+                    drop(group.send(&block, next, &options).unwrap());
+                }
+            }),
+        );
+        let blocks = Blocks::dense(&(0..ranks).map(|rank| elements - rank % 2).collect::<Vec<_>>());
+        let own = elements - group.rank() as usize % 2;
+        let lists = count(|| drop(group.all_gather_v(&block[..own], &mut data, &blocks).unwrap()));
+        add("all_gather_v", lists.saturating_sub(LISTS));
     }
     counts
 }

@@ -216,7 +216,6 @@ impl ShmLink {
             return None;
         }
         let (buffer, offset) = self.registry.find(payload)?;
-        let Some(position) = self.room(2 * HEADER_BYTES) else { return Some(Submit::Full) };
         // One at a time: a peer that reads nothing would have a descriptor wait for it with each.
         if !self.socket.is_flushed() {
             return None;
@@ -231,6 +230,8 @@ impl ShmLink {
                 return None;
             }
         }
+        // Asked for last: what starts over has to be followed by the record that it was done for.
+        let Some(position) = self.room(2 * HEADER_BYTES) else { return Some(Submit::Full) };
         let mut head = header.encode();
         head[MARK] = IN_PLACE;
         let record = self.ring_at(&self.mine, position, 2 * HEADER_BYTES);
@@ -517,7 +518,14 @@ impl Link for ShmLink {
         self.announce_consumed();
         self.my_counters().start_sleep();
         let theirs = self.their_counters();
-        let news = !self.reader.has_read_all(theirs) || self.writer.has_news(theirs) || self.ended.is_some();
+        // Room that was asked for since the last poll may have taken note of it.
+        let theirs_given_back = theirs.given_back();
+        let is_sent = |&(end, _): &(u64, u64)| theirs_given_back >= end;
+        let unreported = self.pending.front().is_some_and(is_sent);
+        let news = !self.reader.has_read_all(theirs)
+            || self.writer.has_news(theirs)
+            || unreported
+            || self.ended.is_some();
         if news {
             self.writer.given_back(Self::counters(&self.theirs));
             self.empty_polls = POLLS_PER_LOOK;

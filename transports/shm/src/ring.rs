@@ -120,7 +120,8 @@ impl Writer {
     }
 
     /// Before a record of so many bytes is written: starts the next lap if that is worth it. A record that says so must then
-    /// be written at the position returned; it is published with the next.
+    /// be written at the position returned. It is published with the next, which is to be the one that room was asked for: there
+    /// may be none for a longer one before that is read.
     pub(crate) fn start_over(&mut self, bytes: usize, reader: &Counters) -> Option<u64> {
         if self.tail < self.look_at {
             return None;
@@ -129,7 +130,9 @@ impl Writer {
         let (from, lap) = (self.tail, lap_of(self.tail, self.capacity));
         let begun = from > lap;
         let reusable = self.given_back(reader).saturating_sub(lap);
-        if !begun || reusable < self.short_lap.max(bytes as u64) {
+        // What is still read in this lap keeps the next one short.
+        let is_read = from - self.room_from > self.short_lap / 2;
+        if !begun || is_read || reusable < self.short_lap.max(bytes as u64) {
             return None;
         }
         self.tail = lap + self.capacity;

@@ -113,7 +113,7 @@ impl<P: Plan> OpState<P> {
             self.phase = Phase::Frozen;
         }
         self.unload_windows(shared);
-        if self.is_strict() {
+        if self.header.one_attempt {
             self.keep_owed(shared);
         }
         self.enter_to.clear();
@@ -169,9 +169,10 @@ impl<P: Plan> OpState<P> {
         self.pair.is_none() && !self.is_strict()
     }
 
-    /// Its attempt stands unless one of the two is lost.
-    pub(crate) fn is_of_pair(&self) -> bool {
-        self.commit == Commit::Pair && matches!(self.phase, Phase::Running | Phase::Stalled)
+    /// Its attempt stands unless one of the two is lost, or they disagree: then they find that out again, as others do.
+    pub(crate) fn stands(&self) -> bool {
+        let disagrees = self.disagrees && matches!(self.phase, Phase::Stalled);
+        self.commit == Commit::Pair && matches!(self.phase, Phase::Running | Phase::Stalled) && !disagrees
     }
 
     /// Two whose attempt stands may have begun in different epochs: both name the later one.

@@ -1,6 +1,6 @@
 //! The end of an op: its commit (PROTOCOL, Commit without a coordinator), and what it gives back.
 
-use super::{OpState, Owed, Phase};
+use super::{NOTHING, OpState, Owed, Phase};
 use crate::call::Call;
 use crate::collective::executor::{Effect, Shared};
 use crate::collective::group::GroupState;
@@ -91,7 +91,8 @@ impl<P: Plan> OpState<P> {
 
     pub(super) fn try_commit(&mut self, shared: &mut Shared, links: &mut Links) -> bool {
         match self.commit {
-            Commit::Local | Commit::Pair => self.end_well(shared),
+            Commit::Local => self.end_well(shared),
+            Commit::Pair => self.end_for_itself(shared),
             Commit::Log => self.commit_by_log(shared, links),
             Commit::Done => self.commit_by_done(shared, links),
             Commit::Window => self.commit_windows(shared, links),
@@ -148,6 +149,17 @@ impl<P: Plan> OpState<P> {
                 true
             }
         }
+    }
+
+    /// What the other lacks is on its way. Until it has returned too a place in the log, with nothing in it, keeps this process
+    /// from leaving.
+    fn end_for_itself(&mut self, shared: &mut Shared) -> bool {
+        self.count_as_returned(shared);
+        if !self.is_over_for_others(shared) && shared.log.has_room(0) {
+            let Shared { log, pool, .. } = shared;
+            log.push((self.group, self.id.tag, self.id.seq), (&NOTHING, None), pool);
+        }
+        self.end_well(shared)
     }
 
     fn commit_by_log(&mut self, shared: &mut Shared, links: &mut Links) -> bool {
