@@ -137,7 +137,7 @@ fn what_is_wrong_on_all_ranks_is_said_once() {
     for (line, reason) in [
         ("bench all-reduce --ranks 4 -b 8 -e 8 --algorithm foo", "foo"),
         ("bench broadcast --ranks 4 -b 8 -e 8 -r 5", "root"),
-        ("bench all-reduce --ranks 2 -b 8 -e 8 -o band", "band"),
+        ("bench all-reduce --ranks 2 -b 8 -e 8 -o band", "operator"),
     ] {
         for _ in 0..6 {
             let output = ronde(line);
