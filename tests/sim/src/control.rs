@@ -432,8 +432,13 @@ impl Cluster {
     }
 
     fn resume(&mut self, process: usize, plan: &RecoveryPlan) {
-        let planner = self.planner(process);
-        let mut replan = |_: GroupIndex, call: &Call| planner.plan(call, call.input.overlaps(&call.output));
+        let whole = self.planner(process, self.peers[process].group);
+        let parts = self.peers[process].parts.iter();
+        let parts: Vec<_> = parts.map(|&(group, _)| (group, self.planner(process, group))).collect();
+        let mut replan = |group: GroupIndex, call: &Call| {
+            let part = parts.iter().find(|(part, _)| *part == group);
+            part.map_or(&whole, |(_, planner)| planner).plan(call, call.input.overlaps(&call.output))
+        };
         let peer = &mut self.peers[process];
         peer.follower.iter_mut().for_each(Follower::goes_on);
         peer.executor.resume(plan, Instant(self.now), &mut replan, &mut peer.links, self.kernels);

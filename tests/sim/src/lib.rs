@@ -150,7 +150,7 @@ impl Cluster {
     ) -> Result<OpHandle> {
         let source = self.peers[process].executor.redirect(group, &call);
         let planned = Call { peer: source.unwrap_or(call.peer), ..call.clone() };
-        let plan = self.planner(process).plan(&planned, in_place)?;
+        let plan = self.planner(process, group).plan(&planned, in_place)?;
         let (now, deadline) = (Instant(self.now), Instant(u64::MAX));
         let new = NewOp { group, call, plan, source, now, deadline, commit_group };
         let peer = &mut self.peers[process];
@@ -168,6 +168,23 @@ impl Cluster {
         let members = view.members.iter().map(|m| m.id.index()).collect();
         let new = NewGroup { formation, epoch, members, me, syscall_per_frame };
         self.peers[process].executor.add_group(new)
+    }
+
+    /// A process makes a group of these processes, itself among them, as by splitting.
+    pub fn split_off(&mut self, process: usize, members: &[usize]) -> GroupIndex {
+        let syscall_per_frame = self.network.syscall_per_frame();
+        let view = self.peers[process].view();
+        let formation = Formation { group: GroupId(78), generation: view.generation };
+        let (epoch, all) = (view.epoch, self.members(process));
+        let ranks: Vec<u32> =
+            (0..).zip(&all).filter(|(_, of)| members.contains(of)).map(|(at, _)| at).collect();
+        let me = ranks.iter().position(|&rank| all[rank as usize] == process).expect("it is a member");
+        let links = ranks.iter().map(|&rank| view.members[rank as usize].id.index()).collect();
+        let new = NewGroup { formation, epoch, members: links, me: Rank(me as u32), syscall_per_frame };
+        let peer = &mut self.peers[process];
+        let group = peer.executor.add_group(new);
+        peer.parts.push((group, ranks));
+        group
     }
 
     /// Polls and advances one process.

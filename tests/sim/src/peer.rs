@@ -22,6 +22,8 @@ pub struct Peer {
     /// By process: the number by which its link is known.
     pub(crate) numbers: Vec<Option<usize>>,
     pub(crate) group: GroupIndex,
+    /// Groups of some members: these by their ranks in the view.
+    pub(crate) parts: Vec<(GroupIndex, Vec<u32>)>,
     pub(crate) node: u32,
     /// A newcomer's first view, while it is linked.
     pub(crate) first_view: Option<View>,
@@ -97,6 +99,7 @@ impl Peer {
             links: Vec::new(),
             numbers: Vec::new(),
             group: GroupIndex::default(),
+            parts: Vec::new(),
             node,
             first_view: None,
             lost: Vec::new(),
@@ -121,8 +124,8 @@ impl Cluster {
         self.peers[process].view().members.iter().map(|m| process_of(m.peer)).collect()
     }
 
-    /// What a process plans calls with, among those that it knows to be there.
-    pub(crate) fn planner(&self, process: usize) -> Planner {
+    /// What a process plans calls of a group with, among those that it knows to be there.
+    pub(crate) fn planner(&self, process: usize, group: GroupIndex) -> Planner {
         let peer = &self.peers[process];
         let members = &peer.view().members;
         let node = |at: usize| self.peers[process_of(members[at].peer)].node;
@@ -130,13 +133,17 @@ impl Cluster {
             let nodes: Vec<u32> = ranks.iter().map(|&rank| node(rank as usize)).collect();
             Topology::new(&nodes, &vec![0; nodes.len()], &CostTable::default())
         };
-        let all: Vec<u32> = (0..members.len() as u32).collect();
-        let mut left = all.clone();
-        left.retain(|&rank| !peer.lost.contains(&members[rank as usize].id));
-        let survivors =
-            (left.len() < all.len()).then(|| Survivors::new(&left, topology(&left), self.tuning.clone()));
+        let part = peer.parts.iter().find(|(part, _)| *part == group);
+        let all: Vec<u32> =
+            part.map_or_else(|| (0..members.len() as u32).collect(), |(_, ranks)| ranks.clone());
+        let is_there = |rank: u32| !peer.lost.contains(&members[rank as usize].id);
+        let left: Vec<u32> = (0..).zip(&all).filter(|(_, rank)| is_there(**rank)).map(|(at, _)| at).collect();
+        let nodes_of = |left: &[u32]| left.iter().map(|&at| all[at as usize]).collect::<Vec<_>>();
+        let survivors = (left.len() < all.len())
+            .then(|| Survivors::new(&left, topology(&nodes_of(&left)), self.tuning.clone()));
+        let me = self.rank(process) as u32;
         Planner {
-            rank: self.rank(process) as u32,
+            rank: all.iter().position(|&rank| rank == me).expect("it is a member") as u32,
             world: all.len() as u32,
             topology: topology(&all),
             tuning: self.tuning.clone(),

@@ -11,6 +11,7 @@ mod disagreement;
 mod in_flight;
 mod job;
 mod losses;
+mod pairs;
 mod partitions;
 mod plans;
 mod random_op;

@@ -320,7 +320,9 @@ impl Op {
     /// tolerated some may be done before others hear of one, who all hear of the same.
     pub(crate) fn check_agreement(&self, told: &[&Result<Outcome>], what: &str) -> Told {
         let done = told.iter().filter_map(|told| told.as_ref().ok());
-        let mut done = done.map(|o| (o.contributors, &o.absent[..], &o.parts[..]));
+        // Those that tolerate no loss name the view in which each of them began.
+        let epoch = |o: &Outcome| (!self.is_strict()).then_some(o.epoch);
+        let mut done = done.map(|o| (epoch(o), o.contributors, &o.absent[..], &o.parts[..]));
         let mut failed = told.iter().filter_map(|told| told.as_ref().err()).map(Error::to_string);
         let (first_done, first_failed) = (done.next(), failed.next());
         assert!(done.all(|other| Some(other) == first_done), "{what}: {told:?}");
@@ -328,7 +330,7 @@ impl Op {
         assert!(self.is_strict() || first_done.is_none() || first_failed.is_none(), "{what}: {told:?}");
         match (first_failed, first_done) {
             (Some(error), _) => Told::Lost(error),
-            (None, Some((_, absent, parts))) => {
+            (None, Some((.., absent, parts))) => {
                 assert!(!self.is_strict() || absent.is_empty(), "{what}: done without {absent:?}");
                 Told::Done { absent: absent.to_vec(), in_parts: !parts.is_empty() }
             }
