@@ -90,10 +90,14 @@ impl Notes {
         text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 
-    /// The job has failed. The first word counts: what fails later fails because of it.
+    /// The job has failed. The first word counts: what fails later fails because of it. It is there as a whole when this
+    /// returns, whoever said it, so that a process may end all others then.
     pub(super) fn fail(&self, error: &anyhow::Error) {
-        if let Ok(mut file) = File::create_new(self.path("failure")) {
-            let _ = write!(file, "{}\n{error:#}", code_of(error) as u8);
+        let thread = std::thread::current().id();
+        let own = self.path(&format!("failure-{}-{thread:?}", std::process::id()));
+        let text = format!("{}\n{error:#}", code_of(error) as u8);
+        if std::fs::write(&own, text).is_ok() {
+            let _ = std::fs::hard_link(&own, self.path("failure"));
         }
     }
 
@@ -109,6 +113,44 @@ impl Drop for Notes {
     fn drop(&mut self) {
         if self.owns {
             let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Barrier;
+
+    /// Several find out at one time why the job fails, and each of them ends all others once it has said so.
+    #[test]
+    fn who_has_spoken_finds_a_whole_reason() {
+        for round in 0..50 {
+            let folder = tempfile::tempdir().unwrap();
+            let start = Barrier::new(4);
+            let told = |speaker: u32| {
+                let notes = Notes::in_folder(folder.path().to_owned());
+                let error = anyhow::anyhow!("{speaker} ").context("long ".repeat(5000));
+                start.wait();
+                notes.fail(&error);
+                notes.failure().map(|failure| failure.text)
+            };
+            let told: Vec<_> = std::thread::scope(|scope| {
+                let speakers: Vec<_> = (0..4)
+                    .map(|speaker| {
+                        scope.spawn({
+                            let told = &told;
+                            move || told(speaker)
+                        })
+                    })
+                    .collect();
+                speakers.into_iter().map(|speaker| speaker.join().unwrap()).collect()
+            });
+            let first = told[0].as_ref().expect("a reason");
+            assert!(
+                first.len() > 25_000 && told.iter().all(|text| text.as_ref() == Some(first)),
+                "round {round}"
+            );
         }
     }
 }
