@@ -92,6 +92,9 @@ pub enum LinkFailure {
     /// The connection was reset or another error of the operating system, by its number.
     #[error("operating system error {0}")]
     Os(i32),
+    /// The connection was cut, and what the peer lacks is not there any more.
+    #[error("the connection was cut, and the two sides cannot agree on how far they had come")]
+    Torn,
     /// The path to the peer's machine ended without a word.
     #[error("nothing comes back from the peer's machine: not even the network there answers")]
     Silent,
@@ -148,6 +151,12 @@ pub trait Link: Send {
     /// which it does for a process that is merely busy; `None` where it is not known.
     fn unanswered(&self) -> Option<u32> {
         None
+    }
+
+    /// Nothing comes back from the peer's machine: gives up the connections that there are, if others can take their places. False if
+    /// they cannot; else the next polls make them, or end the link.
+    fn reconnect(&mut self) -> bool {
+        false
     }
 
     /// Tells the peer that this side is about to block on [`Link::wake_source`] and wants to be

@@ -6,12 +6,14 @@
 //! * [`suite`]: the tests.
 //! * [`end`]: one end of a pair with frames to send, memory of its own and checks of what arrives.
 //! * [`faulty`]: the wrapper.
+//! * [`CutPair`]: TCP links whose connections are cut and replaced.
 //! * [`Memory`]: of what kind the payloads of an end lie in.
 //! * [`Counting`]: an allocator that counts, for tests that say what allocates nothing.
 #![deny(unsafe_code)]
 
 #[allow(unsafe_code, reason = "an allocator is an unsafe trait")]
 mod counting;
+mod cut;
 pub mod end;
 pub mod faulty;
 #[allow(unsafe_code, reason = "registered memory is lent as it is")]
@@ -21,6 +23,7 @@ pub mod suite;
 mod tcp;
 
 pub use counting::Counting;
+pub use cut::CutPair;
 pub use faulty::{Faults, FaultyLink};
 pub use memory::{Memory, Piece};
 pub use shm::{registered_pair, shm_pair};

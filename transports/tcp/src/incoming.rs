@@ -13,6 +13,10 @@ use rustix::io::{Errno, read, readv};
 use std::io::IoSliceMut;
 use std::net::TcpStream;
 
+/// The last bytes of a stream that its writer ends: without them the connection was cut.
+pub(crate) const FAREWELL: [u8; HEADER_BYTES] =
+    *b"GOODBYE\0GOODBYE\0GOODBYE\0GOODBYE\0GOODBYE\0GOODBYE\0GOODBYE\0GOODBYE\0";
+
 /// A poll of a stream ends after the read that reaches this many bytes, so that one busy peer does
 /// not keep the others waiting.
 const POLL_BYTES: usize = 1 << 20;
@@ -48,13 +52,17 @@ pub(crate) struct Incoming {
     /// Bytes of padding, or of a payload that nobody wants, before the next header.
     skip: usize,
     frame: Option<Frame>,
+    /// Bytes of the stream that have been read.
+    received: u64,
+    /// The stream ends in order.
+    is_over: bool,
 }
 
 impl Incoming {
     pub(crate) fn new(block_bytes: usize) -> Incoming {
         let arena = Arena::new(block_bytes.max(4096).next_multiple_of(HEADER_BYTES));
         let block = arena.segment(0, arena.len());
-        Incoming { block, _arena: arena, start: 0, end: 0, skip: 0, frame: None }
+        Incoming { block, _arena: arena, start: 0, end: 0, skip: 0, frame: None, received: 0, is_over: false }
     }
 
     /// Reads what is there, up to a bound, and hands complete frames over. Whatever was read is
@@ -84,6 +92,16 @@ impl Incoming {
         Ok(if total > 0 { Received::Some } else { Received::Nothing })
     }
 
+    /// How many bytes of the stream were read, over all its connections.
+    pub(crate) fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// True once the peer has said that nothing more comes.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
     /// Lets go of the placement in use, so that nothing is written to the receiver's memory any more.
     pub(crate) fn clear(&mut self) {
         self.frame = None;
@@ -109,6 +127,7 @@ impl Incoming {
             let asked = room.len();
             let got = read(socket, room)?;
             self.end += got;
+            self.received += got as u64;
             return Ok((asked, got));
         };
         let len = frame.target.len();
@@ -121,6 +140,7 @@ impl Incoming {
         let placed = got.min(len - frame.done);
         frame.done += placed;
         self.end = got - placed;
+        self.received += got as u64;
         Ok((asked, got))
     }
 
@@ -173,7 +193,17 @@ impl Incoming {
         let (bytes, _) = self.block.bytes()[self.start..self.end]
             .split_first_chunk::<HEADER_BYTES>()
             .expect("the caller saw a whole header");
-        let header = Header::decode(bytes)?;
+        if self.is_over {
+            return Err(LinkFailure::Violation("bytes after the end of the stream"));
+        }
+        let header = match Header::decode(bytes) {
+            Err(_) if *bytes == FAREWELL => {
+                self.is_over = true;
+                self.start += HEADER_BYTES;
+                return Ok(());
+            }
+            decoded => decoded?,
+        };
         self.start += HEADER_BYTES;
         if header.payload_len as usize > MAX_PAYLOAD {
             return Err(FrameError::TooLong(header.payload_len).into());

@@ -6,7 +6,8 @@
 //!
 //! * `outgoing`: a bounded outbox per link, from which streams with room pull frames.
 //! * `incoming`: a receive block and the frame being received, per stream.
-//! * `link`: the two together, and what ends a link.
+//! * `outlet`, `replay`, `resume`: streams that go on with another connection when one was cut.
+//! * `link`: all of these together, and what ends a link.
 //! * `answers`: whether the machine at the other end still says anything.
 #![forbid(unsafe_code)]
 
@@ -15,10 +16,14 @@ mod incoming;
 mod link;
 mod options;
 mod outgoing;
+mod outlet;
+mod replay;
+mod resume;
 mod sleep;
 
 pub use link::TcpLink;
 pub use options::{Congestion, TcpOptions};
+pub use resume::{Answer, Cut, Delivery, MAX_STREAMS, Mailbox, Resumption};
 
 /// Largest payload of one frame.
 pub const MAX_PAYLOAD: usize = 1 << 20;

@@ -1,8 +1,10 @@
 //! The link: streams, an outbox, and what ends it.
 
 use crate::answers::{self, Inode};
-use crate::incoming::{Incoming, Received};
+use crate::incoming::{FAREWELL, Incoming, Received};
 use crate::outgoing::{Batch, Outbox, Outgoing};
+use crate::outlet::Outlet;
+use crate::resume::{Answer, Cut, Delivery, MAX_STREAMS, Resumption};
 use crate::sleep::Watch;
 use crate::{MAX_PAYLOAD, TcpOptions, options};
 use ronde_core::Segment;
@@ -11,7 +13,7 @@ use ronde_core::transport::{
     Capabilities, Link, LinkFailure, Payload, Placement, Receiver, Submit, ViewToken, WakeSource,
 };
 use rustix::io::Errno;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
@@ -21,14 +23,27 @@ const SPREAD_BYTES: usize = 64 << 10;
 /// Polls that a closing link spends on what the peer still sent: bytes left unread would turn the
 /// orderly end into a reset, which can overtake this side's last frames.
 const CLOSING_POLLS: usize = 8;
+/// The same for a connection that is replaced by another: more than a receive buffer holds.
+const MOST_LAST_POLLS: usize = 1 << 12;
 
-/// One connection of a link.
+/// How a stream stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Condition {
+    Connected,
+    /// The peer has ended its direction.
+    Ended,
+    /// It waits for another connection.
+    Cut,
+}
+
+/// One stream of a link: a connection, or several after each other.
 struct Stream {
-    socket: TcpStream,
+    outlet: Outlet,
     batch: Batch,
     incoming: Incoming,
-    /// The peer has ended its direction.
-    ended: bool,
+    condition: Condition,
+    /// Which of its connections this is.
+    connection: u32,
     inode: Option<Inode>,
 }
 
@@ -44,7 +59,9 @@ pub struct TcpLink {
     /// A write failed. Frames that the peer sent before it went are delivered before this is told.
     send_failure: Option<LinkFailure>,
     failure: Option<LinkFailure>,
-    keepalive: Option<Duration>,
+    options: TcpOptions,
+    /// How streams that are cut get other connections, if they do.
+    resumption: Option<Resumption>,
 }
 
 impl TcpLink {
@@ -52,24 +69,56 @@ impl TcpLink {
     /// the number that the receiver is called with. With several sockets frames may overtake each
     /// other. Each socket may connect to any of the peer's.
     pub fn new(link: usize, streams: Vec<TcpStream>, options: &TcpOptions) -> io::Result<TcpLink> {
-        if streams.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a link needs at least one socket"));
+        TcpLink::of(link, streams, options, None)
+    }
+
+    /// A link whose streams go on with other connections if theirs are cut. Both sides make one so, with their sockets in the same
+    /// order. What is written costs a copy.
+    pub fn resumable(
+        link: usize,
+        streams: Vec<TcpStream>,
+        options: &TcpOptions,
+        resumption: Resumption,
+    ) -> io::Result<TcpLink> {
+        TcpLink::of(link, streams, options, Some(resumption))
+    }
+
+    fn of(
+        link: usize,
+        streams: Vec<TcpStream>,
+        options: &TcpOptions,
+        resumption: Option<Resumption>,
+    ) -> io::Result<TcpLink> {
+        if streams.is_empty() || streams.len() > MAX_STREAMS {
+            let text = format!("a link has 1 to {MAX_STREAMS} sockets, not {}", streams.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         for socket in &streams {
             options.apply(socket)?;
         }
-        let watch = if streams.len() > 1 { Some(Watch::new(streams.iter())?) } else { None };
-        let streams = streams.into_iter().map(|socket| Stream::new(socket, options)).collect();
-        let outbox = Outbox::new();
-        let keepalive = options.keepalive;
-        Ok(TcpLink { link, streams, outbox, watch, turn: 0, send_failure: None, failure: None, keepalive })
+        let resumes = resumption.is_some();
+        // A descriptor that stays the same whatever becomes of the connections.
+        let watch = if resumes || streams.len() > 1 { Some(Watch::new(streams.iter())?) } else { None };
+        let streams = streams.into_iter().map(|socket| Stream::new(socket, options, resumes)).collect();
+        let (outbox, options) = (Outbox::new(), options.clone());
+        Ok(TcpLink {
+            link,
+            streams,
+            outbox,
+            watch,
+            turn: 0,
+            send_failure: None,
+            failure: None,
+            options,
+            resumption,
+        })
     }
 
     /// What to poll before a sleep, as [`Link::wake_source`] numbers it; `None` after the end.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match &self.watch {
             Some(watch) => Some(watch.descriptor()),
-            None => Some(self.streams.first()?.socket.as_fd()),
+            None => Some(self.streams.first()?.outlet.socket()?.as_fd()),
         }
     }
 
@@ -80,7 +129,7 @@ impl TcpLink {
         }
         let count = self.streams.len();
         let first = if payload_len >= SPREAD_BYTES { self.turn } else { 0 };
-        let found = (0..count).map(|i| (first + i) % count).find(|&i| self.streams[i].batch.is_empty());
+        let found = (0..count).map(|i| (first + i) % count).find(|&i| self.streams[i].can_begin());
         if payload_len >= SPREAD_BYTES {
             self.turn = found.map_or(self.turn, |i| (i + 1) % count);
         }
@@ -89,24 +138,143 @@ impl TcpLink {
 
     fn advance(&mut self, receiver: &mut dyn Receiver) -> Result<bool, LinkFailure> {
         let link = self.link;
-        let mut moved = self.flush(&mut |cookie| receiver.sent(link, cookie));
-        for stream in self.streams.iter_mut().filter(|stream| !stream.ended) {
-            match stream.incoming.poll(&stream.socket, link, receiver)? {
-                Received::Some => moved = true,
-                Received::Nothing => {}
-                Received::End => {
-                    stream.ended = true;
-                    moved = true;
-                }
-            }
+        let mut moved = self.take_deliveries(receiver)?;
+        moved |= self.flush(&mut |cookie| receiver.sent(link, cookie));
+        for at in 0..self.streams.len() {
+            moved |= self.receive(at, receiver)?;
         }
-        if self.streams.iter().all(|stream| stream.ended) {
+        if self.streams.iter().all(|stream| stream.condition == Condition::Ended) {
             return Err(self.end());
         }
         match self.send_failure {
             Some(failure) if !moved => Err(failure),
             _ => Ok(moved),
         }
+    }
+
+    /// Reads what has come on a stream. Returns whether anything moved.
+    fn receive(&mut self, at: usize, receiver: &mut dyn Receiver) -> Result<bool, LinkFailure> {
+        let (link, resumes) = (self.link, self.resumption.is_some());
+        let stream = &mut self.streams[at];
+        if stream.condition != Condition::Connected {
+            return Ok(false);
+        }
+        match stream.poll(link, receiver) {
+            Ok(Received::Some) => Ok(true),
+            Ok(Received::Nothing) => match stream.outlet.failure() {
+                None => Ok(false),
+                Some(failure) => Ok(self.cut(at, failure)),
+            },
+            Ok(Received::End) if resumes && !stream.incoming.is_over() => {
+                Ok(self.cut(at, LinkFailure::Closed))
+            }
+            Ok(Received::End) => {
+                stream.condition = Condition::Ended;
+                Ok(true)
+            }
+            Err(failure) if resumes && is_of_connection(failure) => Ok(self.cut(at, failure)),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// The same until nothing more is there: what comes later on this connection is not read, and sent again on the next.
+    fn receive_all(&mut self, at: usize, receiver: &mut dyn Receiver) -> Result<(), LinkFailure> {
+        for _ in 0..MOST_LAST_POLLS {
+            if !self.receive(at, receiver)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets the connection of a stream and asks for another.
+    fn cut(&mut self, at: usize, failure: LinkFailure) -> bool {
+        let Some(resumption) = &self.resumption else { return false };
+        let stream = &mut self.streams[at];
+        stream.outlet.disconnect();
+        stream.condition = Condition::Cut;
+        stream.inode = None;
+        resumption.mailbox.set_cut(at, true);
+        let (connection, received) = (stream.connection, stream.incoming.received());
+        (resumption.redial)(Cut { stream: at as u8, connection, received, failure });
+        true
+    }
+
+    fn take_deliveries(&mut self, receiver: &mut dyn Receiver) -> Result<bool, LinkFailure> {
+        let Some(resumption) = &self.resumption else { return Ok(false) };
+        let mail = resumption.mailbox.take();
+        let moved = !mail.is_empty();
+        for delivery in mail {
+            match delivery {
+                Delivery::Offered { stream, connection, received, socket, answer } => {
+                    let at = usize::from(stream);
+                    if self.streams.get(at).is_some_and(|stream| connection > stream.connection) {
+                        // The other side reads nothing more of the one before.
+                        self.receive_all(at, receiver)?;
+                        self.take_up(at, connection, received, socket, Some(answer))?;
+                    }
+                }
+                Delivery::Connected { stream, connection, received, socket } => {
+                    let at = usize::from(stream);
+                    if self.streams.get(at).is_some_and(|stream| connection > stream.connection) {
+                        self.take_up(at, connection, received, socket, None)?;
+                    }
+                }
+                Delivery::Nudged { stream, connection } => {
+                    let at = usize::from(stream);
+                    if self.streams.get(at).is_some_and(|stream| stream.is_on(connection)) {
+                        self.receive_all(at, receiver)?;
+                        if self.streams[at].is_on(connection) {
+                            self.cut(at, LinkFailure::Silent);
+                        }
+                    }
+                }
+                Delivery::GivenUp { stream, connection, failure } => {
+                    let waits = |stream: &Stream| {
+                        stream.condition == Condition::Cut && stream.connection == connection
+                    };
+                    if self.streams.get(usize::from(stream)).is_some_and(waits) {
+                        return Err(failure);
+                    }
+                }
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Goes on with a stream over another connection.
+    fn take_up(
+        &mut self,
+        at: usize,
+        connection: u32,
+        received: u64,
+        socket: TcpStream,
+        answer: Option<Answer>,
+    ) -> Result<(), LinkFailure> {
+        let (Some(resumption), Some(watch)) = (&self.resumption, &mut self.watch) else { return Ok(()) };
+        let stream = &mut self.streams[at];
+        if stream.condition == Condition::Ended {
+            return Ok(());
+        }
+        let prepared = self.options.apply(&socket);
+        let inode = Inode::of(&socket);
+        // Closes the one before first: the kernel may give the new one its number.
+        stream.outlet.disconnect();
+        if !stream.outlet.reconnect(socket, received) {
+            return Err(LinkFailure::Torn);
+        }
+        (stream.condition, stream.connection, stream.inode) = (Condition::Connected, connection, inode);
+        resumption.mailbox.set_cut(at, false);
+        let Some(socket) = stream.outlet.socket() else { return Ok(()) };
+        let watched = prepared.and_then(|()| Ok(watch.replace(at, socket)?));
+        let answered = watched.and_then(|()| match answer {
+            Some(answer) => answer(socket, stream.incoming.received()),
+            None => Ok(()),
+        });
+        if let Err(error) = answered {
+            self.cut(at, LinkFailure::Os(error.raw_os_error().unwrap_or(Errno::IO.raw_os_error())));
+        }
+        Ok(())
     }
 
     /// The peer has ended every stream. A write to it may have failed since (EPIPE), which is part
@@ -120,11 +288,12 @@ impl TcpLink {
 
     fn flush(&mut self, sent: &mut dyn FnMut(u64)) -> bool {
         let mut moved = false;
-        if self.outbox.is_idle() || self.send_failure.is_some() {
+        let is_idle = self.outbox.is_idle() && !self.streams.iter().any(|stream| stream.outlet.catches_up());
+        if is_idle || self.send_failure.is_some() {
             return moved;
         }
         for stream in &mut self.streams {
-            match stream.batch.flush(&mut self.outbox, &stream.socket, sent) {
+            match stream.batch.flush(&mut self.outbox, &mut stream.outlet, sent) {
                 Ok(some) => moved |= some,
                 Err(errno) => self.send_failure = Some(LinkFailure::Os(errno.raw_os_error())),
             }
@@ -140,6 +309,20 @@ impl TcpLink {
             stream.batch.clear();
             stream.incoming.clear();
         }
+        if let Some(resumption) = &self.resumption {
+            resumption.mailbox.close();
+        }
+    }
+}
+
+/// What another connection may mend.
+fn is_of_connection(failure: LinkFailure) -> bool {
+    matches!(failure, LinkFailure::Os(_) | LinkFailure::PeerDied | LinkFailure::Closed)
+}
+
+impl Drop for TcpLink {
+    fn drop(&mut self) {
+        self.finish(self.failure.unwrap_or(LinkFailure::Closed));
     }
 }
 
@@ -166,7 +349,7 @@ impl Link for TcpLink {
             return kept;
         };
         let stream = &mut self.streams[at];
-        match stream.batch.begin(frame, &mut self.outbox, &stream.socket) {
+        match stream.batch.begin(frame, &mut self.outbox, &mut stream.outlet) {
             Ok(true) => Submit::Sent,
             Ok(false) => kept,
             Err(errno) => {
@@ -193,9 +376,9 @@ impl Link for TcpLink {
     }
 
     fn probe(&mut self, period: Option<Duration>) {
-        for stream in &self.streams {
+        for socket in self.streams.iter().filter_map(|stream| stream.outlet.socket()) {
             // Fails for a socket that has ended, of which the next poll tells.
-            let _ = options::keep_alive(&stream.socket, period.or(self.keepalive));
+            let _ = options::keep_alive(socket, period.or(self.options.keepalive));
         }
     }
 
@@ -203,11 +386,25 @@ impl Link for TcpLink {
         answers::unanswered(self.streams.iter().filter_map(|stream| stream.inode))
     }
 
+    fn reconnect(&mut self) -> bool {
+        let Some(Resumption { mailbox, .. }) = &self.resumption else { return false };
+        let connected =
+            self.streams.iter().enumerate().filter(|(_, stream)| stream.outlet.socket().is_some());
+        for (at, stream) in connected {
+            // Closed only if the link has ended.
+            let _ = mailbox.deliver(Delivery::Nudged { stream: at as u8, connection: stream.connection });
+        }
+        true
+    }
+
     fn prepare_sleep(&mut self) -> bool {
         let Some(watch) = &mut self.watch else { return true };
         let mut ready = true;
         for (at, stream) in self.streams.iter().enumerate() {
-            ready &= watch.update(at, &stream.socket, stream.ended, !stream.batch.is_empty());
+            if let Some(socket) = stream.outlet.socket() {
+                let has_ended = stream.condition == Condition::Ended;
+                ready &= watch.update(at, socket, has_ended, stream.has_to_write());
+            }
         }
         ready
     }
@@ -225,8 +422,11 @@ impl Link for TcpLink {
             self.flush(&mut |_| {});
             for stream in &mut self.streams {
                 stream.drain(self.link);
+                if self.resumption.is_some() {
+                    stream.say_farewell();
+                }
                 // Fails if the peer has gone already, which ends the connection just as well.
-                let _ = stream.socket.shutdown(Shutdown::Write);
+                let _ = stream.outlet.socket().map(|socket| socket.shutdown(Shutdown::Write));
             }
         }
         self.finish(self.failure.unwrap_or(LinkFailure::Closed));
@@ -236,16 +436,47 @@ impl Link for TcpLink {
 }
 
 impl Stream {
-    fn new(socket: TcpStream, options: &TcpOptions) -> Stream {
+    fn new(socket: TcpStream, options: &TcpOptions, resumes: bool) -> Stream {
         let incoming = Incoming::new(options.receive_block);
         let inode = Inode::of(&socket);
-        Stream { socket, batch: Batch::new(), incoming, ended: false, inode }
+        let outlet = Outlet::new(socket, resumes);
+        let (batch, condition) = (Batch::new(), Condition::Connected);
+        Stream { outlet, batch, incoming, condition, connection: 0, inode }
+    }
+
+    /// True if it is not in the middle of anything.
+    fn can_begin(&self) -> bool {
+        self.batch.is_empty() && self.outlet.takes_more()
+    }
+
+    fn has_to_write(&self) -> bool {
+        !self.batch.is_empty() || self.outlet.catches_up()
+    }
+
+    /// True if it goes by this connection.
+    fn is_on(&self, connection: u32) -> bool {
+        self.condition == Condition::Connected && self.connection == connection
+    }
+
+    fn poll(&mut self, link: usize, receiver: &mut dyn Receiver) -> Result<Received, LinkFailure> {
+        match self.outlet.socket() {
+            Some(socket) => self.incoming.poll(socket, link, receiver),
+            None => Ok(Received::Nothing),
+        }
+    }
+
+    /// Ends this side of the stream in order, if all of it was written.
+    fn say_farewell(&mut self) {
+        if self.can_begin() {
+            // If there is no room for it, the peer takes the connection for one that was cut, and finds the link ended.
+            let _ = self.outlet.write(&[IoSlice::new(&FAREWELL)]);
+        }
     }
 
     /// Reads and throws away what the peer has sent so far, within a bound.
     fn drain(&mut self, link: usize) {
         for _ in 0..CLOSING_POLLS {
-            if !matches!(self.incoming.poll(&self.socket, link, &mut Discarding), Ok(Received::Some)) {
+            if !matches!(self.poll(link, &mut Discarding), Ok(Received::Some)) {
                 return;
             }
         }

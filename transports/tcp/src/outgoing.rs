@@ -3,14 +3,13 @@
 //! A frame that cannot leave at once takes a slot of the [`Outbox`] and waits until a stream with
 //! room pulls it into its [`Batch`]. Slots and queues are allocated once.
 
+use crate::outlet::Outlet;
 use ronde_core::Segment;
 use ronde_core::frame::{HEADER_BYTES, Header, pad};
 use ronde_core::memory::{Access, Arena};
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::net::TcpStream;
 
 /// Frames that a link holds before it answers `Full`.
 const SLOTS: usize = 64;
@@ -75,13 +74,11 @@ impl Outgoing {
         [&self.head[..self.head_len], self.payload.bytes(), &PADDING[..padding]]
     }
 
-    /// Writes what the socket takes of this frame; returns the bytes taken.
-    fn write(&self, socket: &TcpStream) -> Result<usize, Errno> {
-        if self.payload.is_empty() {
-            return retry(|| send(socket, &self.head[..self.head_len], FLAGS));
-        }
+    /// Writes what the outlet takes of this frame; returns the bytes taken.
+    fn write(&self, outlet: &mut Outlet) -> Result<usize, Errno> {
         let parts = self.parts().map(IoSlice::new);
-        write_vectored(socket, &parts)
+        let count = if self.payload.is_empty() { 1 } else { parts.len() };
+        outlet.write(&parts[..count])
     }
 }
 
@@ -196,9 +193,9 @@ impl Batch {
         &mut self,
         frame: Outgoing,
         outbox: &mut Outbox,
-        socket: &TcpStream,
+        outlet: &mut Outlet,
     ) -> Result<bool, Errno> {
-        let written = frame.write(socket)?;
+        let written = frame.write(outlet)?;
         if written == frame.len() {
             return Ok(true);
         }
@@ -207,20 +204,23 @@ impl Batch {
         Ok(false)
     }
 
-    /// Pulls and writes frames until the socket is full or nothing waits; `sent` hears the cookies
+    /// Pulls and writes frames until the outlet is full or nothing waits; `sent` hears the cookies
     /// of those whose payload has left. Returns whether a byte moved.
     pub(crate) fn flush(
         &mut self,
         outbox: &mut Outbox,
-        socket: &TcpStream,
+        outlet: &mut Outlet,
         sent: &mut dyn FnMut(u64),
     ) -> Result<bool, Errno> {
-        let mut moved = false;
+        let mut moved = outlet.catch_up()?;
+        if !outlet.takes_more() {
+            return Ok(moved);
+        }
         loop {
             if self.slots.is_empty() {
                 self.pull(outbox);
             }
-            let Some((asked, written)) = self.write(outbox, socket)? else { return Ok(moved) };
+            let Some((asked, written)) = self.write(outbox, outlet)? else { return Ok(moved) };
             moved |= written > 0;
             self.advance(written, outbox, sent);
             if written < asked {
@@ -245,7 +245,7 @@ impl Batch {
     }
 
     /// One write of the whole batch: bytes asked for and taken; nothing for an empty batch.
-    fn write(&self, outbox: &Outbox, socket: &TcpStream) -> Result<Option<(usize, usize)>, Errno> {
+    fn write(&self, outbox: &Outbox, outlet: &mut Outlet) -> Result<Option<(usize, usize)>, Errno> {
         let mut parts = [IoSlice::new(&[]); MAX_PARTS];
         let (mut count, mut asked, mut skip) = (0, 0, self.written);
         for part in self.slots.iter().flat_map(|&slot| outbox.slots[slot].parts()) {
@@ -260,7 +260,7 @@ impl Batch {
         if count == 0 {
             return Ok(None);
         }
-        Ok(Some((asked, write_vectored(socket, &parts[..count])?)))
+        Ok(Some((asked, outlet.write(&parts[..count])?)))
     }
 
     fn advance(&mut self, written: usize, outbox: &mut Outbox, sent: &mut dyn FnMut(u64)) {
@@ -275,25 +275,6 @@ impl Batch {
             if let Some(cookie) = outbox.finish(slot) {
                 sent(cookie);
             }
-        }
-    }
-}
-
-/// `NOSIGNAL`: a library must not let SIGPIPE end a process whose C main left it at its default;
-/// `writev`, which the standard library would use, has no such flag.
-const FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
-
-fn write_vectored(socket: &TcpStream, parts: &[IoSlice<'_>]) -> Result<usize, Errno> {
-    retry(|| sendmsg(socket, parts, &mut SendAncillaryBuffer::default(), FLAGS))
-}
-
-/// Repeats an interrupted call; a full socket takes 0 bytes.
-fn retry(mut call: impl FnMut() -> Result<usize, Errno>) -> Result<usize, Errno> {
-    loop {
-        match call() {
-            Err(Errno::INTR) => continue,
-            Err(Errno::AGAIN) => return Ok(0),
-            other => return other,
         }
     }
 }

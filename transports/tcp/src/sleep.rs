@@ -23,6 +23,12 @@ impl Watch {
         Ok(Watch { epoll, interests })
     }
 
+    /// Another connection of a stream, the one before is closed.
+    pub(crate) fn replace(&mut self, at: usize, socket: &TcpStream) -> Result<(), Errno> {
+        self.interests[at] = EventFlags::IN;
+        epoll::add(&self.epoll, socket, EventData::new_u64(at as u64), EventFlags::IN)
+    }
+
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
     }
