@@ -9,7 +9,7 @@ use sha2::Sha256;
 use std::io::{self, ErrorKind, Read, Write};
 
 const TOKEN: &str = "token";
-const START: &[u8; 7] = b"RONDE\0\x04";
+const START: &[u8; 7] = b"RONDE\0\x05";
 
 /// What is said after that was heard.
 type Answer<'a> = Box<dyn Fn(&[u8]) -> Vec<u8> + 'a>;
@@ -84,13 +84,15 @@ fn connects(preamble: &[u8], manner: Manner<'_>) {
     let received = strangers::receive(&mut stranger, TOKEN);
     let sound = preamble.len() == 64
         && preamble.starts_with(START)
-        && matches!(preamble[7], 1 | 2)
-        && preamble[8] == 0
+        && matches!(preamble[7], 1..=3)
+        && preamble[8] & !2 == 0
         && matches!(preamble[10], 1..=64)
+        && preamble[9] < preamble[10]
         && preamble[11..16] == [0; 5];
     assert_eq!(received.is_ok(), sound && knows, "{received:?}");
-    if let Ok((peer, control, streams)) = received {
-        assert_eq!((&peer.0[..], control, streams), (&preamble[16..32], preamble[7] == 1, preamble[10]));
+    if let Ok((peer, control, stream, streams, resumes)) = received {
+        assert_eq!((&peer.0[..], control), (&preamble[16..32], preamble[7] == 1));
+        assert_eq!((stream, streams, resumes), (preamble[9], preamble[10], preamble[8] == 2));
         assert_eq!(stranger.said, 96, "more than the proof was read");
     }
 }

@@ -19,6 +19,18 @@ pub enum Preset {
     Wan,
 }
 
+/// Which connections of a link are made again when they are cut while both processes live.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Reconnect {
+    /// Those between machines. The default.
+    #[default]
+    Remote,
+    /// All that use TCP.
+    Always,
+    /// None: a connection that is cut costs one of the two members.
+    Never,
+}
+
 /// How a process joins a job. Arguments win over the environment.
 ///
 /// ```no_run
@@ -47,6 +59,7 @@ pub struct Config {
     pub(crate) costs: Option<CostTable>,
     pub(crate) preset: Preset,
     pub(crate) digests: Option<Digests>,
+    pub(crate) reconnect: Reconnect,
     pub(crate) heartbeat: Duration,
     pub(crate) timeout: Duration,
     pub(crate) connect_timeout: Duration,
@@ -76,6 +89,7 @@ impl std::fmt::Debug for Config {
             .field("costs", &self.costs)
             .field("preset", &self.preset)
             .field("digests", &self.digests)
+            .field("reconnect", &self.reconnect)
             .field("insecure", &self.insecure)
             .finish_non_exhaustive()
     }
@@ -114,6 +128,7 @@ impl Config {
             costs: None,
             preset: Preset::Lan,
             digests: None,
+            reconnect: Reconnect::Remote,
             heartbeat: Duration::from_millis(200),
             timeout: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(60),
@@ -155,6 +170,9 @@ impl Config {
         config.preset = one_of("RONDE_PRESET", &presets)?.unwrap_or_default();
         let amounts = [("never", Digests::Never), ("sampled", Digests::Sampled), ("always", Digests::Always)];
         config.digests = one_of("RONDE_DIGESTS", &amounts)?;
+        let reconnects =
+            [("remote", Reconnect::Remote), ("always", Reconnect::Always), ("never", Reconnect::Never)];
+        config.reconnect = one_of("RONDE_RECONNECT", &reconnects)?.unwrap_or_default();
         if let Some(filter) = environment::variable("RONDE_SOCKET_IFNAME") {
             config.interfaces = InterfaceFilter::parse(&filter);
         }
@@ -343,6 +361,15 @@ impl Config {
     /// what. Default sampled with [`Preset::Lan`], everything with [`Preset::Wan`].
     pub fn digests(mut self, digests: Digests) -> Config {
         self.digests = Some(digests);
+        self
+    }
+
+    /// Which connections are made again when something between the two machines cuts them: a firewall that forgets, a switch that
+    /// restarts. Each side keeps a copy of the last bytes that the other may lack, so what is sent costs a pass over memory. Said by the
+    /// higher rank of two. It is tried for twice as long as a member may be silent; then the coordinator decides who goes. Default those
+    /// between machines.
+    pub fn reconnect(mut self, reconnect: Reconnect) -> Config {
+        self.reconnect = reconnect;
         self
     }
 

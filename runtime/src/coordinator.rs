@@ -1,7 +1,7 @@
 //! The shell around the coordinator's state machine: sockets, threads and the clock.
 
 use crate::bootstrap::{
-    Identity, Listener, Purpose, coordinator_addresses, new_peer_id, refuse_open_networks, try_each,
+    Errand, Identity, Listener, coordinator_addresses, new_peer_id, refuse_open_networks, try_each,
 };
 use crate::config::Config;
 use crate::control::{introduce, read_message, write_message};
@@ -83,7 +83,7 @@ pub fn job_status(config: &Config) -> Result<Status> {
     };
     let identity = Identity::new(&config.token, new_peer_id()?);
     let patience = config.connect_timeout;
-    let stream = try_each(&addresses, &identity, Purpose::Control, 1, patience).map_err(failed)?;
+    let stream = try_each(&addresses, &identity, Errand::CONTROL, patience).map_err(failed)?;
     stream.set_read_timeout(Some(patience)).map_err(failed)?;
     introduce(&stream, &config.job, &FromMember::Status).map_err(failed)?;
     // Who is no member hears nothing else.

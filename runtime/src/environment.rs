@@ -4,7 +4,7 @@ use ronde_core::membership::MachineId;
 use std::net::IpAddr;
 
 /// Variables of Ronde's own.
-const KNOWN: [&str; 24] = [
+const KNOWN: [&str; 25] = [
     "RONDE_COORDINATOR",
     "RONDE_TOKEN",
     "RONDE_PORT",
@@ -17,6 +17,7 @@ const KNOWN: [&str; 24] = [
     "RONDE_COSTS",
     "RONDE_PRESET",
     "RONDE_DIGESTS",
+    "RONDE_RECONNECT",
     "RONDE_HEARTBEAT",
     "RONDE_LOG",
     "RONDE_TIMEOUT",

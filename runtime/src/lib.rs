@@ -29,7 +29,7 @@ mod validate;
 
 pub use bootstrap::{AddressSource, Reach, RondeId, Store};
 pub use commit_group::{CommitGroup, CommitOptions};
-pub use config::{Config, Preset};
+pub use config::{Config, Preset, Reconnect};
 pub use coordinator::{job_status, serve_coordinator};
 pub use engine::diagnosis::RecentCall;
 pub use group::{Element, Group, LinkInfo, Update};

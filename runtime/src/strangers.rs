@@ -1,6 +1,6 @@
 //! Doors for fuzz targets to what reads the words of strangers; no part of the interface.
 
-use crate::bootstrap::{self, Family, Identity, InterfaceFilter, Purpose};
+use crate::bootstrap::{self, Errand, Family, Identity, InterfaceFilter, Purpose};
 use crate::config::Config;
 use crate::control::{NoView, Rendezvous};
 use crate::jobs;
@@ -12,16 +12,18 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
 
-/// The listener's side of a connection: who has come, whether for the coordinator, and with how many streams.
-pub fn receive<S: Read + Write>(stream: &mut S, token: &str) -> io::Result<(PeerId, bool, u8)> {
+/// The listener's side of a connection: who has come, whether for the coordinator, as which of how many streams, and whether they
+/// resume.
+pub fn receive<S: Read + Write>(stream: &mut S, token: &str) -> io::Result<(PeerId, bool, u8, u8, bool)> {
     let identity = Identity::new(token, PeerId::default());
     let introduction = bootstrap::receive(stream, &identity)?;
-    Ok((introduction.peer, introduction.purpose == Purpose::Control, introduction.streams))
+    let Errand { purpose, stream, streams, resumes } = introduction.errand;
+    Ok((introduction.peer, purpose == Purpose::Control, stream, streams, resumes))
 }
 
 /// The side that connects.
 pub fn introduce<S: Read + Write>(stream: &mut S, token: &str) -> io::Result<()> {
-    bootstrap::introduce(stream, &Identity::new(token, PeerId::default()), Purpose::Data, 1)
+    bootstrap::introduce(stream, &Identity::new(token, PeerId::default()), Errand::DATA)
 }
 
 /// What a coordinator hears first on a connection: the name of a job, and a message.

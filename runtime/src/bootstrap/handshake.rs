@@ -1,7 +1,7 @@
 //! The first bytes of every connection: a preamble of 64 bytes, then both sides prove the token.
 //!
 //! ```text
-//! client  -> magic 6 | version 1 | purpose 1 | flags 1 (TLS: reserved, 0) | stream 1 | streams 1 | 0 × 5
+//! client  -> magic 6 | version 1 | purpose 1 | flags 1 (1: reserved for TLS, 0; 2: resumes) | stream 1 | streams 1 | 0 × 5
 //!            | peer id 16 | nonce 32
 //! server  -> nonce 32, its first bit set; to another version: magic 6 | version 1 | 0 × 25, and no more
 //! client  -> HMAC-SHA256(token, "client" | preamble | server nonce) 32
@@ -23,13 +23,15 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 const MAGIC: &[u8; 6] = b"RONDE\0";
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 /// First byte of the answer to a good proof.
 const WELCOME: u8 = 1;
 /// The first byte of what a server says to a wrong token.
 const REFUSED: u8 = 0;
 /// Set in the first byte of every nonce, so that it is neither text nor a version.
 const NO_TEXT: u8 = 0x80;
+/// A flag: the connection is replaced by another if it is cut.
+const RESUMES: u8 = 2;
 /// Most connections between two members.
 pub(crate) const MAX_STREAMS: u8 = 64;
 /// How long a connection may take to prove itself.
@@ -43,15 +45,37 @@ pub(crate) enum Purpose {
     Control = 1,
     /// Between two members.
     Data = 2,
+    /// In place of one between two members that was cut, see [`super::reconnect`].
+    Resume = 3,
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Errand {
+    pub(crate) purpose: Purpose,
+    /// Which of the connections of this purpose it is, and how many the peer opens.
+    pub(crate) stream: u8,
+    pub(crate) streams: u8,
+    /// It is replaced by another if it is cut.
+    pub(crate) resumes: bool,
+}
+
+impl Errand {
+    pub(crate) const CONTROL: Errand = Errand::of(Purpose::Control);
+    /// The one connection of a link without streams that are taken up.
+    pub(crate) const DATA: Errand = Errand::of(Purpose::Data);
+    pub(crate) const RESUME: Errand = Errand::of(Purpose::Resume);
+
+    const fn of(purpose: Purpose) -> Errand {
+        Errand { purpose, stream: 0, streams: 1, resumes: false }
+    }
 }
 
 /// What a connection is, as its preamble says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Introduction {
     pub(crate) peer: PeerId,
-    pub(crate) purpose: Purpose,
-    /// How many connections of this purpose the peer opens.
-    pub(crate) streams: u8,
+    pub(crate) errand: Errand,
 }
 
 /// Who this process is and what it can prove.
@@ -109,12 +133,13 @@ fn no_ronde(said: &[u8]) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
-pub(super) fn preamble(identity: &Identity, purpose: Purpose, streams: u8) -> io::Result<[u8; 64]> {
+pub(super) fn preamble(identity: &Identity, errand: Errand) -> io::Result<[u8; 64]> {
     let mut preamble = [0u8; 64];
     preamble[..6].copy_from_slice(MAGIC);
     preamble[6] = VERSION;
-    preamble[7] = purpose as u8;
-    preamble[10] = streams;
+    preamble[7] = errand.purpose as u8;
+    preamble[8] = if errand.resumes { RESUMES } else { 0 };
+    (preamble[9], preamble[10]) = (errand.stream, errand.streams);
     preamble[16..32].copy_from_slice(&identity.peer.0);
     fill_random(&mut preamble[32..]).map_err(io::Error::other)?;
     Ok(preamble)
@@ -124,10 +149,9 @@ pub(super) fn preamble(identity: &Identity, purpose: Purpose, streams: u8) -> io
 pub(crate) fn introduce<S: Read + Write>(
     stream: &mut S,
     identity: &Identity,
-    purpose: Purpose,
-    streams: u8,
+    errand: Errand,
 ) -> io::Result<()> {
-    let preamble = preamble(identity, purpose, streams)?;
+    let preamble = preamble(identity, errand)?;
     stream.write_all(&preamble)?;
     let nonce = read_nonce(stream)?;
     let own = identity.proof(b"client", &preamble, &nonce).finalize().into_bytes();
@@ -221,21 +245,23 @@ pub(crate) fn receive<S: Read + Write>(stream: &mut S, identity: &Identity) -> i
 
 fn read_preamble(preamble: &[u8; 64]) -> io::Result<Introduction> {
     let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
-    if preamble[8] != 0 || preamble[11..16] != [0u8; 5] {
+    if preamble[8] & !RESUMES != 0 || preamble[11..16] != [0u8; 5] {
         return Err(bad("flags that this version of Ronde does not know"));
     }
     let purpose = match preamble[7] {
         1 => Purpose::Control,
         2 => Purpose::Data,
+        3 => Purpose::Resume,
         _ => return Err(bad("unknown purpose")),
     };
-    let streams = preamble[10];
-    if !(1..=MAX_STREAMS).contains(&streams) {
+    let (stream, streams) = (preamble[9], preamble[10]);
+    if !(1..=MAX_STREAMS).contains(&streams) || stream >= streams {
         return Err(bad("an impossible number of streams"));
     }
+    let resumes = preamble[8] & RESUMES != 0;
     let mut peer = PeerId::default();
     peer.0.copy_from_slice(&preamble[16..32]);
-    Ok(Introduction { peer, purpose, streams })
+    Ok(Introduction { peer, errand: Errand { purpose, stream, streams, resumes } })
 }
 
 /// Connects to the first of these addresses that answers, each tried once. Says that the connection was refused only
@@ -243,15 +269,14 @@ fn read_preamble(preamble: &[u8; 64]) -> io::Result<Introduction> {
 pub(crate) fn try_each(
     addresses: &[SocketAddr],
     identity: &Identity,
-    purpose: Purpose,
-    streams: u8,
+    errand: Errand,
     left: Duration,
 ) -> io::Result<TcpStream> {
     let mut failure: Option<io::Error> = None;
     // A dead address must not use up the time of those after it.
     let share = (left / addresses.len().max(1) as u32).min(PATIENCE);
     for address in addresses {
-        match connect_once(address, identity, purpose, streams, share) {
+        match connect_once(address, identity, errand, share) {
             Ok(stream) => return Ok(stream),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
             Err(_) if failure.as_ref().is_some_and(is_hopeless) => {}
@@ -265,15 +290,14 @@ pub(crate) fn try_each(
 fn connect_once(
     address: &SocketAddr,
     identity: &Identity,
-    purpose: Purpose,
-    streams: u8,
+    errand: Errand,
     patience: Duration,
 ) -> io::Result<TcpStream> {
     let deadline = Instant::now() + patience;
     let stream = TcpStream::connect_timeout(address, patience)?;
     stream.set_nodelay(true)?;
     let mut limited = Until(&stream, deadline);
-    introduce(&mut limited, identity, purpose, streams)?;
+    introduce(&mut limited, identity, errand)?;
     limited.lift()?;
     Ok(stream)
 }
@@ -311,12 +335,14 @@ mod tests {
     use super::*;
     use std::os::unix::net::UnixStream;
 
+    const THIRD_OF_FOUR: Errand = Errand { purpose: Purpose::Data, stream: 2, streams: 4, resumes: true };
+
     fn meet(client: &str, server: &str) -> (io::Result<()>, io::Result<Introduction>) {
         let (mut a, mut b) = UnixStream::pair().unwrap();
         let server = Identity::new(server, PeerId([2; 16]));
         let receiving = std::thread::spawn(move || receive(&mut b, &server));
         let client = Identity::new(client, PeerId([1; 16]));
-        let introduced = introduce(&mut a, &client, Purpose::Data, 3);
+        let introduced = introduce(&mut a, &client, THIRD_OF_FOUR);
         drop(a);
         (introduced, receiving.join().unwrap())
     }
@@ -325,7 +351,7 @@ mod tests {
     fn equal_tokens_meet() {
         let (introduced, received) = meet("secret", "secret");
         introduced.unwrap();
-        let expected = Introduction { peer: PeerId([1; 16]), purpose: Purpose::Data, streams: 3 };
+        let expected = Introduction { peer: PeerId([1; 16]), errand: THIRD_OF_FOUR };
         assert_eq!(received.unwrap(), expected);
     }
 
@@ -345,7 +371,7 @@ mod tests {
         let me = Identity::new("", PeerId([1; 16]));
         let kind = |addresses: &[SocketAddr]| {
             let patience = Duration::from_millis(200);
-            try_each(addresses, &me, Purpose::Control, 1, patience).unwrap_err().kind()
+            try_each(addresses, &me, Errand::CONTROL, patience).unwrap_err().kind()
         };
         assert_eq!(kind(&[gone, gone]), io::ErrorKind::ConnectionRefused);
         for addresses in [[gone, mute], [mute, gone]] {
@@ -364,7 +390,7 @@ mod tests {
             b.read_exact(&mut answer[1..]).unwrap();
             b.write_all(&answer).unwrap();
         });
-        let error = introduce(&mut a, &Identity::new("t", PeerId([1; 16])), Purpose::Control, 1).unwrap_err();
+        let error = introduce(&mut a, &Identity::new("t", PeerId([1; 16])), Errand::CONTROL).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
         mirror.join().unwrap();
     }
@@ -374,7 +400,7 @@ mod tests {
     fn noise_is_no_refusal() {
         let (mut a, mut b) = UnixStream::pair().unwrap();
         b.write_all(&[0x9c; 80]).unwrap();
-        let error = introduce(&mut a, &Identity::new("t", PeerId([1; 16])), Purpose::Control, 1).unwrap_err();
+        let error = introduce(&mut a, &Identity::new("t", PeerId([1; 16])), Errand::CONTROL).unwrap_err();
         assert!(
             error.kind() == io::ErrorKind::InvalidData && error.to_string().contains("not Ronde"),
             "{error}"
@@ -384,8 +410,8 @@ mod tests {
     #[test]
     fn garbage_is_refused() {
         let identity = Identity::new("", PeerId([0; 16]));
-        let good = preamble(&identity, Purpose::Data, 1).unwrap();
-        for (at, value) in [(7, 3), (8, 1), (10, 0), (10, 65), (15, 1)] {
+        let good = preamble(&identity, Errand::DATA).unwrap();
+        for (at, value) in [(7, 4), (8, 1), (8, 4), (9, 1), (10, 0), (10, 65), (15, 1)] {
             let mut bad = good;
             bad[at] = value;
             assert_eq!(read_preamble(&bad).unwrap_err().kind(), io::ErrorKind::InvalidData, "byte {at}");
@@ -408,10 +434,10 @@ mod tests {
     fn other_versions_are_told_this_one() {
         let (error, answer) = greeted(b"RONDE\0\x09");
         assert!(
-            error.to_string().contains("version 9") && error.to_string().contains("version 4"),
+            error.to_string().contains("version 9") && error.to_string().contains("version 5"),
             "{error}"
         );
-        assert_eq!((answer.len(), &answer[..7]), (32, &b"RONDE\0\x04"[..]));
+        assert_eq!((answer.len(), &answer[..7]), (32, &b"RONDE\0\x05"[..]));
         let (error, answer) = greeted(b"GET / HTTP/1.1\r\n\r\n");
         assert!(error.to_string().contains("not Ronde") && error.to_string().contains("GET /"), "{error}");
         assert!(answer.is_empty());
@@ -438,7 +464,7 @@ mod tests {
             ),
             (b"220 mail\r\n", io::ErrorKind::InvalidData, "220 mail\""),
             (b"\x15\x03\x03\0\x02\x02\x32", io::ErrorKind::InvalidData, "\\x15"),
-            (b"RONDE\0\x04\x02", io::ErrorKind::InvalidData, "RONDE"),
+            (b"RONDE\0\x05\x02", io::ErrorKind::InvalidData, "RONDE"),
             (&[0x13; 32], io::ErrorKind::InvalidData, "\\x13"),
             (b"", io::ErrorKind::UnexpectedEof, "without a word"),
         ] {

@@ -4,12 +4,13 @@
 //! by another while its links are being made (a newcomer died); what was made of links that the other one has
 //! too is kept.
 
-use super::handshake::{self, Identity, Purpose};
+use super::handshake::{self, Errand, Identity, Purpose};
 use super::listener;
+use super::reconnect::Reconnections;
 use super::waiting::{Arrival, Inbox};
-use crate::config::Config;
+use crate::config::{Config, Reconnect};
 use crate::control::Control;
-use crate::engine::links::{self, LinkState};
+use crate::engine::links::{self, LinkState, Local};
 use crate::engine::lock;
 use ronde_core::error::{Error, Result};
 use ronde_core::membership::{FromMember, MemberInfo, View};
@@ -35,9 +36,10 @@ const KEEP: Duration = Duration::from_secs(60);
 /// Sockets to one peer, authenticated and connected.
 #[derive(Default)]
 pub(crate) struct PeerSockets {
-    pub(crate) tcp: Vec<TcpStream>,
-    /// How many TCP connections the peer said it would open.
+    tcp: BTreeMap<u8, TcpStream>,
+    /// How many TCP connections there will be, and whether others take their places when they are cut.
     expected: usize,
+    resumes: bool,
     pub(crate) unix: Option<UnixStream>,
     came: Option<Instant>,
 }
@@ -45,6 +47,17 @@ pub(crate) struct PeerSockets {
 impl PeerSockets {
     fn are_complete(&self) -> bool {
         self.unix.is_some() || self.expected > 0 && self.tcp.len() >= self.expected
+    }
+
+    /// Takes one of the TCP connections; of two with one number, the first was given up by the other side.
+    fn take(&mut self, stream: TcpStream, errand: Errand) {
+        (self.expected, self.resumes) = (usize::from(errand.streams), errand.resumes);
+        self.tcp.insert(errand.stream, stream);
+    }
+
+    /// The TCP connections, in the order that both sides know.
+    pub(crate) fn streams(self) -> Vec<TcpStream> {
+        self.tcp.into_values().collect()
     }
 }
 
@@ -74,6 +87,7 @@ pub(crate) struct Linker {
     config: Config,
     identity: Identity,
     inbox: Inbox,
+    reconnections: Arc<Reconnections>,
     pub(crate) registry: Arc<Registry>,
     /// Connections that have come, or were made, and are not links yet.
     sockets: BTreeMap<PeerId, PeerSockets>,
@@ -83,11 +97,17 @@ pub(crate) struct Linker {
 }
 
 impl Linker {
-    pub(crate) fn new(config: &Config, identity: Identity, inbox: Inbox) -> Linker {
+    pub(crate) fn new(
+        config: &Config,
+        identity: Identity,
+        inbox: Inbox,
+        reconnections: Arc<Reconnections>,
+    ) -> Linker {
         Linker {
             config: config.clone(),
             identity,
             inbox,
+            reconnections,
             registry: Arc::new(Registry::new()),
             sockets: BTreeMap::new(),
             linked: BTreeMap::new(),
@@ -152,7 +172,9 @@ impl Linker {
         // In the order of ranks on every side, so that nobody waits for one who waits for another.
         for member in &view.members {
             if member.peer != self.identity.peer && !self.linked.contains_key(&member.peer) {
-                self.open(member, local_peers, deadline).map_err(|error| Unlinked::To(member.id, error))?;
+                let connects = view.rank_of(member.peer).is_some_and(|rank| rank.index() < me);
+                self.open(member, connects, local_peers, deadline)
+                    .map_err(|error| Unlinked::To(member.id, error))?;
             }
         }
         Ok(())
@@ -161,6 +183,7 @@ impl Linker {
     fn forget_those_outside(&mut self, view: &View) {
         let is_in = |peer: PeerId| view.rank_of(peer).is_some();
         self.linked.retain(|&peer, _| is_in(peer));
+        self.reconnections.retain(is_in);
         lock(&self.ready.0).retain(|&peer, _| is_in(peer));
         self.sockets
             .retain(|&peer, sockets| is_in(peer) || sockets.came.is_some_and(|at| at.elapsed() < KEEP));
@@ -186,8 +209,14 @@ impl Linker {
         if share_memory(me, member) {
             sockets.unix = Some(way.connect_unix(member)?);
         } else if self.config.allows_transport("tcp") {
-            sockets.tcp = way.connect_tcp(member)?;
-            sockets.expected = sockets.tcp.len();
+            let resumes = match self.config.reconnect {
+                Reconnect::Always => true,
+                Reconnect::Remote => me.machine != member.machine,
+                Reconnect::Never => false,
+            };
+            for (stream, errand) in way.connect_tcp(member, resumes)? {
+                sockets.take(stream, errand);
+            }
         } else {
             let error = Error::join(format!(
                 "{} on {} cannot be reached by {} alone (RONDE_TRANSPORTS)",
@@ -230,19 +259,24 @@ impl Linker {
         let sockets = self.sockets.entry(peer).or_default();
         sockets.came = Some(Instant::now());
         match arrival {
-            Arrival::Tcp(_, stream, streams) => {
-                sockets.expected = usize::from(streams);
-                sockets.tcp.push(stream);
-            }
+            Arrival::Tcp(_, stream, errand) => sockets.take(stream, errand),
             Arrival::Unix(_, stream) => sockets.unix = Some(stream),
         }
     }
 
-    fn open(&mut self, member: &MemberInfo, local_peers: usize, deadline: Instant) -> Result<()> {
+    fn open(
+        &mut self,
+        member: &MemberInfo,
+        connects: bool,
+        local_peers: usize,
+        deadline: Instant,
+    ) -> Result<()> {
         let sockets = self.sockets.remove(&member.peer).unwrap_or_default();
         let deadline = deadline.min(Instant::now() + SETUP_PATIENCE);
         let number = member.id.index();
-        let link = links::open(&self.config, number, sockets, &self.registry, local_peers, deadline);
+        let resumption = sockets.resumes.then(|| self.reconnections.link(member, connects));
+        let local = Local { registry: &self.registry, peers: local_peers, deadline };
+        let link = links::open(&self.config, number, sockets, resumption, &local);
         let link =
             link.map_err(|e| Error::join(format!("no link to the peer on host {}: {e}", member.host)))?;
         self.linked.insert(member.peer, member.id);
@@ -293,10 +327,14 @@ struct Way<'a> {
 }
 
 impl Way<'_> {
-    fn connect_tcp(&self, member: &MemberInfo) -> Result<Vec<TcpStream>, Unlinked> {
+    fn connect_tcp(&self, member: &MemberInfo, resumes: bool) -> Result<Vec<(TcpStream, Errand)>, Unlinked> {
         let streams = self.config.streams;
-        let one = |left| handshake::try_each(&member.addresses, self.identity, Purpose::Data, streams, left);
-        (0..streams).map(|_| self.insist(member, one)).collect()
+        let connect = |stream| {
+            let errand = Errand { purpose: Purpose::Data, stream, streams, resumes };
+            let one = |left| handshake::try_each(&member.addresses, self.identity, errand, left);
+            Ok((self.insist(member, one)?, errand))
+        };
+        (0..streams).map(connect).collect()
     }
 
     fn connect_unix(&self, member: &MemberInfo) -> Result<UnixStream, Unlinked> {

@@ -4,7 +4,8 @@
 //! [`super::handshake::PATIENCE`] each. One more cuts the oldest, so that connections which say nothing
 //! cannot keep a member out.
 
-use super::handshake::{self, Identity, Introduction, PATIENCE, Purpose};
+use super::handshake::{self, Errand, Identity, Introduction, PATIENCE, Purpose};
+use super::reconnect::Reconnections;
 use super::waiting::{Arrival, Inbox, WaitingRoom};
 use crate::config::Config;
 use crate::control::write_message;
@@ -56,6 +57,7 @@ struct Router {
     identity: Identity,
     arrivals: Arc<WaitingRoom>,
     control: Mutex<Option<mpsc::SyncSender<TcpStream>>>,
+    reconnections: Arc<Reconnections>,
     strangers: Mutex<Strangers>,
     /// From where what came that is not of this version.
     foreign: Mutex<BTreeSet<(IpAddr, io::ErrorKind)>>,
@@ -112,6 +114,7 @@ impl Listener {
             identity: identity.clone(),
             arrivals,
             control: Mutex::new(coordinators.as_ref().map(Coordinators::connections)),
+            reconnections: Reconnections::new(identity, config),
             strangers: Mutex::default(),
             foreign: Mutex::default(),
             stop: stop.clone(),
@@ -206,6 +209,11 @@ impl Listener {
         self.router.has_ended.store(true, Ordering::Release);
     }
 
+    /// What takes up streams that were cut.
+    pub(super) fn reconnections(&self) -> Arc<Reconnections> {
+        self.router.reconnections.clone()
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -233,7 +241,7 @@ pub(crate) fn connect_unix(peer: PeerId, identity: &Identity, patience: Duration
     let name = std::os::unix::net::SocketAddr::from_abstract_name(unix_name(peer))?;
     let stream = UnixStream::connect_addr(&name)?;
     let mut limited = Until(&stream, Instant::now() + patience);
-    handshake::introduce(&mut limited, identity, Purpose::Data, 1)?;
+    handshake::introduce(&mut limited, identity, Errand::DATA)?;
     limited.lift()?;
     Ok(stream)
 }
@@ -314,12 +322,12 @@ impl Router {
         stream.set_nodelay(true)?;
         let mut limited = Until(&stream, Instant::now() + PATIENCE);
         let received = handshake::receive(&mut limited, &self.identity);
-        let Introduction { peer, purpose, streams } =
-            received.inspect_err(|error| self.see_off(&stream, error))?;
+        let Introduction { peer, errand } = received.inspect_err(|error| self.see_off(&stream, error))?;
         self.no_stranger(number)?;
         limited.lift()?;
-        match (purpose, lock(&self.control).clone()) {
-            (Purpose::Data, _) => self.arrivals.enter(Arrival::Tcp(peer, stream, streams)),
+        match (errand.purpose, lock(&self.control).clone()) {
+            (Purpose::Data, _) => self.arrivals.enter(Arrival::Tcp(peer, stream, errand)),
+            (Purpose::Resume, _) => self.reconnections.receive(stream, peer),
             (Purpose::Control, Some(control)) => control
                 .try_send(stream)
                 .map_err(|_| io::Error::other("the coordinator here takes nobody more")),
@@ -422,7 +430,7 @@ mod tests {
         let groups = [0, 1].map(join).map(|joining| joining.join().unwrap());
         let connect = |number: u128| {
             let stranger = Identity::new("", PeerId(number.to_le_bytes()));
-            handshake::try_each(&[free], &stranger, Purpose::Data, 1, PATIENCE).unwrap()
+            handshake::try_each(&[free], &stranger, Errand::DATA, PATIENCE).unwrap()
         };
         let strangers: Vec<TcpStream> = (0..500).map(connect).collect();
         // The last of these is taken in after its side knows that it is welcome.
@@ -449,7 +457,7 @@ mod tests {
         let (listener, _inbox) = listener_of(None, 9);
         let ask = || {
             let stranger = Identity::new("", PeerId([8; 16]));
-            let stream = handshake::try_each(&[listener.address()], &stranger, Purpose::Control, 1, PATIENCE);
+            let stream = handshake::try_each(&[listener.address()], &stranger, Errand::CONTROL, PATIENCE);
             read_message(&stream.unwrap())
         };
         assert_eq!(ask().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
@@ -476,7 +484,7 @@ mod tests {
         let mut stranger = TcpStream::connect(listener.address()).unwrap();
         stranger.set_read_timeout(Some(PATIENCE / 32)).unwrap();
         // A preamble that would be done after twice the patience.
-        let preamble = handshake::preamble(&Identity::new("", PeerId([8; 16])), Purpose::Data, 1).unwrap();
+        let preamble = handshake::preamble(&Identity::new("", PeerId([8; 16])), Errand::DATA).unwrap();
         let answered = preamble.iter().find_map(|byte| {
             let said = stranger.write_all(&[*byte]).and_then(|()| stranger.read(&mut [0]));
             match said {
@@ -495,7 +503,7 @@ mod tests {
         let (listener, _inbox) = listener(&config, 7);
         let stranger = Identity::new("", PeerId([8; 16]));
         let to = [listener.address()];
-        let mut mute = handshake::try_each(&to, &stranger, Purpose::Control, 1, PATIENCE).unwrap();
+        let mut mute = handshake::try_each(&to, &stranger, Errand::CONTROL, PATIENCE).unwrap();
         mute.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         assert_eq!(mute.read(&mut [0]).unwrap(), 0);
     }

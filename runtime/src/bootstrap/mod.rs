@@ -9,6 +9,7 @@ mod interface;
 mod linker;
 mod listener;
 mod reach;
+mod reconnect;
 mod store;
 mod succession;
 mod waiting;
@@ -17,7 +18,7 @@ use crate::config::Config;
 use crate::control::{Control, NoView, Rendezvous};
 use crate::environment;
 use crate::jobs::Coordinators;
-pub(crate) use handshake::{Identity, MAX_STREAMS, Purpose, introduce, receive, try_each};
+pub(crate) use handshake::{Errand, Identity, MAX_STREAMS, Purpose, introduce, receive, try_each};
 pub use id::RondeId;
 pub(crate) use interface::{Family, InterfaceFilter};
 pub(crate) use linker::{Linker, PeerSockets, Ready, share_memory};
@@ -77,6 +78,8 @@ pub(crate) trait ControlEvents: Send + Sync {
     fn hears_nothing(&self);
     /// Another coordinator listens from now on: what was said in between may be lost.
     fn say_again(&self);
+    /// A link should be polled: there is another connection for it, or will be none.
+    fn links_have_news(&self);
     /// How far this member is in its calls.
     fn progress(&self) -> CallProgress;
     /// The coordinator is hosted by this member from now on.
@@ -124,7 +127,7 @@ fn meet(config: &Config, deadline: Instant, was_pending: &std::cell::Cell<bool>)
     };
     // One try: with the next, this rank may host the coordinator itself, or find another address in a store.
     let left = deadline.saturating_duration_since(Instant::now());
-    let stream = handshake::try_each(&addresses, &identity, Purpose::Control, 1, left).map_err(|e| {
+    let stream = handshake::try_each(&addresses, &identity, Errand::CONTROL, left).map_err(|e| {
         let error = failed(&e);
         if handshake::is_hopeless(&e) { NoView::Never(error) } else { NoView::Later(error) }
     })?;
@@ -169,10 +172,12 @@ pub(crate) fn join(config: &Config, events: Arc<dyn ControlEvents>) -> Result<Jo
         let config = &own;
         let Met { identity, listener, inbox, view, stream, addresses } = met.map_err(NoView::into_error)?;
         let (peer, joins_late) = (identity.peer, view.generation.0 > 0);
+        let reconnections = listener.reconnections();
+        reconnections.wakes(events.clone());
         let succession = Succession::new(config, &identity, addresses);
         let control = Control::start(stream, &view, succession, listener, config, events.clone())?;
         let control = Arc::new(control);
-        let mut linker = Linker::new(config, identity, inbox);
+        let mut linker = Linker::new(config, identity, inbox, reconnections);
         match linker.first_view(view, &control, deadline) {
             Ok(view) => return Ok(Joined { view, peer, linker, control, deadline }),
             // The job has another coordinator soon, which knows nothing of this process.

@@ -1,7 +1,7 @@
 //! What a member does when it has lost its coordinator: the shell around the search for another, which decides
 //! whom to ask ([`Search`]).
 
-use super::handshake::{self, Identity, Purpose};
+use super::handshake::{self, Errand, Identity};
 use super::{ControlEvents, Listener};
 use crate::config::Config;
 use crate::control::{introduce, read_message};
@@ -126,7 +126,7 @@ impl Succession {
         let asked = self.asked.fetch_add(1, Ordering::Relaxed);
         let epoch = rejoin.epoch;
         let rejoin = Rejoin { asked, ..rejoin.clone() };
-        let stream = match handshake::try_each(addresses, &self.identity, Purpose::Control, 1, patience) {
+        let stream = match handshake::try_each(addresses, &self.identity, Errand::CONTROL, patience) {
             Ok(stream) => stream,
             Err(error) => return Answer::of_error(&error),
         };

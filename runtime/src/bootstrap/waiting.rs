@@ -4,6 +4,7 @@
 //! names would wait for ever, and take all descriptors in the end: they go when the other side has closed, after a
 //! while, and when there are too many.
 
+use super::handshake::Errand;
 use crate::engine::lock;
 use ronde_core::PeerId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -22,8 +23,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// An authenticated data connection.
 pub(crate) enum Arrival {
-    /// One of so many streams.
-    Tcp(PeerId, TcpStream, u8),
+    Tcp(PeerId, TcpStream, Errand),
     Unix(PeerId, UnixStream),
 }
 

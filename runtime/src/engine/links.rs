@@ -9,7 +9,7 @@ use ronde_core::membership::{FromMember, MemberInfo, View};
 use ronde_core::transport::{Link, LinkFailure};
 use ronde_core::{Instant, MemberId, PeerId};
 use ronde_shm::{Registry, ShmLink, ShmOptions};
-use ronde_tcp::{TcpLink, TcpOptions};
+use ronde_tcp::{Resumption, TcpLink, TcpOptions};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -40,29 +40,47 @@ const SILENCES: u32 = 2;
 /// And to which so much was sent in vain.
 const SILENT_RETRIES: u32 = 3;
 
+/// What the links within a machine need.
+pub(crate) struct Local<'a> {
+    pub(crate) registry: &'a Arc<Registry>,
+    /// How many members there are on it.
+    pub(crate) peers: usize,
+    /// When a link has to be set up.
+    pub(crate) deadline: std::time::Instant,
+}
+
 /// Opens the link to a member: shared memory where both run on one machine, as one of so many, and it is allowed, else TCP.
 pub(crate) fn open(
     config: &Config,
     peer: usize,
-    sockets: PeerSockets,
-    registry: &Arc<Registry>,
-    local_peers: usize,
-    deadline: std::time::Instant,
+    mut sockets: PeerSockets,
+    resumption: Option<Resumption>,
+    local: &Local<'_>,
 ) -> Result<(Box<dyn Link>, LinkState), String> {
     let duplicate = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|e| e.to_string());
-    if let Some(socket) = sockets.unix
+    if let Some(socket) = sockets.unix.take()
         && config.allows_transport("shm")
     {
         let descriptor = Some(duplicate(socket.as_fd())?);
-        let link =
-            ShmLink::connect(peer, socket, &ShmOptions::among(local_peers), registry.clone(), deadline)
-                .map_err(|e| e.to_string())?;
+        let link = ShmLink::connect(
+            peer,
+            socket,
+            &ShmOptions::among(local.peers),
+            local.registry.clone(),
+            local.deadline,
+        )
+        .map_err(|e| e.to_string())?;
         return Ok((Box::new(link), LinkState::new("shm", descriptor)));
     }
-    if sockets.tcp.is_empty() {
+    let (streams, options) = (sockets.streams(), TcpOptions::default());
+    if streams.is_empty() {
         return Err("no transport that both sides allow (see RONDE_TRANSPORTS)".into());
     }
-    let link = TcpLink::new(peer, sockets.tcp, &TcpOptions::default()).map_err(|e| e.to_string())?;
+    let link = match resumption {
+        Some(resumption) => TcpLink::resumable(peer, streams, &options, resumption),
+        None => TcpLink::new(peer, streams, &options),
+    };
+    let link = link.map_err(|e| e.to_string())?;
     let descriptor = link.descriptor().map(duplicate).transpose()?;
     Ok((Box::new(link), LinkState::new("tcp", descriptor)))
 }
@@ -197,7 +215,7 @@ impl Engine {
         let silence = self.suspect_after * SILENCES;
         let since_last = now.since(std::mem::replace(&mut inner.looked_for_silence, now));
         for at in 0..inner.links.len() {
-            let Some(link) = &inner.links[at] else { continue };
+            let Some(link) = &mut inner.links[at] else { continue };
             let Some(unanswered) = link.unanswered() else { continue };
             let since = &mut inner.link_states[at].unanswered_since;
             // What was seen long ago has been answered since, for all that is known.
@@ -205,7 +223,12 @@ impl Engine {
                 *since = None;
             }
             let since = if unanswered > 0 { *since.get_or_insert(now) } else { now };
-            if unanswered >= SILENT_RETRIES && now.since(since) >= silence {
+            if unanswered < SILENT_RETRIES || now.since(since) < silence {
+                continue;
+            }
+            if link.reconnect() {
+                inner.link_states[at].unanswered_since = None;
+            } else {
                 self.end_link(inner, at, LinkFailure::Silent);
             }
         }

@@ -180,6 +180,10 @@ impl ControlEvents for Announced {
         }
     }
 
+    fn links_have_news(&self) {
+        self.wake();
+    }
+
     fn progress(&self) -> CallProgress {
         *lock(&self.progress)
     }

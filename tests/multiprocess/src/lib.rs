@@ -3,6 +3,9 @@
 //! A test named `x` calls [`launch`] in the parent; the children run the test function `x_rank`, which
 //! returns at once unless [`is_child`] says that it is one.
 
+mod proxy;
+
+pub use proxy::Proxy;
 use ronde::{Config, Group};
 use std::fs::OpenOptions;
 use std::io::{Read, Write};

@@ -279,7 +279,7 @@ fn what_is_another_version_or_not_ronde_is_named_at_once() {
     let other = b"RONDE\0\x09\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
     let web = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
     for (answer, words) in [
-        (&other[..], ["version 9", "version 4", "use one version of Ronde"]),
+        (&other[..], ["version 9", "version 5", "use one version of Ronde"]),
         (&web[..], ["not Ronde", "HTTP/1.1", "400"]),
     ] {
         let port = answering(answer);
@@ -308,7 +308,7 @@ fn another_version_is_told_which_one_this_is() {
     other.write_all(&preamble).unwrap();
     let mut answer = Vec::new();
     other.read_to_end(&mut answer).unwrap();
-    assert_eq!((&answer[..7], answer.len()), (&b"RONDE\0\x04"[..], 32));
+    assert_eq!((&answer[..7], answer.len()), (&b"RONDE\0\x05"[..], 32));
     // Those of this version meet nevertheless.
     let last = at(port).rank(1).size(2).join();
     expect_working(vec![host.join().unwrap(), last], 10);

@@ -1,0 +1,396 @@
+//! Connections that take the place of those that were cut while both processes live.
+//!
+//! Of each pair the higher rank connects, as it did first. So the lower one, if it is the one that finds a connection dead, can only
+//! say so (a *nudge*). After the handshake:
+//!
+//! ```text
+//! client  -> to peer id 16 | what 1 (1: offer, 2: nudge) | stream 1 | 0 × 2 | connection 4 | bytes received 8
+//! server  -> verdict 1 (1: go on, 2: the link has ended here, 3: another process, 4: not linked yet) | 0 × 7 | bytes received 8
+//! ```
+//!
+//! Numbers are little endian. A connection that is refused proves that the process has ended, as everywhere else.
+
+use super::ControlEvents;
+use super::handshake::{self, Errand, Identity};
+use crate::config::Config;
+use crate::engine::lock;
+use crate::until::Until;
+use ronde_core::PeerId;
+use ronde_core::membership::MemberInfo;
+use ronde_core::transport::LinkFailure;
+use ronde_tcp::{Cut, Delivery, Mailbox, Resumption};
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+/// Threads that make connections at one time: a switch that restarts may cut those to thousands of members.
+const MOST_WORKERS: usize = 16;
+/// How long one attempt may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// It is tried for so many times as long as a member may be silent.
+const SILENCES: u32 = 2;
+/// Who cannot be told that its connection is dead, since nobody listens where it should, may still find out and connect. A process that
+/// has ended is known by other signs.
+const UNTOLD: Duration = Duration::from_millis(500);
+/// How often who waits to be connected to looks.
+const LOOK: Duration = Duration::from_millis(5);
+
+const REQUEST_BYTES: usize = 32;
+const REPLY_BYTES: usize = 16;
+
+/// What a connection with [`Errand::RESUME`] is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Request {
+    to: PeerId,
+    is_offer: bool,
+    stream: u8,
+    connection: u32,
+    received: u64,
+}
+
+/// What is said to that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+enum Verdict {
+    GoOn = 1,
+    HasEnded = 2,
+    Another = 3,
+    NotYet = 4,
+}
+
+impl Request {
+    fn encode(&self) -> [u8; REQUEST_BYTES] {
+        let mut bytes = [0; REQUEST_BYTES];
+        bytes[..16].copy_from_slice(&self.to.0);
+        bytes[16] = if self.is_offer { 1 } else { 2 };
+        bytes[17] = self.stream;
+        bytes[20..24].copy_from_slice(&self.connection.to_le_bytes());
+        bytes[24..].copy_from_slice(&self.received.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8; REQUEST_BYTES]) -> Option<Request> {
+        let (to, rest) = bytes.split_first_chunk()?;
+        let (&[what, stream, 0, 0], rest) = rest.split_first_chunk()? else { return None };
+        let (connection, received) = rest.split_first_chunk()?;
+        Some(Request {
+            to: PeerId(*to),
+            is_offer: matches!(what, 1 | 2).then_some(what == 1)?,
+            stream,
+            connection: u32::from_le_bytes(*connection),
+            received: u64::from_le_bytes(*received.first_chunk()?),
+        })
+    }
+}
+
+fn reply(verdict: Verdict, received: u64) -> [u8; REPLY_BYTES] {
+    let mut bytes = [0; REPLY_BYTES];
+    bytes[0] = verdict as u8;
+    bytes[8..].copy_from_slice(&received.to_le_bytes());
+    bytes
+}
+
+/// The bytes that the other side has received, if it goes on.
+fn read_reply(bytes: &[u8; REPLY_BYTES]) -> Result<u64, Refusal> {
+    let received = bytes.last_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    match bytes[0] {
+        1 => Ok(received),
+        2 => Err(Refusal::Final(LinkFailure::Closed)),
+        3 => Err(Refusal::Final(LinkFailure::PeerDied)),
+        4 => Err(Refusal::Later(io::ErrorKind::NotConnected.into())),
+        _ => Err(Refusal::Final(LinkFailure::Violation("an unknown verdict on a connection"))),
+    }
+}
+
+/// Why an attempt came to nothing.
+#[derive(Debug)]
+enum Refusal {
+    /// Another may do better.
+    Later(io::Error),
+    Final(LinkFailure),
+}
+
+/// A member whose link may be taken up again.
+struct Linked {
+    mailbox: Mailbox,
+    addresses: Vec<SocketAddr>,
+    /// This side makes the connections.
+    connects: bool,
+    name: String,
+}
+
+struct Task {
+    peer: PeerId,
+    cut: Cut,
+    begun: Instant,
+}
+
+#[derive(Default)]
+struct Tasks {
+    waiting: VecDeque<Task>,
+    workers: usize,
+}
+
+/// Takes up streams that were cut.
+pub(crate) struct Reconnections {
+    identity: Identity,
+    /// For how long it is tried.
+    patience: Duration,
+    links: Mutex<BTreeMap<PeerId, Arc<Linked>>>,
+    tasks: Mutex<Tasks>,
+    /// Who polls the links.
+    events: Mutex<Option<Arc<dyn ControlEvents>>>,
+}
+
+impl Reconnections {
+    pub(super) fn new(identity: &Identity, config: &Config) -> Arc<Reconnections> {
+        Arc::new(Reconnections {
+            identity: identity.clone(),
+            patience: config.suspect_after() * SILENCES,
+            links: Mutex::default(),
+            tasks: Mutex::default(),
+            events: Mutex::default(),
+        })
+    }
+
+    /// This is who polls the links.
+    pub(super) fn wakes(&self, events: Arc<dyn ControlEvents>) {
+        *lock(&self.events) = Some(events);
+    }
+
+    /// What the new link to a member needs to be taken up; `connects`: by this side.
+    pub(super) fn link(self: &Arc<Self>, member: &MemberInfo, connects: bool) -> Resumption {
+        let mailbox = Mailbox::default();
+        let linked = Linked {
+            mailbox: mailbox.clone(),
+            addresses: member.addresses.clone(),
+            connects,
+            name: format!("process {} on {}", member.pid, member.host),
+        };
+        let peer = member.peer;
+        lock(&self.links).insert(peer, Arc::new(linked));
+        let reconnections: Weak<Reconnections> = Arc::downgrade(self);
+        let redial = move |cut| {
+            if let Some(reconnections) = reconnections.upgrade() {
+                reconnections.ask(Task { peer, cut, begun: Instant::now() });
+            }
+        };
+        Resumption { redial: Box::new(redial), mailbox }
+    }
+
+    /// Only these are members any more.
+    pub(super) fn retain(&self, is_member: impl Fn(PeerId) -> bool) {
+        lock(&self.links).retain(|&peer, _| is_member(peer));
+    }
+
+    /// A connection that a peer has made for this.
+    pub(super) fn receive(&self, stream: TcpStream, peer: PeerId) -> io::Result<()> {
+        let mut limited = Until(&stream, Instant::now() + PATIENCE);
+        let mut request = [0; REQUEST_BYTES];
+        limited.read_exact(&mut request)?;
+        let request =
+            Request::decode(&request).ok_or_else(|| io::Error::other("no request for a connection"))?;
+        let linked = lock(&self.links).get(&peer).cloned();
+        let verdict = match &linked {
+            _ if request.to != self.identity.peer => Verdict::Another,
+            None => Verdict::NotYet,
+            Some(linked) if linked.mailbox.is_closed() => Verdict::HasEnded,
+            Some(_) => Verdict::GoOn,
+        };
+        let Some(linked) = linked.filter(|_| verdict == Verdict::GoOn) else {
+            return limited.write_all(&reply(verdict, 0));
+        };
+        let Request { stream: at, connection, received, .. } = request;
+        if !request.is_offer {
+            limited.write_all(&reply(Verdict::GoOn, 0))?;
+            // Of no use to a link that has just ended.
+            let _ = linked.mailbox.deliver(Delivery::Nudged { stream: at, connection });
+            self.wake();
+            return Ok(());
+        }
+        limited.lift()?;
+        let answer = |mut stream: &TcpStream, received| stream.write_all(&reply(Verdict::GoOn, received));
+        let offer =
+            Delivery::Offered { stream: at, connection, received, socket: stream, answer: Box::new(answer) };
+        if let Err(Delivery::Offered { mut socket, .. }) = linked.mailbox.deliver(offer) {
+            return socket.write_all(&reply(Verdict::HasEnded, 0));
+        }
+        self.wake();
+        Ok(())
+    }
+
+    fn wake(&self) {
+        if let Some(events) = &*lock(&self.events) {
+            events.links_have_news();
+        }
+    }
+
+    /// Has a thread see to it.
+    fn ask(self: Arc<Self>, task: Task) {
+        let mut tasks = lock(&self.tasks);
+        tasks.waiting.push_back(task);
+        if tasks.workers >= MOST_WORKERS {
+            return;
+        }
+        let works = self.clone();
+        let worker = std::thread::Builder::new().name("ronde-reconnect".into()).spawn(move || works.work());
+        match worker {
+            Ok(_) => tasks.workers += 1,
+            // Others may come to it.
+            Err(_) if tasks.workers > 0 => {}
+            Err(error) => {
+                tracing::warn!("no thread to make a connection again: {error}");
+                let task = tasks.waiting.pop_back();
+                drop(tasks);
+                if let Some(Task { peer, cut, .. }) = task
+                    && let Some(linked) = lock(&self.links).get(&peer)
+                {
+                    give_up(linked, &cut, cut.failure);
+                }
+            }
+        }
+    }
+
+    fn work(&self) {
+        loop {
+            let mut tasks = lock(&self.tasks);
+            let Some(task) = tasks.waiting.pop_front() else {
+                tasks.workers -= 1;
+                return;
+            };
+            drop(tasks);
+            let linked = lock(&self.links).get(&task.peer).cloned();
+            if let Some(linked) = linked {
+                self.take_up(&linked, &task);
+                self.wake();
+            }
+        }
+    }
+
+    fn take_up(&self, linked: &Linked, task: &Task) {
+        let Task { peer, cut, begun } = task;
+        if linked.mailbox.is_closed() {
+            return;
+        }
+        tracing::info!("a connection to {} was cut: {}", linked.name, cut.failure);
+        let deadline = *begun + self.patience;
+        let done = match linked.connects {
+            true => self.connect(linked, *peer, cut, deadline),
+            false => self.be_connected_to(linked, *peer, cut, deadline),
+        };
+        match done {
+            Ok(()) if linked.mailbox.is_closed() => {}
+            Ok(()) => tracing::warn!(
+                "a connection to {} was cut ({}) and taken up again after {:.0?}",
+                linked.name,
+                cut.failure,
+                begun.elapsed()
+            ),
+            Err(failure) => give_up(linked, cut, failure),
+        }
+    }
+
+    /// Connects, and agrees with the other side on how far both are.
+    fn connect(&self, linked: &Linked, to: PeerId, cut: &Cut, deadline: Instant) -> Result<(), LinkFailure> {
+        let Cut { stream, received, .. } = *cut;
+        let mut connection = cut.connection;
+        let attempt = |left: Duration| {
+            // One whose answer was lost has used its number.
+            connection = connection.wrapping_add(1);
+            let request = Request { to, is_offer: true, stream, connection, received };
+            let (socket, received) = self.request(linked, &request, left)?;
+            Ok(Delivery::Connected { stream, connection, received, socket })
+        };
+        match handshake::retry(deadline, attempt, |refusal| matches!(refusal, Refusal::Final(_))) {
+            // Of no use to a link that has ended meanwhile.
+            Ok(connected) => {
+                let _ = linked.mailbox.deliver(connected);
+                Ok(())
+            }
+            Err(Refusal::Final(failure)) => Err(failure),
+            Err(Refusal::Later(error)) if says_nothing(&error) => Err(LinkFailure::Silent),
+            Err(Refusal::Later(_)) => Err(cut.failure),
+        }
+    }
+
+    /// Has the other side connect, which may know already that it has to.
+    fn be_connected_to(
+        &self,
+        linked: &Linked,
+        to: PeerId,
+        cut: &Cut,
+        mut deadline: Instant,
+    ) -> Result<(), LinkFailure> {
+        let Cut { stream, connection, .. } = *cut;
+        let request = Request { to, is_offer: false, stream, connection, received: 0 };
+        let mut failure = cut.failure;
+        let mut is_told = false;
+        loop {
+            if !linked.mailbox.is_cut(stream) || linked.mailbox.is_closed() {
+                return Ok(());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(failure);
+            }
+            if !is_told {
+                match self.request(linked, &request, left) {
+                    Ok(_) => is_told = true,
+                    Err(Refusal::Final(LinkFailure::PeerDied)) => {
+                        (is_told, failure) = (true, LinkFailure::PeerDied);
+                        deadline = deadline.min(Instant::now() + UNTOLD);
+                    }
+                    Err(Refusal::Final(failure)) => return Err(failure),
+                    Err(Refusal::Later(error)) if says_nothing(&error) => failure = LinkFailure::Silent,
+                    Err(Refusal::Later(_)) => {}
+                }
+            }
+            // Nothing can be waited for but time: the link is another thread's.
+            std::thread::park_timeout(LOOK.min(left));
+        }
+    }
+
+    /// One connection, and what the other side says on it.
+    fn request(
+        &self,
+        linked: &Linked,
+        request: &Request,
+        left: Duration,
+    ) -> Result<(TcpStream, u64), Refusal> {
+        if linked.mailbox.is_closed() {
+            return Err(Refusal::Final(LinkFailure::Closed));
+        }
+        let patience = left.min(PATIENCE);
+        let until = Instant::now() + patience;
+        let ask = || -> io::Result<(TcpStream, [u8; REPLY_BYTES])> {
+            let socket = handshake::try_each(&linked.addresses, &self.identity, Errand::RESUME, patience)?;
+            let mut limited = Until(&socket, until);
+            limited.write_all(&request.encode())?;
+            let mut reply = [0; REPLY_BYTES];
+            limited.read_exact(&mut reply)?;
+            limited.lift()?;
+            Ok((socket, reply))
+        };
+        match ask() {
+            Ok((socket, reply)) => Ok((socket, read_reply(&reply)?)),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                Err(Refusal::Final(LinkFailure::PeerDied))
+            }
+            Err(error) => Err(Refusal::Later(error)),
+        }
+    }
+}
+
+fn give_up(linked: &Linked, cut: &Cut, failure: LinkFailure) {
+    // Of no use to a link that has ended meanwhile.
+    let _ =
+        linked.mailbox.deliver(Delivery::GivenUp { stream: cut.stream, connection: cut.connection, failure });
+}
+
+/// The path may be cut, and not this connection alone.
+fn says_nothing(error: &io::Error) -> bool {
+    use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut, WouldBlock};
+    matches!(error.kind(), HostUnreachable | NetworkUnreachable | TimedOut | WouldBlock)
+}
