@@ -159,6 +159,11 @@ pub trait Link: Send {
         false
     }
 
+    /// How many connections have taken the place of others.
+    fn reconnections(&self) -> u32 {
+        0
+    }
+
     /// Tells the peer that this side is about to block on [`Link::wake_source`] and wants to be
     /// woken. Returns false if something arrived meanwhile: poll instead of sleeping.
     fn prepare_sleep(&mut self) -> bool {

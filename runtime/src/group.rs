@@ -65,6 +65,8 @@ pub struct LinkInfo {
     pub rank: u32,
     /// `"shm"` or `"tcp"`.
     pub transport: &'static str,
+    /// How many connections have taken the place of others that were cut ([`Config::reconnect`]).
+    pub reconnections: u32,
     /// Host name of the other side.
     pub host: String,
 }
@@ -128,7 +130,7 @@ impl Group {
     /// The links of this group.
     pub fn links(&self) -> Vec<LinkInfo> {
         let engine = &self.inner.engine;
-        let transports = engine.transports();
+        let links = engine.links();
         let (view, current) = (engine.view(), self.current());
         let members = current.planner.members().iter().enumerate();
         members
@@ -136,7 +138,8 @@ impl Group {
             .map(|(rank, &member)| LinkInfo {
                 rank: rank as u32,
                 // None if another thread is just passing a safe point.
-                transport: transports.get(member).copied().unwrap_or_default(),
+                transport: links.get(member).map(|link| link.0).unwrap_or_default(),
+                reconnections: links.get(member).map_or(0, |link| link.1),
                 host: view.member(MemberId(member as u32)).map_or_else(String::new, |m| m.host.clone()),
             })
             .collect()

@@ -411,9 +411,12 @@ impl Engine {
         self.hand_to_background();
     }
 
-    /// Name of the transport to each world rank; empty for one's own.
-    pub(crate) fn transports(&self) -> Vec<&'static str> {
-        lock(&self.inner).link_states.iter().map(|state| state.transport).collect()
+    /// Name of the transport to each member, empty for one's own, and how often its connections were made again.
+    pub(crate) fn links(&self) -> Vec<(&'static str, u32)> {
+        let inner = &*lock(&self.inner);
+        let both = inner.link_states.iter().zip(&inner.links);
+        both.map(|(state, link)| (state.transport, link.as_ref().map_or(0, |link| link.reconnections())))
+            .collect()
     }
 
     /// Ends this process's part without telling anybody.

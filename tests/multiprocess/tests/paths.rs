@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(90);
 /// Who is behind silent links is given up after some five seconds; calls would end the job after this.
 const TIMEOUT: &str = "60s";
+/// Longer than it takes until a path counts as silent, shorter than connections are tried again.
+const OUTAGE: Duration = Duration::from_millis(3200);
 const COORDINATOR: &str = "10.77.1.1:29400";
 
 /// Sums until somebody is lost, and a little longer; says who is absent.
@@ -37,6 +39,35 @@ fn sum_rank() {
         }
         left_to_do -= i32::from(!outcome.absent.is_empty());
         if left_to_do == 0 {
+            return group.close().expect("close");
+        }
+    }
+}
+
+/// Sums for so many rounds, of which a few take long; nobody is lost.
+#[test]
+fn patient_rank() {
+    if !is_child() {
+        return;
+    }
+    let group = Config::from_env().and_then(|config| config.join()).expect("join");
+    let (begun, mut longest) = (Instant::now(), Duration::ZERO);
+    for round in 0.. {
+        let mut data: Vec<u64> = (0..5_000).map(|i| i * (u64::from(group.rank()) + 1) + round).collect();
+        let since = Instant::now();
+        let outcome = group.all_reduce(&mut data, ReduceOp::Sum).expect("all-reduce");
+        assert!(outcome.absent.is_empty() && outcome.interruptions == 0, "round {round}: {outcome:?}");
+        assert!((0..5_000).all(|i| data[i as usize] == i * 6 + 3 * round), "round {round}");
+        if round == 50 {
+            println!("round {round}");
+        }
+        let enough = longest > OUTAGE / 2 || begun.elapsed() > PATIENCE / 2;
+        let (stop, _) = group.agree(enough).expect("agree");
+        longest = longest.max(since.elapsed());
+        if stop {
+            let made: u32 = group.links().iter().map(|link| link.reconnections).sum();
+            println!("the longest round took {longest:?}, reconnections: {made}.");
+            assert!(longest > OUTAGE / 2, "nothing was cut");
             return group.close().expect("close");
         }
     }
@@ -103,6 +134,15 @@ impl Machines {
     }
 }
 
+impl Machines {
+    /// The cable carries everything again.
+    fn heal(&self) {
+        for (name, other) in self.0.iter().zip(["10.77.2.2", "10.77.2.1"]) {
+            assert!(ip(&format!("-n {name} neighbour del {other} dev cable2")));
+        }
+    }
+}
+
 impl Drop for Machines {
     fn drop(&mut self) {
         for name in &self.0 {
@@ -156,4 +196,28 @@ fn the_same_with_a_coordinator_of_its_own() {
 #[test]
 fn a_host_that_is_cut_off_from_data_steps_down() {
     lose_who_is_cut_off_from_data("host", false, [0, 1, 1], 0);
+}
+
+/// Something in between forgets the connections for some seconds: they are made again.
+#[test]
+fn a_path_that_comes_back_costs_nobody() {
+    let Some(machines) = Machines::new("heals") else {
+        return not_checked("links that fall silent: this process may not make network namespaces");
+    };
+    let mut ranks: Vec<RankProcess> =
+        (0..3).map(|rank| machines.run("patient_rank", rank, [0, 1, 0][rank])).collect();
+    let mut said = BufReader::new(ranks[0].take_stdout()).lines().map(Result::unwrap);
+    let runs = said.by_ref().any(|line| line.ends_with("round 50"));
+    if runs {
+        machines.cut_off();
+        std::thread::park_timeout(OUTAGE);
+        machines.heal();
+    }
+    let rest: Vec<String> = said.collect();
+    let ended = wait_all(ranks, PATIENCE);
+    let outputs: Vec<&str> = ended.iter().map(|end| end.output.as_str()).collect();
+    assert!(runs && ended.iter().all(|end| end.ok), "{rest:?} {outputs:?}");
+    // Ranks 0 and 2 are on one machine.
+    let of_rank_1 = "reconnections: 2.";
+    assert!(outputs[1].contains(of_rank_1), "{}", outputs[1]);
 }

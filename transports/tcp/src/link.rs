@@ -62,6 +62,7 @@ pub struct TcpLink {
     options: TcpOptions,
     /// How streams that are cut get other connections, if they do.
     resumption: Option<Resumption>,
+    reconnections: u32,
 }
 
 impl TcpLink {
@@ -111,6 +112,7 @@ impl TcpLink {
             failure: None,
             options,
             resumption,
+            reconnections: 0,
         })
     }
 
@@ -265,6 +267,7 @@ impl TcpLink {
         }
         (stream.condition, stream.connection, stream.inode) = (Condition::Connected, connection, inode);
         resumption.mailbox.set_cut(at, false);
+        self.reconnections += 1;
         let Some(socket) = stream.outlet.socket() else { return Ok(()) };
         let watched = prepared.and_then(|()| Ok(watch.replace(at, socket)?));
         let answered = watched.and_then(|()| match answer {
@@ -395,6 +398,10 @@ impl Link for TcpLink {
             let _ = mailbox.deliver(Delivery::Nudged { stream: at as u8, connection: stream.connection });
         }
         true
+    }
+
+    fn reconnections(&self) -> u32 {
+        self.reconnections
     }
 
     fn prepare_sleep(&mut self) -> bool {
