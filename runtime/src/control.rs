@@ -3,7 +3,7 @@
 use crate::bootstrap::{ControlEvents, Found, Listener, News, Succession};
 use crate::config::Config;
 use crate::engine::lock;
-use crate::until::Until;
+use crate::session::{Session, Talk};
 use ronde_core::error::{Error, Result};
 use ronde_core::membership::{FromMember, Hello, MAX_MESSAGE_BYTES, ToMember, Verdict, View, decode, encode};
 use ronde_core::{Epoch, PeerId};
@@ -24,11 +24,11 @@ pub(crate) fn write_message<T: Serialize>(mut stream: &TcpStream, message: &T) -
 }
 
 /// Writes the first message of a connection to a coordinator, after the name of the job if that has one.
-pub(crate) fn introduce(stream: &TcpStream, job: &str, message: &FromMember) -> io::Result<()> {
+pub(crate) fn introduce(talk: &mut Talk, job: &str, message: &FromMember) -> io::Result<()> {
     if !job.is_empty() {
-        write_message(stream, &FromMember::Job(job.to_owned()))?;
+        talk.say(&FromMember::Job(job.to_owned()))?;
     }
-    write_message(stream, message)
+    talk.say(message)
 }
 
 /// Reads one message.
@@ -51,7 +51,7 @@ pub(crate) fn read_message<T: DeserializeOwned>(mut stream: impl Read) -> io::Re
 
 /// A member that has said hello and is not active yet.
 pub(crate) struct Rendezvous {
-    stream: TcpStream,
+    talk: Talk,
     deadline: Instant,
     gathered: String,
     /// The coordinator has said something.
@@ -82,20 +82,20 @@ impl From<Error> for NoView {
 }
 
 impl Rendezvous {
-    pub(crate) fn new(stream: TcpStream, job: &str, hello: Hello, deadline: Instant) -> Result<Rendezvous> {
+    pub(crate) fn new(mut talk: Talk, job: &str, hello: Hello, deadline: Instant) -> Result<Rendezvous> {
         let failed = |e: io::Error| Error::join(format!("the coordinator does not listen: {e}"));
-        stream.set_write_timeout(Some(WRITE_PATIENCE)).map_err(failed)?;
+        talk.stream.set_write_timeout(Some(WRITE_PATIENCE)).map_err(failed)?;
         let knows_how_many = hello.newcomer || hello.size.is_some() || hello.min_peers.is_some();
-        introduce(&stream, job, &FromMember::Hello(hello)).map_err(failed)?;
+        introduce(&mut talk, job, &FromMember::Hello(hello)).map_err(failed)?;
         let gathered = match knows_how_many {
             true => "nobody else has come",
             false => "nobody has said how many ranks the job has (RONDE_SIZE or RONDE_MIN_PEERS)",
         };
-        Ok(Rendezvous { stream, deadline, gathered: gathered.into(), heard: false, pending: false })
+        Ok(Rendezvous { talk, deadline, gathered: gathered.into(), heard: false, pending: false })
     }
 
     fn next(&mut self) -> Result<ToMember, NoView> {
-        match read_message(Until(&self.stream, self.deadline)) {
+        match self.talk.hear(self.deadline) {
             Err(_) if self.pending && Instant::now() < self.deadline => {
                 Err(NoView::Later(Error::join("the job ended before this process could join it")))
             }
@@ -122,14 +122,11 @@ impl Rendezvous {
     }
 
     /// Waits until everybody is here or, where the job runs already, until its members take this one in.
-    pub(crate) fn await_view(
-        mut self,
-        was_pending: &std::cell::Cell<bool>,
-    ) -> Result<(View, TcpStream), NoView> {
+    pub(crate) fn await_view(mut self, was_pending: &std::cell::Cell<bool>) -> Result<(View, Talk), NoView> {
         loop {
             match self.next()? {
                 ToMember::View(view) if view.is_sound() => {
-                    return Ok((Arc::unwrap_or_clone(view), self.stream));
+                    return Ok((Arc::unwrap_or_clone(view), self.talk));
                 }
                 ToMember::Pending { members } => {
                     self.pending = true;
@@ -167,7 +164,7 @@ struct Progress {
 
 struct Shared {
     /// To the coordinator there is now.
-    stream: Mutex<Arc<TcpStream>>,
+    session: Mutex<Arc<Session>>,
     peer: PeerId,
     writing: Mutex<()>,
     progress: Mutex<Progress>,
@@ -188,7 +185,7 @@ impl Control {
     /// Beats, and listens to the coordinator, from the moment there is a view: opening the links may take
     /// longer than a member may be silent, and others may be lost meanwhile.
     pub(crate) fn start(
-        stream: TcpStream,
+        talk: Talk,
         view: &View,
         succession: Succession,
         listener: Listener,
@@ -196,11 +193,10 @@ impl Control {
         events: Arc<dyn ControlEvents>,
     ) -> Result<Control> {
         let failed = |e: io::Error| Error::resource(format!("cannot start the control connection: {e}"));
-        // The coordinator beats like its members; its silence is its loss.
-        stream.set_read_timeout(Some(config.suspect_after())).map_err(failed)?;
+        let session = succession.session(talk, WRITE_PATIENCE).map_err(failed)?;
         let peer = succession.peer();
         let shared = Arc::new(Shared {
-            stream: Mutex::new(Arc::new(stream)),
+            session: Mutex::new(Arc::new(session)),
             peer,
             writing: Mutex::new(()),
             progress: Mutex::new(Progress { proposed_epoch: view.epoch, ..Progress::default() }),
@@ -325,7 +321,7 @@ impl Control {
         }
         lock(&self.shared.progress).ended = true;
         self.shared.changed.notify_all();
-        let _ = self.shared.stream().shutdown(Shutdown::Both);
+        self.shared.session().shutdown(Shutdown::Both);
         let listener = lock(&self.shared.listener).take();
         drop(listener);
     }
@@ -346,13 +342,13 @@ enum End {
 }
 
 impl Shared {
-    fn stream(&self) -> Arc<TcpStream> {
-        lock(&self.stream).clone()
+    fn session(&self) -> Arc<Session> {
+        lock(&self.session).clone()
     }
 
     fn send(&self, message: &FromMember) {
         let _one_at_a_time = lock(&self.writing);
-        if let Err(error) = write_message(&self.stream(), message) {
+        if let Err(error) = self.session().say(message) {
             tracing::debug!("the coordinator cannot be told: {error}");
         }
     }
@@ -374,16 +370,20 @@ impl Shared {
                 // If it lives and hears this, it knows that it is not the coordinator any more.
                 self.send(&FromMember::Succeeded);
             }
-            let _ = self.stream().shutdown(Shutdown::Both);
+            self.session().shutdown(Shutdown::Both);
             let is_over = || {
                 let progress = lock(&self.progress);
                 progress.ended || progress.released || progress.failure.is_some()
             };
             match self.succession.find(events, &self.listener, silent, &is_over) {
-                Found::Coordinator(stream) => {
-                    *lock(&self.stream) = Arc::new(stream);
-                    events.say_again();
-                }
+                Found::Coordinator(talk) => match self.succession.session(talk, WRITE_PATIENCE) {
+                    Ok(session) => {
+                        *lock(&self.session) = Arc::new(session);
+                        events.say_again();
+                    }
+                    // Its connection has ended already: the next read says so.
+                    Err(error) => tracing::debug!("the coordinator that was found is gone: {error}"),
+                },
                 Found::Verdict(verdict) => {
                     self.failed(events, self.in_my_eyes(verdict));
                     break;
@@ -400,15 +400,15 @@ impl Shared {
         }
         self.note(|progress| progress.ended = true);
         // Nothing more is said on it: lets the coordinator end too.
-        let _ = self.stream().shutdown(Shutdown::Both);
+        self.session().shutdown(Shutdown::Both);
         // The process may live on: who looks for a coordinator does not wait for one here.
         lock(&self.listener).iter().for_each(Listener::job_has_ended);
     }
 
     fn read_until_the_end(&self, events: &dyn ControlEvents) -> End {
-        let stream = self.stream();
+        let session = self.session();
         loop {
-            match read_message(&*stream) {
+            match read_message(&*session) {
                 Ok(ToMember::Verdict(verdict)) => {
                     self.failed(events, self.in_my_eyes(verdict));
                     return End::Over;
@@ -441,7 +441,10 @@ impl Shared {
                 Ok(ToMember::Left(member)) => events.tell(News::Left(member)),
                 Ok(ToMember::Prepare { epoch, lost }) => events.tell(News::Prepare(epoch, lost)),
                 Ok(ToMember::Resume { plan, shrink, .. }) => events.tell(News::Resume(plan, shrink)),
-                Ok(ToMember::Released) => self.note(|progress| progress.released = true),
+                Ok(ToMember::Released) => {
+                    session.finish();
+                    self.note(|progress| progress.released = true);
+                }
                 Ok(_) => {}
                 Err(error) => {
                     let progress = lock(&self.progress);
@@ -517,8 +520,13 @@ pub(crate) mod tests {
         let missing = (0..1 << 20).collect();
         let (stream, dribbles) = one_who_dribbles(&ToMember::Gathering { joined: 1, size: 2, missing });
         let deadline = Instant::now() + Duration::from_millis(100);
-        let mut rendezvous =
-            Rendezvous { stream, deadline, gathered: "nobody".into(), heard: false, pending: false };
+        let mut rendezvous = Rendezvous {
+            talk: Talk::new(stream, None),
+            deadline,
+            gathered: "nobody".into(),
+            heard: false,
+            pending: false,
+        };
         let failed = rendezvous.next().unwrap_err().into_error();
         assert!(deadline.elapsed() < Duration::from_secs(20));
         assert!(failed.to_string().contains("in time"), "{failed}");

@@ -4,15 +4,15 @@ use crate::bootstrap::{
     Errand, Identity, Listener, coordinator_addresses, new_peer_id, refuse_open_networks, try_each,
 };
 use crate::config::Config;
-use crate::control::{introduce, read_message, write_message};
+use crate::control::introduce;
 use crate::engine::lock;
 use crate::jobs::Coordinators;
+use crate::session::{Session, Talk};
 use ronde_core::Instant;
 use ronde_core::PeerId;
 use ronde_core::error::{Error, Result};
 use ronde_core::membership::{Coordinator, Effect, FromMember, MemberInfo, Status, ToMember, encode};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -40,11 +40,11 @@ pub(crate) enum Event {
 }
 
 /// A connection that a coordinator writes to. It ends with this, since another thread still reads from it.
-pub(crate) struct Served(pub(crate) TcpStream);
+pub(crate) struct Served(pub(crate) Arc<Session>);
 
 impl Drop for Served {
     fn drop(&mut self) {
-        let _ = self.0.shutdown(Shutdown::Both);
+        self.0.shutdown(Shutdown::Both);
     }
 }
 
@@ -84,10 +84,10 @@ pub fn job_status(config: &Config) -> Result<Status> {
     let identity = Identity::new(&config.token, new_peer_id()?);
     let patience = config.connect_timeout;
     let stream = try_each(&addresses, &identity, Errand::CONTROL, patience).map_err(failed)?;
-    stream.set_read_timeout(Some(patience)).map_err(failed)?;
-    introduce(&stream, &config.job, &FromMember::Status).map_err(failed)?;
+    let mut talk = Talk::new(stream, None);
+    introduce(&mut talk, &config.job, &FromMember::Status).map_err(failed)?;
     // Who is no member hears nothing else.
-    match read_message(&stream).map_err(failed)? {
+    match talk.hear(std::time::Instant::now() + patience).map_err(failed)? {
         ToMember::Status(status) => Ok(*status),
         ToMember::NotHere(why) => Err(Error::join(why)),
         _ => Err(failed(std::io::Error::other("it answered something else"))),
@@ -174,8 +174,8 @@ impl Shell {
             && until <= now
         {
             self.farewells.pop_front();
-            if let Some(Served(stream)) = self.streams.get(&connection) {
-                let _ = stream.shutdown(Shutdown::Both);
+            if let Some(Served(session)) = self.streams.get(&connection) {
+                session.shutdown(Shutdown::Both);
             }
         }
     }
@@ -183,8 +183,8 @@ impl Shell {
     /// Ends this side of every connection and waits until the members have ended theirs: a connection
     /// that is closed with bytes unread is reset, which can overtake the last message.
     fn see_them_off(&mut self, queue: &mpsc::Receiver<Event>) {
-        for Served(stream) in self.streams.values() {
-            let _ = stream.shutdown(Shutdown::Write);
+        for Served(session) in self.streams.values() {
+            session.shutdown(Shutdown::Write);
         }
         let deadline = std::time::Instant::now() + FAREWELL;
         while !self.streams.is_empty() {
@@ -193,8 +193,8 @@ impl Shell {
                 Ok(Event::Closed(connection)) => drop(self.streams.remove(&connection)),
                 // A member of the next job.
                 Ok(Event::Connected(connection, stream)) => {
-                    let _ = write_message(&stream.0, &ToMember::TryLater);
-                    let _ = stream.0.shutdown(Shutdown::Write);
+                    let _ = stream.0.say(&ToMember::TryLater);
+                    stream.0.shutdown(Shutdown::Write);
                     self.connected(connection, stream);
                 }
                 Ok(Event::Message(..) | Event::Probed(..)) => {}
@@ -224,7 +224,8 @@ impl Shell {
     }
 
     fn connected(&mut self, connection: u64, stream: Served) {
-        if stream.0.set_write_timeout(Some(WRITE_PATIENCE)).is_ok() {
+        // A member may be silent for as long as the machine says.
+        if stream.0.set_timeouts(None, Some(WRITE_PATIENCE)).is_ok() {
             self.streams.insert(connection, stream);
             self.was_joined = true;
         }
@@ -252,28 +253,27 @@ impl Shell {
         for effect in self.machine.take_effects() {
             match effect {
                 Effect::Send(connection, message) => {
-                    let Some(Served(stream)) = self.streams.get(&connection) else { continue };
-                    let mut stream = stream;
+                    let Some(Served(session)) = self.streams.get(&connection) else { continue };
                     let known =
                         encoded.take_if(|(before, _)| is_same(before, &message)).map(|(_, bytes)| bytes);
                     let Some(bytes) = known.or_else(|| encode(&message).ok()) else {
                         // What a member does not hear it would wait for.
                         tracing::error!("a message to a member is too long: the member is given up");
-                        let _ = stream.shutdown(Shutdown::Both);
+                        session.shutdown(Shutdown::Both);
                         continue;
                     };
-                    let written = stream.write_all(&bytes);
+                    let written = session.write(&bytes);
                     encoded = Some((message, bytes));
                     if written.is_err() {
                         // Its reader sees the end and reports it.
-                        let _ = stream.shutdown(Shutdown::Both);
+                        session.shutdown(Shutdown::Both);
                     }
                 }
                 Effect::Probe(member) => self.probe(member),
                 // Its reader goes on until the member closes too.
                 Effect::Close(connection) => {
-                    if let Some(Served(stream)) = self.streams.get(&connection) {
-                        let _ = stream.shutdown(Shutdown::Write);
+                    if let Some(Served(session)) = self.streams.get(&connection) {
+                        session.shutdown(Shutdown::Write);
                         self.farewells.push_back((std::time::Instant::now() + FAREWELL, connection));
                     }
                 }

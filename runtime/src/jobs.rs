@@ -3,17 +3,18 @@
 //! Whoever has connected says first to which job it belongs. The coordinator of each job runs on a thread of its own,
 //! so that one job that fails or is slow is no matter of the others.
 
+use crate::bootstrap::{Errand, Reconnections};
 use crate::config::Config;
 use crate::control::{read_message, write_message};
 use crate::coordinator::{Addresses, Event, Served, Shell};
 use crate::engine::lock;
-use crate::until::Until;
+use crate::session::{Session, Talk, Way};
 use ronde_core::error::{Error, Result};
 use ronde_core::membership::{Coordinator, CoordinatorOptions, Effect, FromMember, ToMember};
 use ronde_core::{Instant, PeerId};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
-use std::net::{Shutdown, TcpStream};
+use std::io::{self, Read};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::time::Duration;
@@ -32,8 +33,17 @@ const LAST_WAIT: Duration = Duration::from_millis(500);
 
 /// The coordinators of this process.
 pub(crate) struct Coordinators {
-    connections: mpsc::SyncSender<TcpStream>,
+    connections: mpsc::SyncSender<Visitor>,
     jobs: Arc<Jobs>,
+}
+
+/// Somebody who has connected for a coordinator.
+pub(crate) struct Visitor {
+    pub(crate) stream: TcpStream,
+    pub(crate) peer: PeerId,
+    pub(crate) errand: Errand,
+    /// Where it comes back to.
+    pub(crate) reconnections: Arc<Reconnections>,
 }
 
 struct Jobs {
@@ -86,7 +96,7 @@ impl Coordinators {
 
     fn new(config: &Config, only: Option<String>, taken_over: Addresses) -> Result<Coordinators> {
         config.refuse_size_0()?;
-        let (connections, incoming) = mpsc::sync_channel::<TcpStream>(1024);
+        let (connections, incoming) = mpsc::sync_channel::<Visitor>(1024);
         let jobs = Arc::new(Jobs {
             options: options(config),
             only,
@@ -100,13 +110,13 @@ impl Coordinators {
         let arrive = jobs.clone();
         std::thread::Builder::new()
             .name("ronde-arrivals".into())
-            .spawn(move || incoming.iter().for_each(|stream| arrive.clone().connected(stream)))
+            .spawn(move || incoming.iter().for_each(|visitor| arrive.clone().connected(visitor)))
             .map_err(|e| Error::resource(format!("cannot start the coordinator: {e}")))?;
         Ok(Coordinators { connections, jobs })
     }
 
     /// Where accepted control connections go.
-    pub(crate) fn connections(&self) -> mpsc::SyncSender<TcpStream> {
+    pub(crate) fn connections(&self) -> mpsc::SyncSender<Visitor> {
         self.connections.clone()
     }
 
@@ -219,10 +229,12 @@ impl Jobs {
     }
 
     /// Somebody has connected: reads what it says, for the coordinator of its job.
-    fn connected(self: Arc<Jobs>, stream: TcpStream) {
+    fn connected(self: Arc<Jobs>, visitor: Visitor) {
         let spawned = std::thread::Builder::new().name("ronde-member".into()).spawn(move || {
-            if let Some((name, first)) = self.first_message(&stream) {
-                self.serve(&stream, &name, first);
+            let Visitor { stream, peer, errand, reconnections } = visitor;
+            let mut talk = Talk::new(stream, errand.session());
+            if let Some((name, first)) = self.first_message(&mut talk) {
+                self.serve(talk, peer, &reconnections, &name, first);
             }
         });
         if let Err(error) = spawned {
@@ -231,34 +243,54 @@ impl Jobs {
     }
 
     /// Its job and what it says first, if it does in time.
-    fn first_message(&self, stream: &TcpStream) -> Option<(String, FromMember)> {
-        first_message(Until(stream, std::time::Instant::now() + self.first_word))
+    fn first_message(&self, talk: &mut Talk) -> Option<(String, FromMember)> {
+        let deadline = std::time::Instant::now() + self.first_word;
+        first_message(|| talk.hear(deadline))
     }
 
-    fn serve(self: &Arc<Jobs>, stream: &TcpStream, name: &str, first: FromMember) {
+    fn serve(
+        self: &Arc<Jobs>,
+        talk: Talk,
+        peer: PeerId,
+        reconnections: &Reconnections,
+        name: &str,
+        first: FromMember,
+    ) {
         let queue = match self.queue(name, &first) {
             Ok(Some(queue)) => queue,
-            Ok(None) => return self.describe_none(stream),
+            Ok(None) => return self.describe_none(&talk.stream),
             Err(why) => {
-                let _ = write_message(stream, &*why);
-                return end_after_words(stream);
+                let _ = write_message(&talk.stream, &*why);
+                return end_after_words(&talk.stream);
             }
         };
         let connection = self.next.fetch_add(1, Ordering::Relaxed);
-        let Ok(writer) = stream.try_clone() else { return };
-        // A member may be silent for as long as the machine says.
-        if stream.set_read_timeout(None).is_err()
-            || queue.send(Event::Connected(connection, Served(writer))).is_err()
-        {
+        if talk.stream.set_read_timeout(None).is_err() {
+            return;
+        }
+        let way = Way::Waits(addresses_of(&first), self.taken_over.clone(), self.options.suspect_after);
+        let session = Arc::new(Session::new(talk, way));
+        if let Some(id) = session.id() {
+            reconnections.keep(id, peer, &session);
+        }
+        if queue.send(Event::Connected(connection, Served(session.clone()))).is_err() {
             return;
         }
         let mut message = first;
-        while queue.send(Event::Message(connection, message)).is_ok() {
-            match read_message(stream) {
+        loop {
+            if matches!(message, FromMember::Leave | FromMember::Succeeded) {
+                // It does not come back.
+                session.finish();
+            }
+            if queue.send(Event::Message(connection, message)).is_err() {
+                break;
+            }
+            match read_message(&*session) {
                 Ok(next) => message = next,
                 Err(_) => break,
             }
         }
+        session.finish();
         let _ = queue.send(Event::Closed(connection));
     }
 
@@ -315,11 +347,25 @@ impl Jobs {
 }
 
 /// To which job somebody belongs, and what it says first.
-pub(crate) fn first_message(mut stream: impl Read) -> Option<(String, FromMember)> {
-    match read_message(&mut stream).ok()? {
-        FromMember::Job(name) if is_name(&name) => Some((name, read_message(&mut stream).ok()?)),
+pub(crate) fn first_message(
+    mut next: impl FnMut() -> io::Result<FromMember>,
+) -> Option<(String, FromMember)> {
+    match next().ok()? {
+        FromMember::Job(name) if is_name(&name) => Some((name, next().ok()?)),
         FromMember::Job(_) => None,
         first => Some((String::new(), first)),
+    }
+}
+
+/// Where the process of somebody who says this first listens.
+fn addresses_of(first: &FromMember) -> Vec<SocketAddr> {
+    match first {
+        FromMember::Hello(hello) => hello.info.addresses.clone(),
+        FromMember::Rejoin(rejoin) => {
+            let own = rejoin.view.members.iter().find(|member| member.peer == rejoin.peer);
+            own.map_or_else(Vec::new, |member| member.addresses.clone())
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -342,6 +388,7 @@ fn named(job: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bootstrap::Identity;
     use crate::control::tests::one_who_dribbles;
     use std::time::Instant as Clock;
 
@@ -351,7 +398,9 @@ mod tests {
         let jobs = Coordinators::of_all_jobs(&Config::new().connect_timeout(patience)).unwrap();
         let (stream, dribbles) = one_who_dribbles(&FromMember::Job("x".repeat(2 << 20)));
         let since = Clock::now();
-        jobs.connections().send(stream).unwrap();
+        let (peer, errand) = (PeerId::default(), Errand::CONTROL);
+        let reconnections = Reconnections::new(&Identity::new("", peer), &Config::new());
+        jobs.connections().send(Visitor { stream, peer, errand, reconnections }).unwrap();
         dribbles.join().unwrap();
         assert!(since.elapsed() < Duration::from_secs(20), "{:?}", since.elapsed());
     }

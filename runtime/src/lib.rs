@@ -22,6 +22,7 @@ mod group;
 mod jobs;
 mod op;
 mod planner;
+mod session;
 #[doc(hidden)]
 pub mod strangers;
 mod until;

@@ -4,6 +4,7 @@ use crate::bootstrap::{self, Errand, Family, Identity, InterfaceFilter, Purpose}
 use crate::config::Config;
 use crate::control::{NoView, Rendezvous};
 use crate::jobs;
+use crate::session::Talk;
 use ronde_core::PeerId;
 use ronde_core::error::Result;
 use ronde_core::membership::{FromMember, Hello, View};
@@ -17,7 +18,7 @@ use std::time::Instant;
 pub fn receive<S: Read + Write>(stream: &mut S, token: &str) -> io::Result<(PeerId, bool, u8, u8, bool)> {
     let identity = Identity::new(token, PeerId::default());
     let introduction = bootstrap::receive(stream, &identity)?;
-    let Errand { purpose, stream, streams, resumes } = introduction.errand;
+    let Errand { purpose, stream, streams, resumes, .. } = introduction.errand;
     Ok((introduction.peer, purpose == Purpose::Control, stream, streams, resumes))
 }
 
@@ -27,8 +28,8 @@ pub fn introduce<S: Read + Write>(stream: &mut S, token: &str) -> io::Result<()>
 }
 
 /// What a coordinator hears first on a connection: the name of a job, and a message.
-pub fn first_message(stream: impl Read) -> Option<(String, FromMember)> {
-    jobs::first_message(stream)
+pub fn first_message(mut stream: impl Read) -> Option<(String, FromMember)> {
+    jobs::first_message(|| crate::control::read_message(&mut stream))
 }
 
 /// What a coordinator hears after that.
@@ -38,7 +39,7 @@ pub fn next_message(stream: impl Read) -> io::Result<FromMember> {
 
 /// The first view of a member that says this, from a coordinator that may be anybody.
 pub fn await_view(stream: TcpStream, hello: Hello, deadline: Instant) -> Result<View> {
-    let joining = Rendezvous::new(stream, "", hello, deadline)?;
+    let joining = Rendezvous::new(Talk::new(stream, None), "", hello, deadline)?;
     joining.await_view(&Cell::new(false)).map(|(view, _)| view).map_err(NoView::into_error)
 }
 

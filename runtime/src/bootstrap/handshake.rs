@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! client  -> magic 6 | version 1 | purpose 1 | flags 1 (1: reserved for TLS, 0; 2: resumes) | stream 1 | streams 1 | 0 × 5
-//!            | peer id 16 | nonce 32
+//!            | peer id 16 | nonce 32 (of a control connection that resumes: its name 16 | nonce 16)
 //! server  -> nonce 32, its first bit set; to another version: magic 6 | version 1 | 0 × 25, and no more
 //! client  -> HMAC-SHA256(token, "client" | preamble | server nonce) 32
 //! server  -> verdict 1 (1: welcome) | HMAC-SHA256(token, "server" | preamble | server nonce) 32
@@ -13,6 +13,7 @@
 //! name each other's. Until TLS is built an attacker on the path can still take a connection
 //! over after the proof.
 
+use crate::config::Reconnect;
 use crate::until::Until;
 use hmac::{Hmac, Mac};
 use ronde_core::PeerId;
@@ -58,7 +59,13 @@ pub(crate) struct Errand {
     pub(crate) streams: u8,
     /// It is replaced by another if it is cut.
     pub(crate) resumes: bool,
+    /// Of a control connection that is: by which it is asked for then. Random, and a part of the nonce.
+    pub(crate) session: SessionId,
 }
+
+/// Names a control connection and those that take its place.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub(crate) struct SessionId(pub(crate) [u8; 16]);
 
 impl Errand {
     pub(crate) const CONTROL: Errand = Errand::of(Purpose::Control);
@@ -67,8 +74,31 @@ impl Errand {
     pub(crate) const RESUME: Errand = Errand::of(Purpose::Resume);
 
     const fn of(purpose: Purpose) -> Errand {
-        Errand { purpose, stream: 0, streams: 1, resumes: false }
+        Errand { purpose, stream: 0, streams: 1, resumes: false, session: SessionId([0; 16]) }
     }
+
+    /// To a coordinator at one of these addresses, for a member that stays.
+    pub(crate) fn stay(policy: Reconnect, addresses: &[SocketAddr]) -> Result<Errand> {
+        let resumes = match policy {
+            Reconnect::Always => true,
+            Reconnect::Remote => !addresses.iter().all(|address| is_here(*address)),
+            Reconnect::Never => false,
+        };
+        let mut session = SessionId::default();
+        fill_random(&mut session.0)?;
+        Ok(Errand { resumes, session, ..Errand::CONTROL })
+    }
+
+    /// By which a control connection is asked for again, if it is.
+    pub(crate) fn session(&self) -> Option<SessionId> {
+        (self.resumes && self.purpose == Purpose::Control).then_some(self.session)
+    }
+}
+
+/// Whether this is an address of this machine: nothing in between cuts connections to it.
+fn is_here(address: SocketAddr) -> bool {
+    // Bound for a moment: refused if it is another machine's.
+    address.ip().is_loopback() || std::net::UdpSocket::bind((address.ip(), 0)).is_ok()
 }
 
 /// What a connection is, as its preamble says.
@@ -142,6 +172,9 @@ pub(super) fn preamble(identity: &Identity, errand: Errand) -> io::Result<[u8; 6
     (preamble[9], preamble[10]) = (errand.stream, errand.streams);
     preamble[16..32].copy_from_slice(&identity.peer.0);
     fill_random(&mut preamble[32..]).map_err(io::Error::other)?;
+    if let Some(session) = errand.session() {
+        preamble[32..48].copy_from_slice(&session.0);
+    }
     Ok(preamble)
 }
 
@@ -259,9 +292,12 @@ fn read_preamble(preamble: &[u8; 64]) -> io::Result<Introduction> {
         return Err(bad("an impossible number of streams"));
     }
     let resumes = preamble[8] & RESUMES != 0;
-    let mut peer = PeerId::default();
+    let (mut peer, mut session) = (PeerId::default(), SessionId::default());
     peer.0.copy_from_slice(&preamble[16..32]);
-    Ok(Introduction { peer, errand: Errand { purpose, stream, streams, resumes } })
+    if purpose == Purpose::Control && resumes {
+        session.0.copy_from_slice(&preamble[32..48]);
+    }
+    Ok(Introduction { peer, errand: Errand { purpose, stream, streams, resumes, session } })
 }
 
 /// Connects to the first of these addresses that answers, each tried once. Says that the connection was refused only
@@ -335,7 +371,7 @@ mod tests {
     use super::*;
     use std::os::unix::net::UnixStream;
 
-    const THIRD_OF_FOUR: Errand = Errand { purpose: Purpose::Data, stream: 2, streams: 4, resumes: true };
+    const THIRD_OF_FOUR: Errand = Errand { stream: 2, streams: 4, resumes: true, ..Errand::DATA };
 
     fn meet(client: &str, server: &str) -> (io::Result<()>, io::Result<Introduction>) {
         let (mut a, mut b) = UnixStream::pair().unwrap();

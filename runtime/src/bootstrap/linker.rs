@@ -4,7 +4,7 @@
 //! by another while its links are being made (a newcomer died); what was made of links that the other one has
 //! too is kept.
 
-use super::handshake::{self, Errand, Identity, Purpose};
+use super::handshake::{self, Errand, Identity};
 use super::listener;
 use super::reconnect::Reconnections;
 use super::waiting::{Arrival, Inbox};
@@ -330,7 +330,7 @@ impl Way<'_> {
     fn connect_tcp(&self, member: &MemberInfo, resumes: bool) -> Result<Vec<(TcpStream, Errand)>, Unlinked> {
         let streams = self.config.streams;
         let connect = |stream| {
-            let errand = Errand { purpose: Purpose::Data, stream, streams, resumes };
+            let errand = Errand { stream, streams, resumes, ..Errand::DATA };
             let one = |left| handshake::try_each(&member.addresses, self.identity, errand, left);
             Ok((self.insist(member, one)?, errand))
         };

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::control::write_message;
 use crate::coordinator::Addresses;
 use crate::engine::lock;
-use crate::jobs::{Coordinators, end_after_words};
+use crate::jobs::{Coordinators, Visitor, end_after_words};
 use crate::until::Until;
 use ronde_core::PeerId;
 use ronde_core::error::{Error, Result};
@@ -56,7 +56,7 @@ struct Router {
     address: SocketAddr,
     identity: Identity,
     arrivals: Arc<WaitingRoom>,
-    control: Mutex<Option<mpsc::SyncSender<TcpStream>>>,
+    control: Mutex<Option<mpsc::SyncSender<Visitor>>>,
     reconnections: Arc<Reconnections>,
     strangers: Mutex<Strangers>,
     /// From where what came that is not of this version.
@@ -329,7 +329,7 @@ impl Router {
             (Purpose::Data, _) => self.arrivals.enter(Arrival::Tcp(peer, stream, errand)),
             (Purpose::Resume, _) => self.reconnections.receive(stream, peer),
             (Purpose::Control, Some(control)) => control
-                .try_send(stream)
+                .try_send(Visitor { stream, peer, errand, reconnections: self.reconnections.clone() })
                 .map_err(|_| io::Error::other("the coordinator here takes nobody more")),
             (Purpose::Control, None) if self.has_ended.load(Ordering::Acquire) => {
                 write_message(&stream, &ToMember::NotHere("the job has ended in this process".into()))?;

@@ -18,12 +18,14 @@ use crate::config::Config;
 use crate::control::{Control, NoView, Rendezvous};
 use crate::environment;
 use crate::jobs::Coordinators;
-pub(crate) use handshake::{Errand, Identity, MAX_STREAMS, Purpose, introduce, receive, try_each};
+use crate::session::Talk;
+pub(crate) use handshake::{Errand, Identity, MAX_STREAMS, Purpose, SessionId, introduce, receive, try_each};
 pub use id::RondeId;
 pub(crate) use interface::{Family, InterfaceFilter};
 pub(crate) use linker::{Linker, PeerSockets, Ready, share_memory};
 pub(crate) use listener::Listener;
 pub use reach::{AddressSource, Reach};
+pub(crate) use reconnect::Reconnections;
 use ronde_core::error::{Error, PeerLost, Result};
 use ronde_core::membership::{CallProgress, Hello, MemberInfo, Rejoin, View};
 use ronde_core::recovery::RecoveryPlan;
@@ -92,7 +94,7 @@ struct Met {
     listener: Listener,
     inbox: Inbox,
     view: View,
-    stream: TcpStream,
+    talk: Talk,
     /// Where the coordinator was found.
     addresses: Vec<SocketAddr>,
 }
@@ -127,7 +129,8 @@ fn meet(config: &Config, deadline: Instant, was_pending: &std::cell::Cell<bool>)
     };
     // One try: with the next, this rank may host the coordinator itself, or find another address in a store.
     let left = deadline.saturating_duration_since(Instant::now());
-    let stream = handshake::try_each(&addresses, &identity, Errand::CONTROL, left).map_err(|e| {
+    let errand = Errand::stay(config.reconnect, &addresses)?;
+    let stream = handshake::try_each(&addresses, &identity, errand, left).map_err(|e| {
         let error = failed(&e);
         if handshake::is_hopeless(&e) { NoView::Never(error) } else { NoView::Later(error) }
     })?;
@@ -145,8 +148,9 @@ fn meet(config: &Config, deadline: Instant, was_pending: &std::cell::Cell<bool>)
         hosts_coordinator,
         info,
     };
-    let (view, stream) = Rendezvous::new(stream, &config.job, hello, deadline)?.await_view(was_pending)?;
-    Ok(Met { identity, listener, inbox, view, stream, addresses })
+    let talk = Talk::new(stream, errand.session());
+    let (view, talk) = Rendezvous::new(talk, &config.job, hello, deadline)?.await_view(was_pending)?;
+    Ok(Met { identity, listener, inbox, view, talk, addresses })
 }
 
 /// Joins the job.
@@ -170,12 +174,12 @@ pub(crate) fn join(config: &Config, events: Arc<dyn ControlEvents>) -> Result<Jo
         };
         let met = handshake::retry(deadline, attempt, |e| matches!(e, NoView::Never(_)));
         let config = &own;
-        let Met { identity, listener, inbox, view, stream, addresses } = met.map_err(NoView::into_error)?;
+        let Met { identity, listener, inbox, view, talk, addresses } = met.map_err(NoView::into_error)?;
         let (peer, joins_late) = (identity.peer, view.generation.0 > 0);
         let reconnections = listener.reconnections();
         reconnections.wakes(events.clone());
-        let succession = Succession::new(config, &identity, addresses);
-        let control = Control::start(stream, &view, succession, listener, config, events.clone())?;
+        let succession = Succession::new(config, &identity, addresses, reconnections.clone());
+        let control = Control::start(talk, &view, succession, listener, config, events.clone())?;
         let control = Arc::new(control);
         let mut linker = Linker::new(config, identity, inbox, reconnections);
         match linker.first_view(view, &control, deadline) {

@@ -1,19 +1,22 @@
 //! Connections that take the place of those that were cut while both processes live.
 //!
 //! Of each pair the higher rank connects, as it did first. So the lower one, if it is the one that finds a connection dead, can only
-//! say so (a *nudge*). After the handshake:
+//! say so (a *nudge*). A member's connection to its coordinator has a name (a *session*), by which the member asks for it. After the
+//! handshake:
 //!
 //! ```text
-//! client  -> to peer id 16 | what 1 (1: offer, 2: nudge) | stream 1 | 0 × 2 | connection 4 | bytes received 8
-//! server  -> verdict 1 (1: go on, 2: the link has ended here, 3: another process, 4: not linked yet) | 0 × 7 | bytes received 8
+//! client  -> to 16 (a peer id or a session) | what 1 (1: offer, 2: nudge, 3: session) | stream 1 | 0 × 2 | connection 4
+//!            | bytes received 8
+//! server  -> verdict 1 (1: go on, 2: it has ended here, 3: another process, 4: not linked yet) | 0 × 7 | bytes received 8
 //! ```
 //!
 //! Numbers are little endian. A connection that is refused proves that the process has ended, as everywhere else.
 
 use super::ControlEvents;
-use super::handshake::{self, Errand, Identity};
+use super::handshake::{self, Errand, Identity, SessionId};
 use crate::config::Config;
 use crate::engine::lock;
+use crate::session::{Offer, Session};
 use crate::until::Until;
 use ronde_core::PeerId;
 use ronde_core::membership::MemberInfo;
@@ -43,11 +46,19 @@ const REPLY_BYTES: usize = 16;
 /// What a connection with [`Errand::RESUME`] is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Request {
-    to: PeerId,
-    is_offer: bool,
+    to: [u8; 16],
+    what: What,
     stream: u8,
     connection: u32,
     received: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+enum What {
+    Offer = 1,
+    Nudge = 2,
+    Session = 3,
 }
 
 /// What is said to that.
@@ -63,8 +74,8 @@ enum Verdict {
 impl Request {
     fn encode(&self) -> [u8; REQUEST_BYTES] {
         let mut bytes = [0; REQUEST_BYTES];
-        bytes[..16].copy_from_slice(&self.to.0);
-        bytes[16] = if self.is_offer { 1 } else { 2 };
+        bytes[..16].copy_from_slice(&self.to);
+        bytes[16] = self.what as u8;
         bytes[17] = self.stream;
         bytes[20..24].copy_from_slice(&self.connection.to_le_bytes());
         bytes[24..].copy_from_slice(&self.received.to_le_bytes());
@@ -76,8 +87,8 @@ impl Request {
         let (&[what, stream, 0, 0], rest) = rest.split_first_chunk()? else { return None };
         let (connection, received) = rest.split_first_chunk()?;
         Some(Request {
-            to: PeerId(*to),
-            is_offer: matches!(what, 1 | 2).then_some(what == 1)?,
+            to: *to,
+            what: [What::Offer, What::Nudge, What::Session].into_iter().find(|known| *known as u8 == what)?,
             stream,
             connection: u32::from_le_bytes(*connection),
             received: u64::from_le_bytes(*received.first_chunk()?),
@@ -139,17 +150,20 @@ pub(crate) struct Reconnections {
     /// For how long it is tried.
     patience: Duration,
     links: Mutex<BTreeMap<PeerId, Arc<Linked>>>,
+    /// Of coordinators here, with members that may come back to them.
+    sessions: Mutex<BTreeMap<SessionId, (PeerId, Weak<Session>)>>,
     tasks: Mutex<Tasks>,
     /// Who polls the links.
     events: Mutex<Option<Arc<dyn ControlEvents>>>,
 }
 
 impl Reconnections {
-    pub(super) fn new(identity: &Identity, config: &Config) -> Arc<Reconnections> {
+    pub(crate) fn new(identity: &Identity, config: &Config) -> Arc<Reconnections> {
         Arc::new(Reconnections {
             identity: identity.clone(),
             patience: config.suspect_after() * SILENCES,
             links: Mutex::default(),
+            sessions: Mutex::default(),
             tasks: Mutex::default(),
             events: Mutex::default(),
         })
@@ -192,9 +206,13 @@ impl Reconnections {
         limited.read_exact(&mut request)?;
         let request =
             Request::decode(&request).ok_or_else(|| io::Error::other("no request for a connection"))?;
+        if request.what == What::Session {
+            limited.lift()?;
+            return self.resume(stream, peer, &request);
+        }
         let linked = lock(&self.links).get(&peer).cloned();
         let verdict = match &linked {
-            _ if request.to != self.identity.peer => Verdict::Another,
+            _ if request.to != self.identity.peer.0 => Verdict::Another,
             None => Verdict::NotYet,
             Some(linked) if linked.mailbox.is_closed() => Verdict::HasEnded,
             Some(_) => Verdict::GoOn,
@@ -203,7 +221,7 @@ impl Reconnections {
             return limited.write_all(&reply(verdict, 0));
         };
         let Request { stream: at, connection, received, .. } = request;
-        if !request.is_offer {
+        if request.what == What::Nudge {
             limited.write_all(&reply(Verdict::GoOn, 0))?;
             // Of no use to a link that has just ended.
             let _ = linked.mailbox.deliver(Delivery::Nudged { stream: at, connection });
@@ -219,6 +237,53 @@ impl Reconnections {
         }
         self.wake();
         Ok(())
+    }
+
+    /// A member may come back to this session.
+    pub(crate) fn keep(&self, id: SessionId, peer: PeerId, session: &Arc<Session>) {
+        let mut sessions = lock(&self.sessions);
+        sessions.retain(|_, (_, session)| session.upgrade().is_some_and(|session| !session.is_over()));
+        sessions.insert(id, (peer, Arc::downgrade(session)));
+    }
+
+    /// A member has come back.
+    fn resume(&self, socket: TcpStream, peer: PeerId, request: &Request) -> io::Result<()> {
+        let of = lock(&self.sessions).get(&SessionId(request.to)).cloned();
+        let session = of.filter(|(of, _)| *of == peer).and_then(|(_, session)| session.upgrade());
+        let Request { connection, received, .. } = *request;
+        let taken = match session {
+            Some(session) => session.offer(Offer { socket, connection, received }),
+            None => Err(socket),
+        };
+        taken.or_else(|mut socket| socket.write_all(&reply(Verdict::HasEnded, 0)))
+    }
+
+    /// Says to a member that has come back that its session goes on.
+    pub(crate) fn go_on(mut socket: &TcpStream, received: u64) -> io::Result<()> {
+        socket.write_all(&reply(Verdict::GoOn, received))
+    }
+
+    /// Goes back to a coordinator that was found at this address.
+    pub(crate) fn take_up_session(
+        &self,
+        address: SocketAddr,
+        id: SessionId,
+        mut connection: u32,
+        received: u64,
+        deadline: Instant,
+        is_over: &dyn Fn() -> bool,
+    ) -> Option<Offer> {
+        let attempt = |left: Duration| {
+            if is_over() {
+                return Err(Refusal::Final(LinkFailure::Closed));
+            }
+            connection = connection.wrapping_add(1);
+            let request = Request { to: id.0, what: What::Session, stream: 0, connection, received };
+            let (socket, received) = self.request_at(&[address], &request, left)?;
+            Ok(Offer { socket, connection, received })
+        };
+        let is_final = |refusal: &Refusal| matches!(refusal, Refusal::Final(_));
+        handshake::retry(deadline, attempt, is_final).ok()
     }
 
     fn wake(&self) {
@@ -299,7 +364,7 @@ impl Reconnections {
         let attempt = |left: Duration| {
             // One whose answer was lost has used its number.
             connection = connection.wrapping_add(1);
-            let request = Request { to, is_offer: true, stream, connection, received };
+            let request = Request { to: to.0, what: What::Offer, stream, connection, received };
             let (socket, received) = self.request(linked, &request, left)?;
             Ok(Delivery::Connected { stream, connection, received, socket })
         };
@@ -324,7 +389,7 @@ impl Reconnections {
         mut deadline: Instant,
     ) -> Result<(), LinkFailure> {
         let Cut { stream, connection, .. } = *cut;
-        let request = Request { to, is_offer: false, stream, connection, received: 0 };
+        let request = Request { to: to.0, what: What::Nudge, stream, connection, received: 0 };
         let mut failure = cut.failure;
         let mut is_told = false;
         loop {
@@ -362,10 +427,19 @@ impl Reconnections {
         if linked.mailbox.is_closed() {
             return Err(Refusal::Final(LinkFailure::Closed));
         }
+        self.request_at(&linked.addresses, request, left)
+    }
+
+    fn request_at(
+        &self,
+        addresses: &[SocketAddr],
+        request: &Request,
+        left: Duration,
+    ) -> Result<(TcpStream, u64), Refusal> {
         let patience = left.min(PATIENCE);
         let until = Instant::now() + patience;
         let ask = || -> io::Result<(TcpStream, [u8; REPLY_BYTES])> {
-            let socket = handshake::try_each(&linked.addresses, &self.identity, Errand::RESUME, patience)?;
+            let socket = handshake::try_each(addresses, &self.identity, Errand::RESUME, patience)?;
             let mut limited = Until(&socket, until);
             limited.write_all(&request.encode())?;
             let mut reply = [0; REPLY_BYTES];

@@ -2,17 +2,18 @@
 //! whom to ask ([`Search`]).
 
 use super::handshake::{self, Errand, Identity};
-use super::{ControlEvents, Listener};
+use super::{ControlEvents, Listener, Reconnections};
 use crate::config::Config;
-use crate::control::{introduce, read_message};
+use crate::control::introduce;
 use crate::engine::lock;
+use crate::session::{Session, Talk, Way};
 use ronde_core::membership::{Absence, FromMember, MemberInfo, Rejoin, Search, Step, ToMember, Verdict};
 use ronde_core::{MemberId, PeerId};
 use std::io;
-use std::net::{SocketAddr, TcpStream};
-use std::sync::Mutex;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// What is needed to find another coordinator, or to become its host.
 pub(crate) struct Succession {
@@ -20,6 +21,7 @@ pub(crate) struct Succession {
     identity: Identity,
     /// Where the first coordinator was found.
     addresses: Vec<SocketAddr>,
+    reconnections: Arc<Reconnections>,
     /// How often this process has asked for one.
     asked: AtomicU64,
 }
@@ -27,7 +29,7 @@ pub(crate) struct Succession {
 /// What came of looking for a coordinator.
 pub(crate) enum Found {
     /// The connection to it.
-    Coordinator(TcpStream),
+    Coordinator(Talk),
     /// It has ended the job for this member.
     Verdict(Verdict),
     Nothing,
@@ -36,15 +38,31 @@ pub(crate) enum Found {
 /// What came of asking somebody.
 enum Answer {
     /// It is the coordinator, and has taken this member in.
-    Welcome(TcpStream, Option<PeerId>),
+    Welcome(Talk, Option<PeerId>),
     /// It is, and has not.
     Verdict(Verdict),
     Nobody(Absence),
 }
 
 impl Succession {
-    pub(crate) fn new(config: &Config, identity: &Identity, addresses: Vec<SocketAddr>) -> Succession {
-        Succession { config: config.clone(), identity: identity.clone(), addresses, asked: AtomicU64::new(0) }
+    pub(crate) fn new(
+        config: &Config,
+        identity: &Identity,
+        addresses: Vec<SocketAddr>,
+        reconnections: Arc<Reconnections>,
+    ) -> Succession {
+        let (config, identity) = (config.clone(), identity.clone());
+        Succession { config, identity, addresses, reconnections, asked: AtomicU64::new(0) }
+    }
+
+    /// What becomes of a connection to a coordinator that has taken this member in. The coordinator beats like its members: its
+    /// silence is its loss. One that can be connected to again is given half of the time for that.
+    pub(crate) fn session(&self, talk: Talk, write: Duration) -> io::Result<Session> {
+        let patience = self.config.suspect_after();
+        let session = Session::new(talk, Way::Connects(self.reconnections.clone(), patience / 2));
+        let silence = if session.id().is_some() { patience / 2 } else { patience };
+        session.set_timeouts(Some(silence), Some(write))?;
+        Ok(session)
     }
 
     /// This process.
@@ -86,12 +104,12 @@ impl Succession {
             };
             match answer {
                 // Whoever was asked: a successor listens at the address of the one before too.
-                Answer::Welcome(stream, host) => {
+                Answer::Welcome(talk, host) => {
                     let host = known.iter().find(|(peer, _)| Some(*peer) == host).map(|(_, id)| *id);
                     if host.is_some() {
                         events.hosted_by(host);
                     }
-                    return Found::Coordinator(stream);
+                    return Found::Coordinator(talk);
                 }
                 Answer::Verdict(verdict) => return Found::Verdict(verdict),
                 Answer::Nobody(absence) => {
@@ -126,21 +144,21 @@ impl Succession {
         let asked = self.asked.fetch_add(1, Ordering::Relaxed);
         let epoch = rejoin.epoch;
         let rejoin = Rejoin { asked, ..rejoin.clone() };
-        let stream = match handshake::try_each(addresses, &self.identity, Errand::CONTROL, patience) {
-            Ok(stream) => stream,
-            Err(error) => return Answer::of_error(&error),
+        let ask = || -> io::Result<(Talk, ToMember)> {
+            let errand = Errand::stay(self.config.reconnect, addresses).map_err(io::Error::other)?;
+            let stream = handshake::try_each(addresses, &self.identity, errand, patience)?;
+            stream.set_write_timeout(Some(patience))?;
+            let mut talk = Talk::new(stream, errand.session());
+            introduce(&mut talk, &self.config.job, &FromMember::Rejoin(Box::new(rejoin)))?;
+            let answer = talk.hear(Instant::now() + patience)?;
+            Ok((talk, answer))
         };
-        let asked = stream
-            .set_read_timeout(Some(patience))
-            .and_then(|()| stream.set_write_timeout(Some(patience)))
-            .and_then(|()| introduce(&stream, &self.config.job, &FromMember::Rejoin(Box::new(rejoin))))
-            .and_then(|()| read_message(&stream));
-        match asked {
-            Ok(ToMember::Welcome { host }) => Answer::Welcome(stream, host),
-            Ok(ToMember::Verdict(verdict)) => Answer::Verdict(verdict),
+        match ask() {
+            Ok((talk, ToMember::Welcome { host })) => Answer::Welcome(talk, host),
+            Ok((_, ToMember::Verdict(verdict))) => Answer::Verdict(verdict),
             // The job has ended there, without this member.
-            Ok(ToMember::TryLater) => Answer::Verdict(Verdict::Deposed(epoch)),
-            Ok(ToMember::NotHere(_)) => Answer::Nobody(Absence::Failed),
+            Ok((_, ToMember::TryLater)) => Answer::Verdict(Verdict::Deposed(epoch)),
+            Ok((_, ToMember::NotHere(_))) => Answer::Nobody(Absence::Failed),
             Ok(_) => Answer::Nobody(Absence::NotYet),
             Err(error) => Answer::of_error(&error),
         }

@@ -25,8 +25,12 @@ impl Job {
 
     fn config(&self, rank: u32) -> Config {
         let port = self.ports[rank as usize];
+        let coordinator = match rank {
+            0 => format!("127.0.0.1:{port}"),
+            _ => self.proxies[0].address().to_string(),
+        };
         Config::new()
-            .coordinator(format!("127.0.0.1:{}", self.ports[0]))
+            .coordinator(coordinator)
             .rank(rank)
             .size(self.ports.len() as u32)
             .ports(port, port)

@@ -23,6 +23,7 @@ mod sleep;
 
 pub use link::TcpLink;
 pub use options::{Congestion, TcpOptions};
+pub use replay::Replay;
 pub use resume::{Answer, Cut, Delivery, MAX_STREAMS, Mailbox, Resumption};
 
 /// Largest payload of one frame.

@@ -14,7 +14,8 @@ const LOOK_AFTER: usize = 256 << 10;
 const FEWEST: usize = 64 << 10;
 
 /// A ring over the last bytes that were written to a stream.
-pub(crate) struct Replay {
+#[derive(Default)]
+pub struct Replay {
     /// Byte `n` of the stream is at `n % ring.len()`.
     ring: Vec<u8>,
     /// Bytes written to the stream in all.
@@ -27,13 +28,19 @@ pub(crate) struct Replay {
 }
 
 impl Replay {
-    pub(crate) fn new() -> Replay {
-        Replay { ring: Vec::new(), written: 0, held: 0, limit: 0, since_look: 0 }
+    /// Of a stream of which nothing was written yet.
+    pub fn new() -> Replay {
+        Replay::starting_at(0)
+    }
+
+    /// Of one of which so many bytes were written that are needed no more.
+    pub fn starting_at(written: u64) -> Replay {
+        Replay { ring: Vec::new(), written, held: 0, limit: 0, since_look: 0 }
     }
 
     /// Takes the first `count` bytes of `parts`, which the socket has taken; `send_buffer` says how much the kernel may hold
     /// of what is written.
-    pub(crate) fn push(&mut self, parts: &[IoSlice<'_>], count: usize, send_buffer: impl Fn() -> usize) {
+    pub fn push(&mut self, parts: &[IoSlice<'_>], count: usize, send_buffer: impl Fn() -> usize) {
         if count == 0 {
             return;
         }
@@ -52,7 +59,7 @@ impl Replay {
     }
 
     /// What was written after the first `received` bytes, in two parts; `None` if not all of it is here.
-    pub(crate) fn since(&self, received: u64) -> Option<[&[u8]; 2]> {
+    pub fn since(&self, received: u64) -> Option<[&[u8]; 2]> {
         let missing = usize::try_from(self.written.checked_sub(received)?).ok()?;
         if missing > self.held {
             return None;

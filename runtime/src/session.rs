@@ -1,0 +1,315 @@
+//! The connection between a member and its coordinator, and the others that take its place when it is cut.
+//!
+//! A [`Talk`] is one connection on which each side counts what it says and hears. Once it is known what for, it becomes a
+//! [`Session`]: whoever reads it or writes to it does not notice that its connection was cut, as long as both processes live and
+//! can reach each other. The member connects again ([`Reconnections`]); the coordinator waits for that, unless nobody listens at the
+//! member's addresses any more, which proves that its process has ended.
+
+use crate::bootstrap::{Reconnections, SessionId};
+use crate::control::read_message;
+use crate::coordinator::Addresses;
+use crate::engine::lock;
+use crate::until::Until;
+use ronde_core::membership::encode;
+use ronde_tcp::Replay;
+use rustix::net::sockopt;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a process that may have ended has to answer, and how often and with which pause it is asked for: one that is just
+/// ending may take connections for a moment.
+const PROBE_PATIENCE: Duration = Duration::from_millis(250);
+const PROBES: u32 = 10;
+const PROBE_PAUSE: Duration = Duration::from_millis(5);
+
+/// A control connection of which not everything is known yet.
+pub(crate) struct Talk {
+    pub(crate) stream: TcpStream,
+    /// Of the other side: a socket that is cut does not tell it any more.
+    address: Option<SocketAddr>,
+    /// If it may be taken up again.
+    id: Option<SessionId>,
+    written: u64,
+    received: u64,
+}
+
+impl Talk {
+    pub(crate) fn new(stream: TcpStream, id: Option<SessionId>) -> Talk {
+        let address = stream.peer_addr().ok();
+        Talk { stream, address, id, written: 0, received: 0 }
+    }
+
+    pub(crate) fn say<T: Serialize>(&mut self, message: &T) -> io::Result<()> {
+        let bytes = encode(message).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+        (&self.stream).write_all(&bytes)?;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// The next message, if all of it comes in time.
+    pub(crate) fn hear<T: DeserializeOwned>(&mut self, deadline: Instant) -> io::Result<T> {
+        let mut limited = Until(&self.stream, deadline);
+        read_message(Counting(&mut limited, &mut self.received))
+    }
+}
+
+/// Counts what is read.
+struct Counting<'a, R>(&'a mut R, &'a mut u64);
+
+impl<R: Read> Read for Counting<'_, R> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let count = self.0.read(bytes)?;
+        *self.1 += count as u64;
+        Ok(count)
+    }
+}
+
+/// How a session comes by another connection.
+pub(crate) enum Way {
+    /// From a member to its coordinator: it connects to where that was found, for so long at most.
+    Connects(Arc<Reconnections>, Duration),
+    /// From a coordinator to a member, whose process listens at the first addresses; of these the second are this process's own
+    /// by now. It waits for so long at most.
+    Waits(Vec<SocketAddr>, Addresses, Duration),
+}
+
+/// A connection that takes the place of another.
+pub(crate) struct Offer {
+    pub(crate) socket: TcpStream,
+    pub(crate) connection: u32,
+    /// Bytes that the other side has received.
+    pub(crate) received: u64,
+}
+
+/// What is being written, and what of it the other side may lack.
+struct Writing {
+    replay: Replay,
+    write_timeout: Option<Duration>,
+}
+
+struct Line {
+    socket: Arc<TcpStream>,
+    connection: u32,
+    offer: Option<Offer>,
+    read_timeout: Option<Duration>,
+}
+
+/// A byte stream between a member and its coordinator. One thread reads it, any may write.
+pub(crate) struct Session {
+    id: Option<SessionId>,
+    /// Of the other side.
+    address: Option<SocketAddr>,
+    way: Way,
+    line: Mutex<Line>,
+    /// An offer has come, or the end.
+    changed: Condvar,
+    writing: Mutex<Writing>,
+    received: AtomicU64,
+    /// No other connection is wanted.
+    is_over: AtomicBool,
+}
+
+impl Session {
+    pub(crate) fn new(talk: Talk, way: Way) -> Session {
+        let Talk { stream, address, id, written, received } = talk;
+        let line = Line { socket: Arc::new(stream), connection: 0, offer: None, read_timeout: None };
+        Session {
+            id,
+            address,
+            way,
+            line: Mutex::new(line),
+            changed: Condvar::new(),
+            writing: Mutex::new(Writing { replay: Replay::starting_at(written), write_timeout: None }),
+            received: AtomicU64::new(received),
+            is_over: AtomicBool::new(false),
+        }
+    }
+
+    /// By which the other side asks for it, if it can be taken up.
+    pub(crate) fn id(&self) -> Option<SessionId> {
+        self.id
+    }
+
+    pub(crate) fn set_timeouts(&self, read: Option<Duration>, write: Option<Duration>) -> io::Result<()> {
+        lock(&self.writing).write_timeout = write;
+        let mut line = lock(&self.line);
+        line.read_timeout = read;
+        line.socket.set_read_timeout(read)?;
+        line.socket.set_write_timeout(write)
+    }
+
+    /// Writes all of it, now or, if the connection is cut, to the next one.
+    pub(crate) fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut writing = lock(&self.writing);
+        let socket = self.socket();
+        if self.id.is_some() {
+            let send_buffer = || sockopt::socket_send_buffer_size(&*socket).unwrap_or(0);
+            writing.replay.push(&[IoSlice::new(bytes)], bytes.len(), send_buffer);
+        }
+        let written = (&*socket).write_all(bytes);
+        if written.is_err() && self.id.is_some() && !self.is_over() {
+            // Whoever reads sees the end, and sees to another.
+            let _ = socket.shutdown(Shutdown::Both);
+            return Ok(());
+        }
+        written
+    }
+
+    pub(crate) fn say<T: Serialize>(&self, message: &T) -> io::Result<()> {
+        let bytes = encode(message).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+        self.write(&bytes)
+    }
+
+    /// From now on the end of its connection is its end.
+    pub(crate) fn finish(&self) {
+        self.is_over.store(true, Ordering::Release);
+        drop(lock(&self.line));
+        self.changed.notify_all();
+    }
+
+    /// Ends it.
+    pub(crate) fn shutdown(&self, how: Shutdown) {
+        self.finish();
+        // Fails if the other side was quicker, which is as good.
+        let _ = self.socket().shutdown(how);
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
+    }
+
+    /// Of a coordinator's: another connection was made for it. Gives it back if it is of no use.
+    pub(crate) fn offer(&self, offer: Offer) -> Result<(), TcpStream> {
+        let mut line = lock(&self.line);
+        let newest = line.offer.as_ref().map_or(line.connection, |earlier| earlier.connection);
+        if self.is_over() || offer.connection <= newest {
+            return Err(offer.socket);
+        }
+        line.offer = Some(offer);
+        // Whoever reads it goes on with what has come, and then with the new one.
+        let _ = line.socket.shutdown(Shutdown::Both);
+        drop(line);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    fn socket(&self) -> Arc<TcpStream> {
+        lock(&self.line).socket.clone()
+    }
+
+    /// After its connection has ended for this reason: false if that is the end.
+    fn mend(&self, why: &io::Error) -> bool {
+        let Some(id) = self.id.filter(|_| !self.is_over()) else { return false };
+        let since = Instant::now();
+        // One that only says nothing may still hear something.
+        if !matches!(why.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
+            let _ = self.socket().shutdown(Shutdown::Both);
+        }
+        let mended = match &self.way {
+            Way::Connects(reconnections, patience) => self.connect(reconnections, id, since + *patience),
+            Way::Waits(addresses, taken_over, patience) => {
+                self.wait(addresses, taken_over, since + *patience)
+            }
+        };
+        if mended {
+            let took = since.elapsed();
+            tracing::warn!("a control connection was cut ({why}) and taken up again after {took:.0?}");
+        }
+        mended
+    }
+
+    fn connect(&self, reconnections: &Reconnections, id: SessionId, deadline: Instant) -> bool {
+        let Some(address) = self.address else { return false };
+        let connection = lock(&self.line).connection;
+        let received = self.received.load(Ordering::Acquire);
+        let is_over = || self.is_over();
+        let offer = reconnections.take_up_session(address, id, connection, received, deadline, &is_over);
+        offer.is_some_and(|offer| self.take_up(offer))
+    }
+
+    /// Waits for the other side, while its process may live.
+    fn wait(&self, addresses: &[SocketAddr], taken_over: &Addresses, deadline: Instant) -> bool {
+        let mut left = addresses.to_vec();
+        let mut probes = PROBES;
+        loop {
+            if self.is_over() {
+                return false;
+            }
+            let offer = lock(&self.line).offer.take();
+            if let Some(offer) = offer {
+                let received = self.received.load(Ordering::Acquire);
+                if Reconnections::go_on(&offer.socket, received).is_ok() && self.take_up(offer) {
+                    return true;
+                }
+                continue;
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return false;
+            }
+            left.retain(|address| !lock(taken_over).contains(address));
+            let Some(address) = left.first() else { return false };
+            let mut pause = deadline - now;
+            if probes > 0 {
+                probes -= 1;
+                pause = PROBE_PAUSE;
+                match TcpStream::connect_timeout(address, PROBE_PATIENCE) {
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                        left.remove(0);
+                        continue;
+                    }
+                    _ => {}
+                }
+            }
+            let line = lock(&self.line);
+            if line.offer.is_none() && !self.is_over() {
+                drop(self.changed.wait_timeout(line, pause).unwrap_or_else(PoisonError::into_inner));
+            }
+        }
+    }
+
+    /// Goes on with another connection: says again what the other side lacks.
+    fn take_up(&self, offer: Offer) -> bool {
+        let writing = lock(&self.writing);
+        let Some(lacks) = writing.replay.since(offer.received) else { return false };
+        let mut line = lock(&self.line);
+        let prepared = offer
+            .socket
+            .set_read_timeout(line.read_timeout)
+            .and_then(|()| offer.socket.set_write_timeout(writing.write_timeout))
+            .and_then(|()| lacks.iter().try_for_each(|part| (&offer.socket).write_all(part)));
+        (line.socket, line.connection) = (Arc::new(offer.socket), offer.connection);
+        if prepared.is_err() {
+            // It is cut again, as the next read finds.
+            let _ = line.socket.shutdown(Shutdown::Both);
+        }
+        if self.is_over() {
+            let _ = line.socket.shutdown(Shutdown::Both);
+        }
+        true
+    }
+}
+
+impl Read for &Session {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let error = match (&*self.socket()).read(bytes) {
+                Ok(count) if count > 0 || bytes.is_empty() => {
+                    self.received.fetch_add(count as u64, Ordering::AcqRel);
+                    return Ok(count);
+                }
+                Ok(_) => io::ErrorKind::UnexpectedEof.into(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => error,
+            };
+            if !self.mend(&error) {
+                return Err(error);
+            }
+        }
+    }
+}
