@@ -114,6 +114,8 @@ pub(crate) enum Fate {
     Stop,
     /// Its sockets to this rank are shut down: one of the two is given up.
     Cut(u32),
+    /// The same where connections are made again: nobody is lost.
+    Snip(u32),
 }
 
 /// A rank and what happens to it when it has been so often at a point of the call.
@@ -140,13 +142,14 @@ impl Case {
         let of = |armed: &Armed| match armed.fate {
             Fate::Cut(peer) => vec![armed.rank, peer],
             Fate::Kill | Fate::Stop => vec![armed.rank],
+            Fate::Snip(_) => Vec::new(),
         };
         self.armed.iter().flat_map(of).collect()
     }
 
     /// How many are lost.
     pub(crate) fn losses(&self) -> usize {
-        self.armed.len()
+        self.armed.iter().filter(|armed| !matches!(armed.fate, Fate::Snip(_))).count()
     }
 
     pub(crate) fn kills(&self) -> usize {
@@ -168,7 +171,10 @@ impl Armed {
         let fate = match fate {
             "kill" => Fate::Kill,
             "stop" => Fate::Stop,
-            cut => Fate::Cut(cut.strip_prefix("cut-")?.parse().ok()?),
+            cut => match cut.strip_prefix("snip-") {
+                Some(peer) => Fate::Snip(peer.parse().ok()?),
+                None => Fate::Cut(cut.strip_prefix("cut-")?.parse().ok()?),
+            },
         };
         let point = *Point::ALL.iter().find(|known| format!("{known:?}") == point)?;
         let (window, nth) = (window.parse().ok()?, nth.parse().ok()?);
@@ -183,6 +189,7 @@ impl Display for Armed {
             Fate::Kill => f.write_str("kill"),
             Fate::Stop => f.write_str("stop"),
             Fate::Cut(peer) => write!(f, "cut-{peer}"),
+            Fate::Snip(peer) => write!(f, "snip-{peer}"),
         }
     }
 }

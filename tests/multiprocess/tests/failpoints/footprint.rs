@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 const RING: &str = "memfd:ronde-ring";
 /// Descriptors of a link: its socket, and two duplicates to wait with.
 const LINK_SOCKETS: usize = 3;
-/// Descriptors of the coordinator for each member, whose connection it reads on a thread.
-const MEMBER_SOCKETS: usize = 2;
+/// Descriptors of the coordinator for each member.
+const MEMBER_SOCKETS: usize = 1;
 /// Threads of a coordinator besides: for arrivals and for itself. The address that it takes over has one more.
 const COORDINATOR_THREADS: usize = 2;
 /// How long what belonged to the lost may take to go.

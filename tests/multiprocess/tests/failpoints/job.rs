@@ -14,7 +14,7 @@ const LAST_PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
-    /// What links are made of: `tcp`, `shm` or `mixed`.
+    /// What links are made of: `tcp`, `shm`, `mixed` or `again`.
     pub(crate) links: String,
     pub(crate) ranks: u32,
     pub(crate) cases: Vec<Case>,

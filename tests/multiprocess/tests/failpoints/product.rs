@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// Ranks of a job at its start, at most.
 const RANKS: u32 = 5;
+/// Cases of a job that loses nobody.
+const MOST_CASES: usize = 8;
 /// With fewer nobody can be lost without proof of its death.
 const FEWEST_FOR_A_QUORUM: u32 = 3;
 
@@ -59,11 +61,11 @@ impl Points {
 pub(crate) fn jobs() -> Vec<Job> {
     let mut rng = SmallRng::seed_from_u64(0);
     let mut jobs = Vec::new();
-    for links in ["tcp", "shm", "mixed"] {
+    for links in ["tcp", "shm", "mixed", "again"] {
         let mut cases = Vec::new();
         for (setup, points) in points_over(links) {
             if links != "mixed" || setup.name == "hierarchical" {
-                add_cases(setup, &points, &mut cases, &mut rng);
+                add_cases(setup, links, &points, &mut cases, &mut rng);
             }
         }
         cases.shuffle(&mut rng);
@@ -104,15 +106,29 @@ fn points_over(links: &str) -> Vec<(&'static Setup, Points)> {
 /// A case, and the number of ranks that it is for.
 type Sized = (u32, Case);
 
-fn add_cases(setup: &'static Setup, points: &Points, cases: &mut Vec<Sized>, rng: &mut SmallRng) {
+fn add_cases(
+    setup: &'static Setup,
+    links: &str,
+    points: &Points,
+    cases: &mut Vec<Sized>,
+    rng: &mut SmallRng,
+) {
+    // Who dies where connections are made again dies as elsewhere.
+    let fates: &[Fate] = match links {
+        "again" => &[Fate::Snip(0)],
+        _ => &[Fate::Kill, Fate::Stop, Fate::Cut(0)],
+    };
     let in_place: &[bool] = if setup.has_places() { &[false, true] } else { &[false] };
     for place in points.places(setup) {
         let choices = points.choices(setup, place);
         for &in_place in in_place {
-            for fate in [Fate::Kill, Fate::Stop, Fate::Cut(0)] {
+            for &fate in fates {
                 if let Some((ranks, armed)) = arm(place.1, fate, &choices, rng) {
                     cases.push((ranks, Case { setup, in_place, armed: vec![armed] }));
                 }
+            }
+            if links == "again" {
+                continue;
             }
             if let Some((ranks, armed)) = arm_two(place.1, setup, points, &choices, rng) {
                 cases.push((ranks, Case { setup, in_place, armed }));
@@ -129,15 +145,17 @@ fn arm(
     rng: &mut SmallRng,
 ) -> Option<(u32, Armed)> {
     // Rank 0 hosts the coordinator: of two that are cut off from each other the one that does not is given up.
-    let is_cut = matches!(fate, Fate::Cut(_));
-    let may = |(ranks, rank, _): &&(u32, u32, u32)| {
-        (fate == Fate::Kill || *ranks >= FEWEST_FOR_A_QUORUM) && (!is_cut || *rank > 0)
+    let may = |(ranks, rank, _): &&(u32, u32, u32)| match fate {
+        Fate::Kill | Fate::Snip(_) => true,
+        Fate::Stop => *ranks >= FEWEST_FOR_A_QUORUM,
+        Fate::Cut(_) => *ranks >= FEWEST_FOR_A_QUORUM && *rank > 0,
     };
     let choices: Vec<_> = choices.iter().filter(may).copied().collect();
     let &(ranks, rank, nth) = choices.choose(rng)?;
     let others: Vec<u32> = (0..ranks).filter(|&other| other != rank).collect();
     let fate = match fate {
         Fate::Cut(_) => Fate::Cut(*others.choose(rng)?),
+        Fate::Snip(_) => Fate::Snip(*others.choose(rng)?),
         fate => fate,
     };
     Some((ranks, Armed { rank, point, window, nth, fate }))
@@ -177,7 +195,7 @@ fn pack(links: &str, cases: Vec<Sized>) -> Vec<Job> {
             left -= case.losses() as u32;
             cases.push(case);
             // Which ranks share memory once some are lost depends on who they are.
-            if links == "mixed" {
+            if links == "mixed" || cases.len() == MOST_CASES {
                 break;
             }
         }

@@ -5,8 +5,8 @@ use crate::case::{Armed, Case, Fate, ROOT, Setup};
 use crate::footprint::{Footprint, sockets_to};
 use crate::oracle::{Buffers, Oracle};
 use ronde::{
-    Aborted, Call, CallOptions, Collective, CommitOptions, Config, Error, Group, Outcome, ReduceOp,
-    Reduction, Tag, Tolerance,
+    Aborted, Call, CallOptions, Collective, CommitOptions, Config, Error, Group, Outcome, Reconnect,
+    ReduceOp, Reduction, Tag, Tolerance,
 };
 use ronde_core::failpoint::{Point, Reached, set_hook};
 use ronde_core::memory::Access;
@@ -73,7 +73,7 @@ impl Trap {
                 println!("\nSTOPS");
                 Signal::STOP
             }
-            Fate::Cut(peer) => {
+            Fate::Cut(peer) | Fate::Snip(peer) => {
                 let peer = self.processes[peer as usize];
                 for socket in sockets_to(peer) {
                     let _ = rustix::net::shutdown(socket, Shutdown::Both);
@@ -110,14 +110,16 @@ pub(crate) fn work() {
     println!("\nDONE");
 }
 
-/// `mixed`: ranks 0 to 2 share memory, the others do not.
+/// `mixed`: ranks 0 to 2 share memory, the others do not. `again`: by TCP, with connections that are made again.
 fn join(links: &str) -> Group {
-    let transports = match links {
-        "mixed" if first_rank() > 2 => "tcp",
-        "mixed" => "shm,tcp",
-        one => one,
+    let (transports, reconnect) = match links {
+        "mixed" if first_rank() > 2 => ("tcp", Reconnect::Remote),
+        "mixed" => ("shm,tcp", Reconnect::Remote),
+        "again" => ("tcp", Reconnect::Always),
+        one => (one, Reconnect::Remote),
     };
-    let config = Config::from_env().and_then(|config| config.transports(transports.split(',')));
+    let config = Config::from_env().map(|config| config.reconnect(reconnect));
+    let config = config.and_then(|config| config.transports(transports.split(',')));
     config.and_then(|config| config.join()).expect("join")
 }
 
