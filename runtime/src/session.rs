@@ -12,7 +12,6 @@ use crate::engine::lock;
 use crate::until::Until;
 use ronde_core::membership::encode;
 use ronde_tcp::Replay;
-use rustix::net::sockopt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, IoSlice, Read, Write};
@@ -26,6 +25,8 @@ use std::time::{Duration, Instant};
 const PROBE_PATIENCE: Duration = Duration::from_millis(250);
 const PROBES: u32 = 10;
 const PROBE_PAUSE: Duration = Duration::from_millis(5);
+/// Bytes that were said and that the other side may not have heard, at most: heartbeats of a minute, and the longest message twice.
+const KEPT: usize = 64 << 10;
 
 /// A control connection of which not everything is known yet.
 pub(crate) struct Talk {
@@ -89,6 +90,8 @@ pub(crate) struct Offer {
 /// What is being written, and what of it the other side may lack.
 struct Writing {
     replay: Replay,
+    /// How many bytes of it are kept.
+    most: usize,
     write_timeout: Option<Duration>,
 }
 
@@ -124,7 +127,11 @@ impl Session {
             way,
             line: Mutex::new(line),
             changed: Condvar::new(),
-            writing: Mutex::new(Writing { replay: Replay::starting_at(written), write_timeout: None }),
+            writing: Mutex::new(Writing {
+                replay: Replay::starting_at(written),
+                most: KEPT,
+                write_timeout: None,
+            }),
             received: AtomicU64::new(received),
             is_over: AtomicBool::new(false),
         }
@@ -148,8 +155,9 @@ impl Session {
         let mut writing = lock(&self.writing);
         let socket = self.socket();
         if self.id.is_some() {
-            let send_buffer = || sockopt::socket_send_buffer_size(&*socket).unwrap_or(0);
-            writing.replay.push(&[IoSlice::new(bytes)], bytes.len(), send_buffer);
+            let Writing { replay, most, .. } = &mut *writing;
+            *most = (*most).max(KEPT + 2 * bytes.len());
+            replay.push(&[IoSlice::new(bytes)], bytes.len(), *most);
         }
         let written = (&*socket).write_all(bytes);
         if written.is_err() && self.id.is_some() && !self.is_over() {

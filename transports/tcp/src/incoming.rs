@@ -5,6 +5,7 @@
 //! the padding and the next header along: more would be copied twice.
 
 use crate::MAX_PAYLOAD;
+use crate::word::Word;
 use ronde_core::Segment;
 use ronde_core::frame::{FrameError, HEADER_BYTES, Header};
 use ronde_core::memory::{Access, Arena};
@@ -12,10 +13,6 @@ use ronde_core::transport::{LinkFailure, Payload, Placement, Receiver};
 use rustix::io::{Errno, read, readv};
 use std::io::IoSliceMut;
 use std::net::TcpStream;
-
-/// The last bytes of a stream that its writer ends: without them the connection was cut.
-pub(crate) const FAREWELL: [u8; HEADER_BYTES] =
-    *b"GOODBYE\0GOODBYE\0GOODBYE\0GOODBYE\0GOODBYE\0GOODBYE\0GOODBYE\0GOODBYE\0";
 
 /// A poll of a stream ends after the read that reaches this many bytes, so that one busy peer does
 /// not keep the others waiting.
@@ -56,13 +53,25 @@ pub(crate) struct Incoming {
     received: u64,
     /// The stream ends in order.
     is_over: bool,
+    /// What the peer has confirmed since somebody asked.
+    confirmed: Option<u64>,
 }
 
 impl Incoming {
     pub(crate) fn new(block_bytes: usize) -> Incoming {
         let arena = Arena::new(block_bytes.max(4096).next_multiple_of(HEADER_BYTES));
         let block = arena.segment(0, arena.len());
-        Incoming { block, _arena: arena, start: 0, end: 0, skip: 0, frame: None, received: 0, is_over: false }
+        Incoming {
+            block,
+            _arena: arena,
+            start: 0,
+            end: 0,
+            skip: 0,
+            frame: None,
+            received: 0,
+            is_over: false,
+            confirmed: None,
+        }
     }
 
     /// Reads what is there, up to a bound, and hands complete frames over. Whatever was read is
@@ -95,6 +104,11 @@ impl Incoming {
     /// How many bytes of the stream were read, over all its connections.
     pub(crate) fn received(&self) -> u64 {
         self.received
+    }
+
+    /// How many bytes of the other direction the peer has read, if it has said so since the last call.
+    pub(crate) fn take_confirmed(&mut self) -> Option<u64> {
+        self.confirmed.take()
     }
 
     /// True once the peer has said that nothing more comes.
@@ -197,12 +211,15 @@ impl Incoming {
             return Err(LinkFailure::Violation("bytes after the end of the stream"));
         }
         let header = match Header::decode(bytes) {
-            Err(_) if *bytes == FAREWELL => {
-                self.is_over = true;
+            Err(error) => {
+                match Word::decode(bytes).ok_or(error)? {
+                    Word::Receipt(received) => self.confirmed = Some(received),
+                    Word::Farewell => self.is_over = true,
+                }
                 self.start += HEADER_BYTES;
                 return Ok(());
             }
-            decoded => decoded?,
+            Ok(header) => header,
         };
         self.start += HEADER_BYTES;
         if header.payload_len as usize > MAX_PAYLOAD {

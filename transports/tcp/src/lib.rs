@@ -6,7 +6,7 @@
 //!
 //! * `outgoing`: a bounded outbox per link, from which streams with room pull frames.
 //! * `incoming`: a receive block and the frame being received, per stream.
-//! * `outlet`, `replay`, `resume`: streams that go on with another connection when one was cut.
+//! * `outlet`, `replay`, `resume`, `word`: streams that go on with another connection when one was cut.
 //! * `link`: all of these together, and what ends a link.
 //! * `answers`: whether the machine at the other end still says anything.
 #![forbid(unsafe_code)]
@@ -20,6 +20,7 @@ mod outlet;
 mod replay;
 mod resume;
 mod sleep;
+mod word;
 
 pub use link::TcpLink;
 pub use options::{Congestion, TcpOptions};

@@ -1,11 +1,12 @@
 //! The link: streams, an outbox, and what ends it.
 
 use crate::answers::{self, Inode};
-use crate::incoming::{FAREWELL, Incoming, Received};
+use crate::incoming::{Incoming, Received};
 use crate::outgoing::{Batch, Outbox, Outgoing};
 use crate::outlet::Outlet;
 use crate::resume::{Answer, Cut, Delivery, MAX_STREAMS, Resumption};
 use crate::sleep::Watch;
+use crate::word::Word;
 use crate::{MAX_PAYLOAD, TcpOptions, options};
 use ronde_core::Segment;
 use ronde_core::frame::Header;
@@ -26,6 +27,9 @@ const CLOSING_POLLS: usize = 8;
 /// The same for a connection that is replaced by another: more than a receive buffer holds.
 const MOST_LAST_POLLS: usize = 1 << 12;
 
+/// So many bytes of a stream that can be taken up are confirmed at once.
+const RECEIPT_BYTES: u64 = 256 << 10;
+
 /// How a stream stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Condition {
@@ -44,6 +48,8 @@ struct Stream {
     condition: Condition,
     /// Which of its connections this is.
     connection: u32,
+    /// Bytes received that were confirmed; none are where that is of no use.
+    confirmed: Option<u64>,
     inode: Option<Inode>,
 }
 
@@ -291,7 +297,8 @@ impl TcpLink {
 
     fn flush(&mut self, sent: &mut dyn FnMut(u64)) -> bool {
         let mut moved = false;
-        let is_idle = self.outbox.is_idle() && !self.streams.iter().any(|stream| stream.outlet.catches_up());
+        let has_nothing = |stream: &Stream| !stream.outlet.catches_up() && !stream.batch.has_to_say();
+        let is_idle = self.outbox.is_idle() && self.streams.iter().all(has_nothing);
         if is_idle || self.send_failure.is_some() {
             return moved;
         }
@@ -448,7 +455,7 @@ impl Stream {
         let inode = Inode::of(&socket);
         let outlet = Outlet::new(socket, resumes);
         let (batch, condition) = (Batch::new(), Condition::Connected);
-        Stream { outlet, batch, incoming, condition, connection: 0, inode }
+        Stream { outlet, batch, incoming, condition, connection: 0, confirmed: resumes.then_some(0), inode }
     }
 
     /// True if it is not in the middle of anything.
@@ -457,7 +464,7 @@ impl Stream {
     }
 
     fn has_to_write(&self) -> bool {
-        !self.batch.is_empty() || self.outlet.catches_up()
+        !self.batch.is_empty() || self.batch.has_to_say() || self.outlet.catches_up()
     }
 
     /// True if it goes by this connection.
@@ -466,17 +473,25 @@ impl Stream {
     }
 
     fn poll(&mut self, link: usize, receiver: &mut dyn Receiver) -> Result<Received, LinkFailure> {
-        match self.outlet.socket() {
-            Some(socket) => self.incoming.poll(socket, link, receiver),
-            None => Ok(Received::Nothing),
+        let Some(socket) = self.outlet.socket() else { return Ok(Received::Nothing) };
+        let received = self.incoming.poll(socket, link, receiver);
+        if let Some(confirmed) = &mut self.confirmed {
+            if let Some(received) = self.incoming.take_confirmed() {
+                self.outlet.confirm(received);
+            }
+            if self.incoming.received() - *confirmed >= RECEIPT_BYTES {
+                *confirmed = self.incoming.received();
+                self.batch.say(Word::Receipt(*confirmed));
+            }
         }
+        received
     }
 
     /// Ends this side of the stream in order, if all of it was written.
     fn say_farewell(&mut self) {
         if self.can_begin() {
             // If there is no room for it, the peer takes the connection for one that was cut, and finds the link ended.
-            let _ = self.outlet.write(&[IoSlice::new(&FAREWELL)]);
+            let _ = self.outlet.write(&[IoSlice::new(&Word::Farewell.encode())]);
         }
     }
 

@@ -4,6 +4,7 @@
 //! room pulls it into its [`Batch`]. Slots and queues are allocated once.
 
 use crate::outlet::Outlet;
+use crate::word::Word;
 use ronde_core::Segment;
 use ronde_core::frame::{HEADER_BYTES, Header, pad};
 use ronde_core::memory::{Access, Arena};
@@ -53,6 +54,13 @@ impl Outgoing {
             frame.payload = payload.clone();
             frame.cookie = Some(cookie);
         }
+        frame
+    }
+
+    /// A word between frames.
+    fn word(word: Word) -> Outgoing {
+        let mut frame = Outgoing { head_len: HEADER_BYTES, ..Outgoing::NONE };
+        frame.head[..HEADER_BYTES].copy_from_slice(&word.encode());
         frame
     }
 
@@ -175,11 +183,22 @@ pub(crate) struct Batch {
     slots: VecDeque<usize>,
     /// Bytes of the first frame that have been written.
     written: usize,
+    /// What is said before the next frame.
+    word: Option<Word>,
 }
 
 impl Batch {
     pub(crate) fn new() -> Batch {
-        Batch { slots: VecDeque::with_capacity(BATCH_FRAMES), written: 0 }
+        Batch { slots: VecDeque::with_capacity(BATCH_FRAMES), written: 0, word: None }
+    }
+
+    /// Says this before the next frame, in the place of what was not said yet.
+    pub(crate) fn say(&mut self, word: Word) {
+        self.word = Some(word);
+    }
+
+    pub(crate) fn has_to_say(&self) -> bool {
+        self.word.is_some()
     }
 
     /// True if the stream can begin a new frame.
@@ -218,6 +237,9 @@ impl Batch {
         }
         loop {
             if self.slots.is_empty() {
+                if let Some(word) = self.word.take_if(|_| !outbox.is_full()) {
+                    self.slots.push_back(outbox.keep(Outgoing::word(word)));
+                }
                 self.pull(outbox);
             }
             let Some((asked, written)) = self.write(outbox, outlet)? else { return Ok(moved) };
@@ -232,7 +254,7 @@ impl Batch {
     /// Forgets the frames; the outbox is cleared with them.
     pub(crate) fn clear(&mut self) {
         self.slots.clear();
-        self.written = 0;
+        (self.written, self.word) = (0, None);
     }
 
     fn pull(&mut self, outbox: &mut Outbox) {

@@ -3,13 +3,17 @@
 use crate::replay::Replay;
 use ronde_core::transport::LinkFailure;
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg, sockopt};
+use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 use std::io::IoSlice;
 use std::net::TcpStream;
 
 /// `NOSIGNAL`: a library must not let SIGPIPE end a process whose C main left it at its default;
 /// `writev`, which the standard library would use, has no such flag.
 const FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
+
+/// What a peer has not confirmed is what the network and two sockets hold, and a little more. Of one that confirms nothing a stream
+/// cannot be taken up.
+const MOST_UNCONFIRMED: usize = 1 << 30;
 
 /// The writing side of one stream.
 pub(crate) struct Outlet {
@@ -31,7 +35,7 @@ impl Outlet {
     /// `resumes`: the stream can go on with another connection. Failures of the connection are kept then, see
     /// [`Outlet::failure`], and returned by what writes otherwise.
     pub(crate) fn new(socket: TcpStream, resumes: bool) -> Outlet {
-        let copy = || Copy { replay: Replay::new(), again: None, failed: None };
+        let copy = || Copy { replay: Replay::default(), again: None, failed: None };
         Outlet { socket: Some(socket), copy: resumes.then(copy) }
     }
 
@@ -60,9 +64,17 @@ impl Outlet {
         if copy.replay.since(received).is_none() {
             return false;
         }
+        copy.replay.confirm(received);
         (copy.again, copy.failed) = (Some(received), None);
         self.socket = Some(socket);
         true
+    }
+
+    /// The peer has read so many bytes of the stream.
+    pub(crate) fn confirm(&mut self, received: u64) {
+        if let Some(copy) = self.copy.as_mut().filter(|copy| copy.again.is_none()) {
+            copy.replay.confirm(received);
+        }
     }
 
     /// True if there is a connection and the peer lacks nothing that was written to an earlier one.
@@ -108,8 +120,7 @@ impl Outlet {
         let Some(copy) = &mut self.copy else { return written };
         match written {
             Ok(count) => {
-                let send_buffer = || sockopt::socket_send_buffer_size(socket).unwrap_or(0);
-                copy.replay.push(parts, count, send_buffer);
+                copy.replay.push(parts, count, MOST_UNCONFIRMED);
                 Ok(count)
             }
             Err(errno) => {

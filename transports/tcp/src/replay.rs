@@ -1,60 +1,47 @@
 //! The last bytes of a stream, in case its connection is cut before the peer has them.
-//!
-//! What the peer's machine has acknowledged waits there for the peer, also after the connection was cut. The rest is still
-//! in this side's send buffer, of which the kernel tells how large it may be. So a copy of that many bytes is enough, and the peer
-//! need not say how far it is but when it takes the stream up again.
 
 use std::io::IoSlice;
 
-/// Bytes that a send buffer may hold beyond its limit, which the kernel compares before it adds a buffer, and those that may be written
-/// before the limit is asked for again.
-const SLACK: usize = 1 << 20;
-/// After so many bytes the limit is asked for again: it grows with the congestion window.
-const LOOK_AFTER: usize = 256 << 10;
-const FEWEST: usize = 64 << 10;
+const FEWEST: usize = 16 << 10;
 
-/// A ring over the last bytes that were written to a stream.
+/// A ring over the last bytes that were written to a stream. It is no longer than what the peer has not confirmed takes: one
+/// that wandered through more memory than the caches hold made large operations three times slower.
 #[derive(Default)]
 pub struct Replay {
-    /// Byte `n` of the stream is at `n % ring.len()`.
     ring: Vec<u8>,
+    /// Where in it the oldest byte is.
+    start: usize,
+    /// How many bytes it holds.
+    held: usize,
     /// Bytes written to the stream in all.
     written: u64,
-    /// How many of the last are in the ring.
-    held: usize,
-    /// How many have to be, at most.
-    limit: usize,
-    since_look: usize,
 }
 
 impl Replay {
-    /// Of a stream of which nothing was written yet.
-    pub fn new() -> Replay {
-        Replay::starting_at(0)
-    }
-
-    /// Of one of which so many bytes were written that are needed no more.
+    /// Of a stream of which so many bytes were written that are needed no more.
     pub fn starting_at(written: u64) -> Replay {
-        Replay { ring: Vec::new(), written, held: 0, limit: 0, since_look: 0 }
+        Replay { written, ..Replay::default() }
     }
 
-    /// Takes the first `count` bytes of `parts`, which the socket has taken; `send_buffer` says how much the kernel may hold
-    /// of what is written.
-    pub fn push(&mut self, parts: &[IoSlice<'_>], count: usize, send_buffer: impl Fn() -> usize) {
-        if count == 0 {
-            return;
-        }
-        self.since_look += count;
-        if self.since_look >= LOOK_AFTER || self.limit == 0 {
-            self.since_look = 0;
-            self.limit = self.limit.max(send_buffer() + SLACK);
-        }
-        self.make_room(count);
+    /// Takes the first `count` bytes of `parts`. Beyond `most` bytes the oldest are forgotten.
+    pub fn push(&mut self, parts: &[IoSlice<'_>], count: usize, most: usize) {
+        self.make_room(count, most);
         let mut left = count;
         for part in parts {
             let taken = &part[..part.len().min(left)];
             left -= taken.len();
             self.add(taken);
+        }
+    }
+
+    /// The peer has the first `received` bytes; no more than were written.
+    pub fn confirm(&mut self, received: u64) {
+        let Some(missing) = self.written.checked_sub(received) else { return };
+        let missing = usize::try_from(missing).unwrap_or(usize::MAX);
+        if missing == 0 {
+            (self.start, self.held) = (0, 0);
+        } else if missing < self.held {
+            self.forget(self.held - missing);
         }
     }
 
@@ -67,36 +54,44 @@ impl Replay {
         if missing == 0 {
             return Some([&[]; 2]);
         }
-        let start = (received % self.ring.len() as u64) as usize;
-        let first = missing.min(self.ring.len() - start);
-        Some([&self.ring[start..start + first], &self.ring[..missing - first]])
+        let from = (self.start + self.held - missing) % self.ring.len();
+        let first = missing.min(self.ring.len() - from);
+        Some([&self.ring[from..from + first], &self.ring[..missing - first]])
     }
 
-    /// Grows the ring, as far as it may, for so many bytes more.
-    fn make_room(&mut self, more: usize) {
-        let wanted = self.held + more;
-        if wanted <= self.ring.len() || self.ring.len() >= self.limit {
+    fn forget(&mut self, count: usize) {
+        self.start = (self.start + count) % self.ring.len();
+        self.held -= count;
+    }
+
+    /// Grows the ring for so many bytes more, as far as it may.
+    fn make_room(&mut self, more: usize, most: usize) {
+        let (wanted, size) = (self.held + more, self.ring.len());
+        if wanted <= size || size >= most {
             return;
         }
-        let size = wanted.max(2 * self.ring.len()).clamp(FEWEST, self.limit.max(FEWEST));
-        let mut grown = Replay { ring: vec![0; size], limit: self.limit, ..Replay::new() };
-        grown.written = self.written - self.held as u64;
-        for part in self.since(grown.written).unwrap_or_default() {
-            grown.add(part);
-        }
-        (self.ring, self.held) = (grown.ring, grown.held);
+        let mut grown = Vec::with_capacity(wanted.max(2 * size).clamp(FEWEST, most.max(FEWEST)));
+        let oldest = self.written - self.held as u64;
+        self.since(oldest).unwrap_or_default().iter().for_each(|part| grown.extend_from_slice(part));
+        grown.resize(grown.capacity(), 0);
+        (self.ring, self.start) = (grown, 0);
     }
 
     fn add(&mut self, bytes: &[u8]) {
         let size = self.ring.len();
-        let skipped = bytes.len().saturating_sub(size);
-        let kept = &bytes[skipped..];
-        let start = ((self.written + skipped as u64) % size as u64) as usize;
-        let first = kept.len().min(size - start);
-        self.ring[start..start + first].copy_from_slice(&kept[..first]);
-        self.ring[..kept.len() - first].copy_from_slice(&kept[first..]);
         self.written += bytes.len() as u64;
-        self.held = (self.held + bytes.len()).min(size);
+        let kept = &bytes[bytes.len().saturating_sub(size)..];
+        if kept.is_empty() {
+            return;
+        }
+        if self.held + kept.len() > size {
+            self.forget(self.held + kept.len() - size);
+        }
+        let end = (self.start + self.held) % size;
+        let first = kept.len().min(size - end);
+        self.ring[end..end + first].copy_from_slice(&kept[..first]);
+        self.ring[..kept.len() - first].copy_from_slice(&kept[first..]);
+        self.held += kept.len();
     }
 }
 
@@ -110,54 +105,74 @@ mod tests {
     }
 
     /// Writes so many bytes, cut in three, of which the socket takes all but the last few.
-    fn push(replay: &mut Replay, count: usize, send_buffer: usize) {
+    fn push(replay: &mut Replay, count: usize, most: usize) {
         let bytes = stream(replay.written..replay.written + count as u64 + 7);
         let (one, rest) = bytes.split_at(count / 3);
         let (other, last) = rest.split_at(rest.len() / 2);
-        replay.push(&[one, other, last].map(IoSlice::new), count, || send_buffer);
+        replay.push(&[one, other, last].map(IoSlice::new), count, most);
     }
 
-    fn held(replay: &Replay) -> u64 {
+    fn oldest(replay: &Replay) -> u64 {
         replay.written - replay.held as u64
     }
 
+    fn check(replay: &Replay) {
+        for from in [oldest(replay), replay.written - replay.held as u64 / 2, replay.written] {
+            let found = replay.since(from).expect("it is held").concat();
+            assert_eq!(found, stream(from..replay.written), "from {from}");
+        }
+    }
+
+    const COUNTS: [usize; 10] = [0, 1, 64, 70_000, 200_000, 3, 900_000, 1 << 20, 5, 3 << 20];
+
     #[test]
     fn the_last_bytes_are_there_however_they_were_written() {
-        let mut replay = Replay::new();
-        for (round, count) in [0, 1, 64, 70_000, 200_000, 3, 900_000, 1 << 20, 5, 3 << 20]
-            .into_iter()
-            .cycle()
-            .take(40)
-            .enumerate()
-        {
-            push(&mut replay, count, 300_000 + 10_000 * round);
-            let least = (300_000 + 10_000 * round).min(replay.written as usize);
-            assert!(replay.held >= least, "{} of {}", replay.held, replay.written);
-            for from in [held(&replay), replay.written - replay.held as u64 / 2, replay.written] {
-                let found = replay.since(from).expect("it is held").concat();
-                assert_eq!(found, stream(from..replay.written), "round {round} from {from}");
+        for most in [1 << 16, 300_000, 1 << 22] {
+            let mut replay = Replay::default();
+            for count in COUNTS.into_iter().cycle().take(30) {
+                push(&mut replay, count, most);
+                assert_eq!(replay.held, most.min(replay.written as usize));
+                check(&replay);
             }
         }
-        assert!(replay.ring.len() <= 700_000 + SLACK, "{}", replay.ring.len());
+    }
+
+    #[test]
+    fn what_is_confirmed_takes_no_room() {
+        let mut replay = Replay::default();
+        for (round, count) in COUNTS.into_iter().cycle().take(60).enumerate() {
+            push(&mut replay, count % 300_000, usize::MAX);
+            let missing = [0, 1, 5_000, 100_000][round % 4].min(replay.held as u64);
+            replay.confirm(replay.written - missing);
+            assert_eq!(replay.held as u64, missing);
+            check(&replay);
+            assert!(replay.since(oldest(&replay).wrapping_sub(1)).is_none());
+        }
+        assert!(replay.ring.len() <= 1 << 20, "{}", replay.ring.len());
+        // What was confirmed before, or never written, changes nothing.
+        let held = replay.held;
+        for received in [0, replay.written + 1, u64::MAX] {
+            replay.confirm(received);
+            assert_eq!(replay.held, held);
+        }
     }
 
     #[test]
     fn what_is_gone_or_was_never_written_is_not_there() {
-        let mut replay = Replay::new();
-        assert!(replay.since(0).is_some() && replay.since(1).is_none());
-        push(&mut replay, 5 << 20, 1000);
-        assert!(replay.since(held(&replay)).is_some());
-        assert!(replay.since(held(&replay) - 1).is_none() && replay.since(0).is_none());
+        let mut replay = Replay::starting_at(1000);
+        assert!(replay.since(1000).is_some() && replay.since(999).is_none() && replay.since(1001).is_none());
+        push(&mut replay, 5 << 20, 100_000);
+        assert!(replay.since(oldest(&replay)).is_some());
+        assert!(replay.since(oldest(&replay) - 1).is_none() && replay.since(1000).is_none());
         assert!(replay.since(replay.written + 1).is_none() && replay.since(u64::MAX).is_none());
     }
 
     /// Thousands of streams that carry little must not take megabytes each.
     #[test]
     fn little_traffic_takes_little_memory() {
-        let mut replay = Replay::new();
-        push(&mut replay, 320, 4 << 20);
-        assert_eq!(replay.ring.len(), FEWEST);
-        let replay = Replay::new();
+        let mut replay = Replay::default();
         assert_eq!(replay.ring.capacity(), 0);
+        push(&mut replay, 320, usize::MAX);
+        assert!(replay.ring.len() <= FEWEST);
     }
 }

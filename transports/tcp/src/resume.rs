@@ -1,7 +1,7 @@
 //! Streams that are taken up again: a connection may be cut by what is in between, while both processes live.
 //!
-//! Each side counts the bytes that it has read of a stream and keeps a copy of the last that it wrote
-//! ([`Replay`](crate::replay::Replay)). A link that finds a connection dead reads what had come, forgets the socket and asks for
+//! Each side counts the bytes that it has read of a stream, confirms them now and then, and keeps a copy of what the other has not
+//! confirmed ([`Replay`](crate::replay::Replay)). A link that finds a connection dead reads what had come, forgets the socket and asks for
 //! another ([`Resumption::redial`]). Both sides say how far they have read, write again what the other lacks, and go on in
 //! the middle of the frame where they were. Who makes connections, and who accepts them, is no concern of the link: they leave them
 //! in its [`Mailbox`].
