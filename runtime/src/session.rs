@@ -20,11 +20,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a process that may have ended has to answer, and how often and with which pause it is asked for: one that is just
-/// ending may take connections for a moment.
+/// How long a process that may have ended has to answer. It is asked for again after pauses that double, the first and the last of which
+/// are these: one that is just ending may take connections for a moment.
 const PROBE_PATIENCE: Duration = Duration::from_millis(250);
-const PROBES: u32 = 10;
-const PROBE_PAUSE: Duration = Duration::from_millis(5);
+const FIRST_PAUSE: Duration = Duration::from_micros(250);
+const LAST_PAUSE: Duration = Duration::from_millis(64);
 /// Bytes that were said and that the other side may not have heard, at most: heartbeats of a minute, and the longest message twice.
 const KEPT: usize = 64 << 10;
 
@@ -243,7 +243,7 @@ impl Session {
     /// Waits for the other side, while its process may live.
     fn wait(&self, addresses: &[SocketAddr], taken_over: &Addresses, deadline: Instant) -> bool {
         let mut left = addresses.to_vec();
-        let mut probes = PROBES;
+        let mut pause = FIRST_PAUSE;
         loop {
             if self.is_over() {
                 return false;
@@ -262,22 +262,20 @@ impl Session {
             }
             left.retain(|address| !lock(taken_over).contains(address));
             let Some(address) = left.first() else { return false };
-            let mut pause = deadline - now;
-            if probes > 0 {
-                probes -= 1;
-                pause = PROBE_PAUSE;
-                match TcpStream::connect_timeout(address, PROBE_PATIENCE) {
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                        left.remove(0);
-                        continue;
-                    }
-                    _ => {}
+            match TcpStream::connect_timeout(address, PROBE_PATIENCE) {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    left.remove(0);
+                    continue;
                 }
+                // It lives, or nothing is known of it.
+                _ => {}
             }
             let line = lock(&self.line);
             if line.offer.is_none() && !self.is_over() {
-                drop(self.changed.wait_timeout(line, pause).unwrap_or_else(PoisonError::into_inner));
+                let waited = self.changed.wait_timeout(line, pause.min(deadline - now));
+                drop(waited.unwrap_or_else(PoisonError::into_inner));
             }
+            pause = (pause * 2).min(LAST_PAUSE);
         }
     }
 
