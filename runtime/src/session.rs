@@ -25,7 +25,9 @@ use std::time::{Duration, Instant};
 const PROBE_PATIENCE: Duration = Duration::from_millis(250);
 const FIRST_PAUSE: Duration = Duration::from_micros(250);
 const LAST_PAUSE: Duration = Duration::from_millis(64);
-/// Bytes that were said and that the other side may not have heard, at most: heartbeats of a minute, and the longest message twice.
+/// Who hears nothing for so many times as long as a connection may be gone has another connection by now, or has given up.
+const PATIENCES: u32 = 4;
+/// Bytes that were said and that the other side may not have heard, at most: heartbeats, and the longest message twice.
 const KEPT: usize = 64 << 10;
 
 /// A control connection of which not everything is known yet.
@@ -79,6 +81,13 @@ pub(crate) enum Way {
     Waits(Vec<SocketAddr>, Addresses, Duration),
 }
 
+impl Way {
+    fn patience(&self) -> Duration {
+        let (Way::Connects(_, patience) | Way::Waits(.., patience)) = self;
+        *patience
+    }
+}
+
 /// A connection that takes the place of another.
 pub(crate) struct Offer {
     pub(crate) socket: TcpStream,
@@ -92,7 +101,24 @@ struct Writing {
     replay: Replay,
     /// How many bytes of it are kept.
     most: usize,
+    /// How much was written then.
+    mark: (Instant, u64),
     write_timeout: Option<Duration>,
+}
+
+impl Writing {
+    fn keep(&mut self, bytes: &[u8], patience: Duration) {
+        let Writing { replay, most, mark: (when, written), .. } = self;
+        // A view of thousands must not be kept for each of them.
+        if when.elapsed() >= patience * PATIENCES {
+            replay.confirm(*written);
+            replay.shrink();
+            (*when, *written) = (Instant::now(), replay.written());
+            *most = KEPT;
+        }
+        *most = (*most).max(KEPT + 2 * bytes.len());
+        replay.push(&[IoSlice::new(bytes)], bytes.len(), *most);
+    }
 }
 
 struct Line {
@@ -130,6 +156,7 @@ impl Session {
             writing: Mutex::new(Writing {
                 replay: Replay::starting_at(written),
                 most: KEPT,
+                mark: (Instant::now(), written),
                 write_timeout: None,
             }),
             received: AtomicU64::new(received),
@@ -155,9 +182,7 @@ impl Session {
         let mut writing = lock(&self.writing);
         let socket = self.socket();
         if self.id.is_some() {
-            let Writing { replay, most, .. } = &mut *writing;
-            *most = (*most).max(KEPT + 2 * bytes.len());
-            replay.push(&[IoSlice::new(bytes)], bytes.len(), *most);
+            writing.keep(bytes, self.way.patience());
         }
         let written = (&*socket).write_all(bytes);
         if written.is_err() && self.id.is_some() && !self.is_over() {
@@ -317,5 +342,115 @@ impl Read for &Session {
                 return Err(error);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (near, listener.accept().unwrap().0)
+    }
+
+    /// A coordinator's session with a member that listens there, and the member's end.
+    fn session(listens: SocketAddr, patience: Duration) -> (Arc<Session>, TcpStream) {
+        let (near, far) = pair();
+        let way = Way::Waits(vec![listens], Addresses::default(), patience);
+        let session = Session::new(Talk::new(near, Some(SessionId::default())), way);
+        (Arc::new(session), far)
+    }
+
+    fn read(session: &Arc<Session>, count: usize) -> std::thread::JoinHandle<io::Result<Vec<u8>>> {
+        let session = session.clone();
+        std::thread::spawn(move || {
+            let mut bytes = vec![0; count];
+            (&*session).read_exact(&mut bytes).map(|()| bytes)
+        })
+    }
+
+    #[test]
+    fn both_directions_go_on_where_they_were() {
+        let lives = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (session, mut far) = session(lives.local_addr().unwrap(), LONG);
+        session.write(b"one two").unwrap();
+        far.write_all(b"three f").unwrap();
+        let mut heard = [0; 4];
+        far.read_exact(&mut heard).unwrap();
+        let reading = read(&session, 18);
+        drop(far);
+        // The member has read four bytes, and writes again what was not read of its own.
+        let (near, mut far) = pair();
+        let offer = Offer { socket: near, connection: 1, received: 4 };
+        session.offer(offer).map_err(drop).unwrap();
+        let mut answer = [0; 16];
+        far.read_exact(&mut answer).unwrap();
+        let received = u64::from_le_bytes(*answer.last_chunk().unwrap()) as usize;
+        assert!(answer[0] == 1 && received <= 7, "{answer:?}");
+        far.write_all(&b"three four is more"[received..]).unwrap();
+        assert_eq!(reading.join().unwrap().unwrap(), b"three four is more");
+        session.write(b", six").unwrap();
+        let mut heard = [0; 8];
+        far.read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, b"two, six");
+        // One of an earlier number, and any once it is over, is of no use.
+        assert!(session.offer(Offer { socket: pair().0, connection: 1, received: 4 }).is_err());
+        session.finish();
+        assert!(session.offer(Offer { socket: pair().0, connection: 2, received: 4 }).is_err());
+    }
+
+    #[test]
+    fn who_has_ended_is_not_waited_for() {
+        let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (session, far) = session(gone, LONG);
+        let since = Instant::now();
+        drop(far);
+        assert!(read(&session, 1).join().unwrap().is_err());
+        assert!(since.elapsed() < LONG / 2);
+    }
+
+    #[test]
+    fn who_lives_and_does_not_come_back_is_given_up() {
+        let lives = TcpListener::bind("127.0.0.1:0").unwrap();
+        let patience = Duration::from_millis(300);
+        let (session, far) = session(lives.local_addr().unwrap(), patience);
+        let since = Instant::now();
+        drop(far);
+        assert!(read(&session, 1).join().unwrap().is_err());
+        assert!(since.elapsed() >= patience && since.elapsed() < LONG / 2, "{:?}", since.elapsed());
+    }
+
+    #[test]
+    fn a_session_that_is_over_ends_with_its_connection() {
+        let lives = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (session, far) = session(lives.local_addr().unwrap(), LONG);
+        let since = Instant::now();
+        let reading = read(&session, 1);
+        drop(far);
+        session.shutdown(Shutdown::Write);
+        assert!(reading.join().unwrap().is_err());
+        assert!(since.elapsed() < LONG / 2);
+    }
+
+    /// Of what was said long ago nothing is kept.
+    #[test]
+    fn long_messages_are_not_kept_for_ever() {
+        let start = Instant::now();
+        let mut writing =
+            Writing { replay: Replay::starting_at(0), most: KEPT, mark: (start, 0), write_timeout: None };
+        writing.keep(&[1; 1 << 20], LONG);
+        writing.keep(&[2; 100], LONG);
+        let lacks = |writing: &Writing| writing.replay.since(0).map(|parts| parts.concat().len());
+        assert_eq!(lacks(&writing), Some((1 << 20) + 100));
+        for _ in 0..2 {
+            writing.keep(&[3; 50], Duration::ZERO);
+        }
+        assert_eq!((lacks(&writing), writing.most), (None, KEPT + 100));
+        assert_eq!(writing.replay.since(writing.replay.written() - 50).unwrap().concat(), [3; 50]);
     }
 }

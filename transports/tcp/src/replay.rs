@@ -18,6 +18,11 @@ pub struct Replay {
 }
 
 impl Replay {
+    /// Bytes written to the stream in all.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
     /// Of a stream of which so many bytes were written that are needed no more.
     pub fn starting_at(written: u64) -> Replay {
         Replay { written, ..Replay::default() }
@@ -59,6 +64,14 @@ impl Replay {
         Some([&self.ring[from..from + first], &self.ring[..missing - first]])
     }
 
+    /// Gives back memory that it does not need now.
+    pub fn shrink(&mut self) {
+        let wanted = (2 * self.held).max(FEWEST);
+        if self.ring.len() > 2 * wanted {
+            self.rebuild(wanted);
+        }
+    }
+
     fn forget(&mut self, count: usize) {
         self.start = (self.start + count) % self.ring.len();
         self.held -= count;
@@ -70,11 +83,16 @@ impl Replay {
         if wanted <= size || size >= most {
             return;
         }
-        let mut grown = Vec::with_capacity(wanted.max(2 * size).clamp(FEWEST, most.max(FEWEST)));
+        self.rebuild(wanted.max(2 * size).clamp(FEWEST, most.max(FEWEST)));
+    }
+
+    /// Moves what it holds to a ring of another size.
+    fn rebuild(&mut self, size: usize) {
+        let mut ring = Vec::with_capacity(size);
         let oldest = self.written - self.held as u64;
-        self.since(oldest).unwrap_or_default().iter().for_each(|part| grown.extend_from_slice(part));
-        grown.resize(grown.capacity(), 0);
-        (self.ring, self.start) = (grown, 0);
+        self.since(oldest).unwrap_or_default().iter().for_each(|part| ring.extend_from_slice(part));
+        ring.resize(size, 0);
+        (self.ring, self.start) = (ring, 0);
     }
 
     fn add(&mut self, bytes: &[u8]) {
@@ -149,6 +167,10 @@ mod tests {
             assert!(replay.since(oldest(&replay).wrapping_sub(1)).is_none());
         }
         assert!(replay.ring.len() <= 1 << 20, "{}", replay.ring.len());
+        replay.confirm(replay.written - 3);
+        replay.shrink();
+        check(&replay);
+        assert_eq!((replay.ring.len(), replay.held), (FEWEST, 3));
         // What was confirmed before, or never written, changes nothing.
         let held = replay.held;
         for received in [0, replay.written + 1, u64::MAX] {
