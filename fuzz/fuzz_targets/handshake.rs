@@ -84,7 +84,7 @@ fn connects(preamble: &[u8], manner: Manner<'_>) {
     let received = strangers::receive(&mut stranger, TOKEN);
     let sound = preamble.len() == 64
         && preamble.starts_with(START)
-        && matches!(preamble[7], 1..=3)
+        && matches!(preamble[7], 1..=4)
         && preamble[8] & !2 == 0
         && matches!(preamble[10], 1..=64)
         && preamble[9] < preamble[10]

@@ -48,6 +48,8 @@ pub(crate) enum Purpose {
     Data = 2,
     /// In place of one between two members that was cut, see [`super::reconnect`].
     Resume = 3,
+    /// To a third member, which passes on to another, see [`super::relay`].
+    Relay = 4,
 }
 
 /// What a connection is for.
@@ -72,6 +74,7 @@ impl Errand {
     /// The one connection of a link without streams that are taken up.
     pub(crate) const DATA: Errand = Errand::of(Purpose::Data);
     pub(crate) const RESUME: Errand = Errand::of(Purpose::Resume);
+    pub(crate) const RELAY: Errand = Errand::of(Purpose::Relay);
 
     const fn of(purpose: Purpose) -> Errand {
         Errand { purpose, stream: 0, streams: 1, resumes: false, session: SessionId([0; 16]) }
@@ -285,6 +288,7 @@ fn read_preamble(preamble: &[u8; 64]) -> io::Result<Introduction> {
         1 => Purpose::Control,
         2 => Purpose::Data,
         3 => Purpose::Resume,
+        4 => Purpose::Relay,
         _ => return Err(bad("unknown purpose")),
     };
     let (stream, streams) = (preamble[9], preamble[10]);
@@ -447,7 +451,7 @@ mod tests {
     fn garbage_is_refused() {
         let identity = Identity::new("", PeerId([0; 16]));
         let good = preamble(&identity, Errand::DATA).unwrap();
-        for (at, value) in [(7, 4), (8, 1), (8, 4), (9, 1), (10, 0), (10, 65), (15, 1)] {
+        for (at, value) in [(7, 5), (8, 1), (8, 4), (9, 1), (10, 0), (10, 65), (15, 1)] {
             let mut bad = good;
             bad[at] = value;
             assert_eq!(read_preamble(&bad).unwrap_err().kind(), io::ErrorKind::InvalidData, "byte {at}");

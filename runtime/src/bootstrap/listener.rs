@@ -226,6 +226,7 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
+        self.router.reconnections.end();
         // Wakes the accept calls, which then see `stop`.
         for address in lock(&self.also).iter().chain([&self.address]) {
             let _ = TcpStream::connect_timeout(address, PATIENCE);
@@ -328,6 +329,7 @@ impl Router {
         match (errand.purpose, lock(&self.control).clone()) {
             (Purpose::Data, _) => self.arrivals.enter(Arrival::Tcp(peer, stream, errand)),
             (Purpose::Resume, _) => self.reconnections.receive(stream, peer),
+            (Purpose::Relay, _) => self.reconnections.relay(stream),
             (Purpose::Control, Some(control)) => control
                 .try_send(Visitor { stream, peer, errand, reconnections: self.reconnections.clone() })
                 .map_err(|_| io::Error::other("the coordinator here takes nobody more")),

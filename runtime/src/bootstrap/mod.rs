@@ -10,6 +10,7 @@ mod linker;
 mod listener;
 mod reach;
 mod reconnect;
+mod relay;
 mod store;
 mod succession;
 mod waiting;

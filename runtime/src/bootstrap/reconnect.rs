@@ -10,16 +10,19 @@
 //! server  -> verdict 1 (1: go on, 2: it has ended here, 3: another process, 4: not linked yet) | 0 × 7 | bytes received 8
 //! ```
 //!
+//! Where nothing comes back on the direct way, others lead to the member ([`super::relay`]).
+//!
 //! Numbers are little endian. A connection that is refused proves that the process has ended, as everywhere else.
 
 use super::ControlEvents;
 use super::handshake::{self, Errand, Identity, SessionId};
+use super::relay::{Reached, Relayed, reach_through};
 use crate::config::Config;
 use crate::engine::lock;
 use crate::session::{Offer, Session};
 use crate::until::Until;
 use ronde_core::PeerId;
-use ronde_core::membership::MemberInfo;
+use ronde_core::membership::{MachineId, MemberInfo};
 use ronde_core::transport::LinkFailure;
 use ronde_tcp::{Cut, Delivery, Mailbox, Resumption};
 use std::collections::{BTreeMap, VecDeque};
@@ -32,6 +35,10 @@ use std::time::{Duration, Instant};
 const MOST_WORKERS: usize = 16;
 /// How long one attempt may take.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Of the time that there is, an attempt may take one part in so many: others may lead through.
+const ATTEMPTS: u32 = 4;
+/// Members that are asked for a way in one attempt.
+const RELAYS_ASKED: usize = 3;
 /// It is tried for so many times as long as a member may be silent.
 const SILENCES: u32 = 2;
 /// Who cannot be told that its connection is dead, since nobody listens where it should, may still find out and connect. A process that
@@ -127,6 +134,7 @@ enum Refusal {
 struct Linked {
     mailbox: Mailbox,
     addresses: Vec<SocketAddr>,
+    machine: MachineId,
     /// This side makes the connections.
     connects: bool,
     name: String,
@@ -152,6 +160,7 @@ pub(crate) struct Reconnections {
     links: Mutex<BTreeMap<PeerId, Arc<Linked>>>,
     /// Of coordinators here, with members that may come back to them.
     sessions: Mutex<BTreeMap<SessionId, (PeerId, Weak<Session>)>>,
+    relayed: Relayed,
     tasks: Mutex<Tasks>,
     /// Who polls the links.
     events: Mutex<Option<Arc<dyn ControlEvents>>>,
@@ -164,6 +173,7 @@ impl Reconnections {
             patience: config.suspect_after() * SILENCES,
             links: Mutex::default(),
             sessions: Mutex::default(),
+            relayed: Relayed::default(),
             tasks: Mutex::default(),
             events: Mutex::default(),
         })
@@ -180,6 +190,7 @@ impl Reconnections {
         let linked = Linked {
             mailbox: mailbox.clone(),
             addresses: member.addresses.clone(),
+            machine: member.machine.clone(),
             connects,
             name: format!("process {} on {}", member.pid, member.host),
         };
@@ -279,7 +290,8 @@ impl Reconnections {
             }
             connection = connection.wrapping_add(1);
             let request = Request { to: id.0, what: What::Session, stream: 0, connection, received };
-            let (socket, received) = self.request_at(&[address], &request, left)?;
+            let socket = handshake::try_each(&[address], &self.identity, Errand::RESUME, left.min(PATIENCE));
+            let (socket, received) = ask_on(socket, &request, left)?;
             Ok(Offer { socket, connection, received })
         };
         let is_final = |refusal: &Refusal| matches!(refusal, Refusal::Final(_));
@@ -365,7 +377,7 @@ impl Reconnections {
             // One whose answer was lost has used its number.
             connection = connection.wrapping_add(1);
             let request = Request { to: to.0, what: What::Offer, stream, connection, received };
-            let (socket, received) = self.request(linked, &request, left)?;
+            let (socket, received) = self.request(linked, to, &request, left)?;
             Ok(Delivery::Connected { stream, connection, received, socket })
         };
         match handshake::retry(deadline, attempt, |refusal| matches!(refusal, Refusal::Final(_))) {
@@ -401,7 +413,7 @@ impl Reconnections {
                 return Err(failure);
             }
             if !is_told {
-                match self.request(linked, &request, left) {
+                match self.request(linked, to, &request, left) {
                     Ok(_) => is_told = true,
                     Err(Refusal::Final(LinkFailure::PeerDied)) => {
                         (is_told, failure) = (true, LinkFailure::PeerDied);
@@ -417,43 +429,91 @@ impl Reconnections {
         }
     }
 
-    /// One connection, and what the other side says on it.
+    /// One connection, and what the other side says on it. Where nothing comes back, others are asked for a way.
     fn request(
         &self,
         linked: &Linked,
+        to: PeerId,
         request: &Request,
         left: Duration,
     ) -> Result<(TcpStream, u64), Refusal> {
         if linked.mailbox.is_closed() {
             return Err(Refusal::Final(LinkFailure::Closed));
         }
-        self.request_at(&linked.addresses, request, left)
+        let patience = left.min(self.patience / ATTEMPTS);
+        let socket = handshake::try_each(&linked.addresses, &self.identity, Errand::RESUME, patience);
+        let mut refusal = match ask_on(socket, request, patience) {
+            Err(Refusal::Later(error)) if says_nothing(&error) => Refusal::Later(error),
+            done => return done,
+        };
+        for relay in self.relays(linked, to, request.connection) {
+            let reached = reach_through(&relay.addresses, to, &self.identity, patience);
+            let socket = match reached {
+                Ok(Reached::Connected(socket)) => Ok(socket),
+                Ok(Reached::Ended) => return Err(Refusal::Final(LinkFailure::PeerDied)),
+                Err(error) => Err(error),
+            };
+            match ask_on(socket, request, patience) {
+                Ok(done) => {
+                    tracing::warn!("what is said to {} goes through {} from now on", linked.name, relay.name);
+                    return Ok(done);
+                }
+                // That one has ended, not the member.
+                Err(Refusal::Final(LinkFailure::PeerDied)) => {}
+                Err(Refusal::Final(failure)) => return Err(Refusal::Final(failure)),
+                Err(Refusal::Later(error)) => refusal = Refusal::Later(error),
+            }
+        }
+        Err(refusal)
     }
 
-    fn request_at(
-        &self,
-        addresses: &[SocketAddr],
-        request: &Request,
-        left: Duration,
-    ) -> Result<(TcpStream, u64), Refusal> {
-        let patience = left.min(PATIENCE);
-        let until = Instant::now() + patience;
-        let ask = || -> io::Result<(TcpStream, [u8; REPLY_BYTES])> {
-            let socket = handshake::try_each(addresses, &self.identity, Errand::RESUME, patience)?;
-            let mut limited = Until(&socket, until);
-            limited.write_all(&request.encode())?;
-            let mut reply = [0; REPLY_BYTES];
-            limited.read_exact(&mut reply)?;
-            limited.lift()?;
-            Ok((socket, reply))
+    /// Some members on other machines to which the links are whole, others at each attempt.
+    fn relays(&self, linked: &Linked, to: PeerId, attempt: u32) -> Vec<Arc<Linked>> {
+        let links = lock(&self.links);
+        let may = |(peer, other): &(&PeerId, &Arc<Linked>)| {
+            **peer != to && other.machine != linked.machine && other.mailbox.is_whole()
         };
-        match ask() {
-            Ok((socket, reply)) => Ok((socket, read_reply(&reply)?)),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                Err(Refusal::Final(LinkFailure::PeerDied))
-            }
-            Err(error) => Err(Refusal::Later(error)),
+        let able: Vec<&Arc<Linked>> = links.iter().filter(may).map(|(_, other)| other).collect();
+        let skipped = attempt as usize * RELAYS_ASKED % able.len().max(1);
+        able.iter()
+            .cycle()
+            .skip(skipped)
+            .take(RELAYS_ASKED.min(able.len()))
+            .map(|&other| other.clone())
+            .collect()
+    }
+
+    /// This process is found no more: what goes through it goes another way.
+    pub(super) fn end(&self) {
+        self.relayed.end();
+    }
+
+    /// Somebody wants to reach a member through this one.
+    pub(super) fn relay(&self, stream: TcpStream) -> io::Result<()> {
+        self.relayed.serve(stream, |to| Some(lock(&self.links).get(&to)?.addresses.clone()))
+    }
+}
+
+/// Asks on a new connection; what was met in making it is the answer otherwise.
+fn ask_on(
+    socket: io::Result<TcpStream>,
+    request: &Request,
+    patience: Duration,
+) -> Result<(TcpStream, u64), Refusal> {
+    let ask = |socket: TcpStream| -> io::Result<(TcpStream, [u8; REPLY_BYTES])> {
+        let mut limited = Until(&socket, Instant::now() + patience);
+        limited.write_all(&request.encode())?;
+        let mut reply = [0; REPLY_BYTES];
+        limited.read_exact(&mut reply)?;
+        limited.lift()?;
+        Ok((socket, reply))
+    };
+    match socket.and_then(ask) {
+        Ok((socket, reply)) => Ok((socket, read_reply(&reply)?)),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            Err(Refusal::Final(LinkFailure::PeerDied))
         }
+        Err(error) => Err(Refusal::Later(error)),
     }
 }
 

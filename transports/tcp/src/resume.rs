@@ -119,6 +119,11 @@ impl Mailbox {
         self.0.cut.load(Ordering::Acquire) & bit(stream) != 0
     }
 
+    /// Whether all streams have their connections, and the link has not ended.
+    pub fn is_whole(&self) -> bool {
+        self.0.cut.load(Ordering::Acquire) == 0 && !self.is_closed()
+    }
+
     /// Whether the link has ended.
     pub fn is_closed(&self) -> bool {
         self.mail().is_none()
