@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(90);
-/// Who is behind silent links is given up after some five seconds; calls would end the job after this.
+/// Who is behind silent links is given up after some seven seconds; calls would end the job after this.
 const TIMEOUT: &str = "60s";
 /// Longer than it takes until a path counts as silent, shorter than connections are tried again.
 const OUTAGE: Duration = Duration::from_millis(3200);
