@@ -25,14 +25,14 @@ use ronde_core::PeerId;
 use ronde_core::membership::{MachineId, MemberInfo};
 use ronde_core::transport::LinkFailure;
 use ronde_tcp::{Cut, Delivery, Mailbox, Resumption};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// Threads that make connections at one time: a switch that restarts may cut those to thousands of members.
-const MOST_WORKERS: usize = 16;
+const MOST_WORKERS: usize = 32;
 /// How long one attempt may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Of the time that there is, an attempt may take one part in so many: others may lead through.
@@ -44,8 +44,9 @@ const SILENCES: u32 = 2;
 /// Who cannot be told that its connection is dead, since nobody listens where it should, may still find out and connect. A process that
 /// has ended is known by other signs.
 const UNTOLD: Duration = Duration::from_millis(500);
-/// How often who waits to be connected to looks.
-const LOOK: Duration = Duration::from_millis(5);
+/// Pauses between attempts double from the first to the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LAST_PAUSE: Duration = Duration::from_millis(100);
 
 const REQUEST_BYTES: usize = 32;
 const REPLY_BYTES: usize = 16;
@@ -140,16 +141,51 @@ struct Linked {
     name: String,
 }
 
+/// A stream that is to be taken up.
 struct Task {
     peer: PeerId,
     cut: Cut,
     begun: Instant,
+    deadline: Instant,
+    /// Pause after the next attempt.
+    pause: Duration,
+    attempts: u32,
+    /// The other side knows that it has to connect, or cannot be told.
+    told: bool,
+    /// Why it would be given up now.
+    failure: LinkFailure,
 }
 
 #[derive(Default)]
 struct Tasks {
-    waiting: VecDeque<Task>,
+    /// By when each is to be seen to, and a number.
+    waiting: BTreeMap<(Instant, u64), Task>,
+    next: u64,
     workers: usize,
+}
+
+impl Tasks {
+    fn push(&mut self, due: Instant, task: Task) {
+        self.next += 1;
+        self.waiting.insert((due, self.next), task);
+    }
+
+    fn first_due(&self) -> Option<Instant> {
+        self.waiting.first_key_value().map(|((due, _), _)| *due)
+    }
+}
+
+impl Task {
+    /// What follows an attempt that came to nothing.
+    fn refused(&mut self, refusal: Refusal) -> Option<Result<(), LinkFailure>> {
+        match refusal {
+            Refusal::Final(failure) => Some(Err(failure)),
+            Refusal::Later(error) => {
+                self.failure = if says_nothing(&error) { LinkFailure::Silent } else { self.cut.failure };
+                None
+            }
+        }
+    }
 }
 
 /// Takes up streams that were cut.
@@ -162,6 +198,8 @@ pub(crate) struct Reconnections {
     sessions: Mutex<BTreeMap<SessionId, (PeerId, Weak<Session>)>>,
     relayed: Relayed,
     tasks: Mutex<Tasks>,
+    /// A task was left for later.
+    more: Condvar,
     /// Who polls the links.
     events: Mutex<Option<Arc<dyn ControlEvents>>>,
 }
@@ -175,6 +213,7 @@ impl Reconnections {
             sessions: Mutex::default(),
             relayed: Relayed::default(),
             tasks: Mutex::default(),
+            more: Condvar::new(),
             events: Mutex::default(),
         })
     }
@@ -199,7 +238,7 @@ impl Reconnections {
         let reconnections: Weak<Reconnections> = Arc::downgrade(self);
         let redial = move |cut| {
             if let Some(reconnections) = reconnections.upgrade() {
-                reconnections.ask(Task { peer, cut, begun: Instant::now() });
+                reconnections.ask(peer, cut);
             }
         };
         Resumption { redial: Box::new(redial), mailbox }
@@ -304,10 +343,18 @@ impl Reconnections {
         }
     }
 
-    /// Has a thread see to it.
-    fn ask(self: Arc<Self>, task: Task) {
+    fn ask(self: Arc<Self>, peer: PeerId, cut: Cut) {
+        let begun = Instant::now();
+        let deadline = begun + self.patience;
+        let (pause, failure) = (FIRST_PAUSE, cut.failure);
+        let task = Task { peer, cut, begun, deadline, pause, attempts: 0, told: false, failure };
         let mut tasks = lock(&self.tasks);
-        tasks.waiting.push_back(task);
+        tasks.push(begun, task);
+        self.employ(&mut tasks);
+    }
+
+    /// One thread more, if there may be. Without any, nothing is taken up: links fail as they would otherwise.
+    fn employ(self: &Arc<Self>, tasks: &mut Tasks) {
         if tasks.workers >= MOST_WORKERS {
             return;
         }
@@ -315,80 +362,90 @@ impl Reconnections {
         let worker = std::thread::Builder::new().name("ronde-reconnect".into()).spawn(move || works.work());
         match worker {
             Ok(_) => tasks.workers += 1,
-            // Others may come to it.
+            // Others come to it.
             Err(_) if tasks.workers > 0 => {}
             Err(error) => {
-                tracing::warn!("no thread to make a connection again: {error}");
-                let task = tasks.waiting.pop_back();
-                drop(tasks);
-                if let Some(Task { peer, cut, .. }) = task
-                    && let Some(linked) = lock(&self.links).get(&peer)
-                {
-                    give_up(linked, &cut, cut.failure);
+                tracing::warn!("no thread to make connections again: {error}");
+                let links = lock(&self.links);
+                for task in std::mem::take(&mut tasks.waiting).into_values() {
+                    links
+                        .get(&task.peer)
+                        .into_iter()
+                        .for_each(|linked| give_up(linked, &task.cut, task.failure));
                 }
             }
         }
     }
 
-    fn work(&self) {
+    /// Sees to tasks until there are none; of several workers only one waits for those that are not due.
+    fn work(self: Arc<Self>) {
+        let mut tasks = lock(&self.tasks);
         loop {
-            let mut tasks = lock(&self.tasks);
-            let Some(task) = tasks.waiting.pop_front() else {
+            let now = Instant::now();
+            let Some(due) = tasks.first_due().filter(|due| *due <= now || tasks.workers == 1) else {
                 tasks.workers -= 1;
                 return;
             };
+            if due > now {
+                let waited = self.more.wait_timeout(tasks, due - now);
+                tasks = waited.unwrap_or_else(PoisonError::into_inner).0;
+                continue;
+            }
+            let Some((_, mut task)) = tasks.waiting.pop_first() else { continue };
+            if tasks.first_due().is_some_and(|due| due <= now) {
+                self.employ(&mut tasks);
+            }
             drop(tasks);
-            let linked = lock(&self.links).get(&task.peer).cloned();
-            if let Some(linked) = linked {
-                self.take_up(&linked, &task);
-                self.wake();
+            let goes_on = self.attempt(&mut task);
+            tasks = lock(&self.tasks);
+            if goes_on {
+                tasks.push(Instant::now() + task.pause, task);
+                self.more.notify_one();
             }
         }
     }
 
-    fn take_up(&self, linked: &Linked, task: &Task) {
-        let Task { peer, cut, begun } = task;
-        if linked.mailbox.is_closed() {
-            return;
-        }
-        tracing::info!("a connection to {} was cut: {}", linked.name, cut.failure);
-        let deadline = *begun + self.patience;
+    /// One attempt; true if there shall be another.
+    fn attempt(&self, task: &mut Task) -> bool {
+        let linked = lock(&self.links).get(&task.peer).cloned();
+        let Some(linked) = linked.filter(|linked| !linked.mailbox.is_closed()) else { return false };
+        task.attempts += 1;
+        let left = task.deadline.saturating_duration_since(Instant::now());
         let done = match linked.connects {
-            true => self.connect(linked, *peer, cut, deadline),
-            false => self.be_connected_to(linked, *peer, cut, deadline),
+            _ if left.is_zero() => Some(Err(task.failure)),
+            true => self.connect(&linked, task, left),
+            false => self.be_connected_to(&linked, task, left),
         };
         match done {
-            Ok(()) if linked.mailbox.is_closed() => {}
-            Ok(()) => tracing::warn!(
+            None => {
+                task.pause = (task.pause * 2).min(LAST_PAUSE);
+                return true;
+            }
+            Some(Ok(())) => tracing::warn!(
                 "a connection to {} was cut ({}) and taken up again after {:.0?}",
                 linked.name,
-                cut.failure,
-                begun.elapsed()
+                task.cut.failure,
+                task.begun.elapsed()
             ),
-            Err(failure) => give_up(linked, cut, failure),
+            Some(Err(failure)) => give_up(&linked, &task.cut, failure),
         }
+        self.wake();
+        false
     }
 
     /// Connects, and agrees with the other side on how far both are.
-    fn connect(&self, linked: &Linked, to: PeerId, cut: &Cut, deadline: Instant) -> Result<(), LinkFailure> {
-        let Cut { stream, received, .. } = *cut;
-        let mut connection = cut.connection;
-        let attempt = |left: Duration| {
-            // One whose answer was lost has used its number.
-            connection = connection.wrapping_add(1);
-            let request = Request { to: to.0, what: What::Offer, stream, connection, received };
-            let (socket, received) = self.request(linked, to, &request, left)?;
-            Ok(Delivery::Connected { stream, connection, received, socket })
-        };
-        match handshake::retry(deadline, attempt, |refusal| matches!(refusal, Refusal::Final(_))) {
-            // Of no use to a link that has ended meanwhile.
-            Ok(connected) => {
-                let _ = linked.mailbox.deliver(connected);
-                Ok(())
+    fn connect(&self, linked: &Linked, task: &mut Task, left: Duration) -> Option<Result<(), LinkFailure>> {
+        let Cut { stream, received, .. } = task.cut;
+        // One whose answer was lost has used its number.
+        let connection = task.cut.connection.wrapping_add(task.attempts);
+        let request = Request { to: task.peer.0, what: What::Offer, stream, connection, received };
+        match self.request(linked, task.peer, &request, left) {
+            Ok((socket, received)) => {
+                // Of no use to a link that has ended meanwhile.
+                let _ = linked.mailbox.deliver(Delivery::Connected { stream, connection, received, socket });
+                Some(Ok(()))
             }
-            Err(Refusal::Final(failure)) => Err(failure),
-            Err(Refusal::Later(error)) if says_nothing(&error) => Err(LinkFailure::Silent),
-            Err(Refusal::Later(_)) => Err(cut.failure),
+            Err(refusal) => task.refused(refusal),
         }
     }
 
@@ -396,36 +453,28 @@ impl Reconnections {
     fn be_connected_to(
         &self,
         linked: &Linked,
-        to: PeerId,
-        cut: &Cut,
-        mut deadline: Instant,
-    ) -> Result<(), LinkFailure> {
-        let Cut { stream, connection, .. } = *cut;
-        let request = Request { to: to.0, what: What::Nudge, stream, connection, received: 0 };
-        let mut failure = cut.failure;
-        let mut is_told = false;
-        loop {
-            if !linked.mailbox.is_cut(stream) || linked.mailbox.is_closed() {
-                return Ok(());
+        task: &mut Task,
+        left: Duration,
+    ) -> Option<Result<(), LinkFailure>> {
+        let Cut { stream, connection, .. } = task.cut;
+        if !linked.mailbox.is_cut(stream) {
+            return Some(Ok(()));
+        }
+        if task.told {
+            return None;
+        }
+        let request = Request { to: task.peer.0, what: What::Nudge, stream, connection, received: 0 };
+        match self.request(linked, task.peer, &request, left) {
+            Ok(_) => {
+                task.told = true;
+                None
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(failure);
+            Err(Refusal::Final(LinkFailure::PeerDied)) => {
+                (task.told, task.failure) = (true, LinkFailure::PeerDied);
+                task.deadline = task.deadline.min(Instant::now() + UNTOLD);
+                None
             }
-            if !is_told {
-                match self.request(linked, to, &request, left) {
-                    Ok(_) => is_told = true,
-                    Err(Refusal::Final(LinkFailure::PeerDied)) => {
-                        (is_told, failure) = (true, LinkFailure::PeerDied);
-                        deadline = deadline.min(Instant::now() + UNTOLD);
-                    }
-                    Err(Refusal::Final(failure)) => return Err(failure),
-                    Err(Refusal::Later(error)) if says_nothing(&error) => failure = LinkFailure::Silent,
-                    Err(Refusal::Later(_)) => {}
-                }
-            }
-            // Nothing can be waited for but time: the link is another thread's.
-            std::thread::park_timeout(LOOK.min(left));
+            Err(refusal) => task.refused(refusal),
         }
     }
 
