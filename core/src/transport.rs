@@ -159,6 +159,11 @@ pub trait Link: Send {
         false
     }
 
+    /// Whether all that was submitted has left this side, as far as it is known, and no connection is being made again.
+    fn is_settled(&self) -> bool {
+        self.wake_source().is_none_or(|source| !source.write)
+    }
+
     /// How many connections have taken the place of others.
     fn reconnections(&self) -> u32 {
         0

@@ -139,6 +139,8 @@ pub(crate) struct Session {
     changed: Condvar,
     writing: Mutex<Writing>,
     received: AtomicU64,
+    /// Another connection was made since something was heard, because nothing was.
+    was_silent: AtomicBool,
     /// No other connection is wanted.
     is_over: AtomicBool,
 }
@@ -160,6 +162,7 @@ impl Session {
                 write_timeout: None,
             }),
             received: AtomicU64::new(received),
+            was_silent: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
         }
     }
@@ -239,8 +242,14 @@ impl Session {
     fn mend(&self, why: &io::Error) -> bool {
         let Some(id) = self.id.filter(|_| !self.is_over()) else { return false };
         let since = Instant::now();
-        // One that only says nothing may still hear something.
-        if !matches!(why.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
+        if matches!(why.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
+            // One that only says nothing may still hear something. If it says nothing on another connection either, it is silent.
+            if self.was_silent.swap(true, Ordering::AcqRel) {
+                return false;
+            }
+            // A coordinator that has just been slow must not meet all its members at once.
+            std::thread::park_timeout(self.way.patience() / 4 * u32::from(id.0[0]) / 256);
+        } else {
             let _ = self.socket().shutdown(Shutdown::Both);
         }
         let mended = match &self.way {
@@ -276,6 +285,11 @@ impl Session {
             let offer = lock(&self.line).offer.take();
             if let Some(offer) = offer {
                 let received = self.received.load(Ordering::Acquire);
+                if !self.has_since(offer.received) {
+                    // Too much was said meanwhile.
+                    Reconnections::has_ended(offer.socket);
+                    return false;
+                }
                 if Reconnections::go_on(&offer.socket, received).is_ok() && self.take_up(offer) {
                     return true;
                 }
@@ -302,6 +316,10 @@ impl Session {
             }
             pause = (pause * 2).min(LAST_PAUSE);
         }
+    }
+
+    fn has_since(&self, received: u64) -> bool {
+        lock(&self.writing).replay.since(received).is_some()
     }
 
     /// Goes on with another connection: says again what the other side lacks.
@@ -332,6 +350,7 @@ impl Read for &Session {
             let error = match (&*self.socket()).read(bytes) {
                 Ok(count) if count > 0 || bytes.is_empty() => {
                     self.received.fetch_add(count as u64, Ordering::AcqRel);
+                    self.was_silent.store(false, Ordering::Release);
                     return Ok(count);
                 }
                 Ok(_) => io::ErrorKind::UnexpectedEof.into(),

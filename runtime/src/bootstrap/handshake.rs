@@ -13,6 +13,7 @@
 //! name each other's. Until TLS is built an attacker on the path can still take a connection
 //! over after the proof.
 
+use super::reach::local_end;
 use crate::config::Reconnect;
 use crate::until::Until;
 use hmac::{Hmac, Mac};
@@ -100,8 +101,7 @@ impl Errand {
 
 /// Whether this is an address of this machine: nothing in between cuts connections to it.
 fn is_here(address: SocketAddr) -> bool {
-    // Bound for a moment: refused if it is another machine's.
-    address.ip().is_loopback() || std::net::UdpSocket::bind((address.ip(), 0)).is_ok()
+    address.ip().is_loopback() || local_end(address).is_ok_and(|ip| ip == address.ip())
 }
 
 /// What a connection is, as its preamble says.

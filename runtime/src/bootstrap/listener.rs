@@ -326,7 +326,9 @@ impl Router {
         let Introduction { peer, errand } = received.inspect_err(|error| self.see_off(&stream, error))?;
         self.no_stranger(number)?;
         limited.lift()?;
-        match (errand.purpose, lock(&self.control).clone()) {
+        // Nothing is locked while this is served.
+        let control = lock(&self.control).clone();
+        match (errand.purpose, control) {
             (Purpose::Data, _) => self.arrivals.enter(Arrival::Tcp(peer, stream, errand)),
             (Purpose::Resume, _) => self.reconnections.receive(stream, peer),
             (Purpose::Relay, _) => self.reconnections.relay(stream),

@@ -48,7 +48,7 @@ impl Config {
 }
 
 /// This machine's address on the way to another. Connecting a UDP socket asks the routing table and sends nothing.
-fn local_end(to: SocketAddr) -> Result<IpAddr> {
+pub(super) fn local_end(to: SocketAddr) -> Result<IpAddr> {
     let unspecified = match to {
         SocketAddr::V4(_) => IpAddr::from([0u8; 4]),
         SocketAddr::V6(_) => IpAddr::from([0u16; 8]),

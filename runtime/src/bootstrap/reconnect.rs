@@ -44,6 +44,8 @@ const SILENCES: u32 = 2;
 /// Who cannot be told that its connection is dead, since nobody listens where it should, may still find out and connect. A process that
 /// has ended is known by other signs.
 const UNTOLD: Duration = Duration::from_millis(500);
+/// Who was told to connect and does not is told again in one attempt of so many.
+const TELL_AGAIN: u32 = 10;
 /// Pauses between attempts double from the first to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LAST_PAUSE: Duration = Duration::from_millis(100);
@@ -131,6 +133,16 @@ enum Refusal {
     Final(LinkFailure),
 }
 
+impl Refusal {
+    /// Of one who tried to connect.
+    fn of(error: io::Error) -> Refusal {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Refusal::Final(LinkFailure::PeerDied),
+            _ => Refusal::Later(error),
+        }
+    }
+}
+
 /// A member whose link may be taken up again.
 struct Linked {
     mailbox: Mailbox,
@@ -154,6 +166,11 @@ struct Task {
     told: bool,
     /// Why it would be given up now.
     failure: LinkFailure,
+    /// What is known of the member that the stream was led through, and the number of that connection. The kernel of one that has stopped
+    /// answers for it.
+    through: Option<(Mailbox, u32)>,
+    /// The link has taken that up.
+    settled: bool,
 }
 
 #[derive(Default)]
@@ -176,6 +193,23 @@ impl Tasks {
 }
 
 impl Task {
+    /// Once the link to the relay has ended, or waits itself, the stream needs another way. True as long as there is something to
+    /// look after.
+    fn looks_after_relay(&mut self, linked: &Linked) -> bool {
+        let Some((relay, connection)) = &self.through else { return false };
+        let (stream, connection) = (self.cut.stream, *connection);
+        self.pause = LAST_PAUSE;
+        if linked.mailbox.is_cut(stream) && self.settled {
+            return false;
+        }
+        self.settled |= !linked.mailbox.is_cut(stream);
+        if relay.is_whole() {
+            return true;
+        }
+        let _ = linked.mailbox.deliver(Delivery::Nudged { stream, connection });
+        false
+    }
+
     /// What follows an attempt that came to nothing.
     fn refused(&mut self, refusal: Refusal) -> Option<Result<(), LinkFailure>> {
         match refusal {
@@ -305,7 +339,16 @@ impl Reconnections {
             Some(session) => session.offer(Offer { socket, connection, received }),
             None => Err(socket),
         };
-        taken.or_else(|mut socket| socket.write_all(&reply(Verdict::HasEnded, 0)))
+        taken.or_else(|socket| {
+            Reconnections::has_ended(socket);
+            Ok(())
+        })
+    }
+
+    /// Says to a member that has come back that its session does not go on.
+    pub(crate) fn has_ended(mut socket: TcpStream) {
+        // Of no use to one that has gone.
+        let _ = socket.write_all(&reply(Verdict::HasEnded, 0));
     }
 
     /// Says to a member that has come back that its session goes on.
@@ -329,8 +372,9 @@ impl Reconnections {
             }
             connection = connection.wrapping_add(1);
             let request = Request { to: id.0, what: What::Session, stream: 0, connection, received };
+            let until = Instant::now() + left.min(PATIENCE);
             let socket = handshake::try_each(&[address], &self.identity, Errand::RESUME, left.min(PATIENCE));
-            let (socket, received) = ask_on(socket, &request, left)?;
+            let (socket, received) = ask_on(socket.map_err(Refusal::of)?, &request, until)?;
             Ok(Offer { socket, connection, received })
         };
         let is_final = |refusal: &Refusal| matches!(refusal, Refusal::Final(_));
@@ -347,7 +391,18 @@ impl Reconnections {
         let begun = Instant::now();
         let deadline = begun + self.patience;
         let (pause, failure) = (FIRST_PAUSE, cut.failure);
-        let task = Task { peer, cut, begun, deadline, pause, attempts: 0, told: false, failure };
+        let task = Task {
+            peer,
+            cut,
+            begun,
+            deadline,
+            pause,
+            attempts: 0,
+            told: false,
+            failure,
+            through: None,
+            settled: false,
+        };
         let mut tasks = lock(&self.tasks);
         tasks.push(begun, task);
         self.employ(&mut tasks);
@@ -410,11 +465,17 @@ impl Reconnections {
         let linked = lock(&self.links).get(&task.peer).cloned();
         let Some(linked) = linked.filter(|linked| !linked.mailbox.is_closed()) else { return false };
         task.attempts += 1;
-        let left = task.deadline.saturating_duration_since(Instant::now());
+        if task.through.is_some() {
+            let goes_on = task.looks_after_relay(&linked);
+            if !goes_on {
+                self.wake();
+            }
+            return goes_on;
+        }
         let done = match linked.connects {
-            _ if left.is_zero() => Some(Err(task.failure)),
-            true => self.connect(&linked, task, left),
-            false => self.be_connected_to(&linked, task, left),
+            _ if Instant::now() >= task.deadline => Some(Err(task.failure)),
+            true => self.connect(&linked, task),
+            false => self.be_connected_to(&linked, task),
         };
         match done {
             None => {
@@ -430,19 +491,20 @@ impl Reconnections {
             Some(Err(failure)) => give_up(&linked, &task.cut, failure),
         }
         self.wake();
-        false
+        task.through.is_some()
     }
 
     /// Connects, and agrees with the other side on how far both are.
-    fn connect(&self, linked: &Linked, task: &mut Task, left: Duration) -> Option<Result<(), LinkFailure>> {
+    fn connect(&self, linked: &Linked, task: &mut Task) -> Option<Result<(), LinkFailure>> {
         let Cut { stream, received, .. } = task.cut;
         // One whose answer was lost has used its number.
         let connection = task.cut.connection.wrapping_add(task.attempts);
         let request = Request { to: task.peer.0, what: What::Offer, stream, connection, received };
-        match self.request(linked, task.peer, &request, left) {
-            Ok((socket, received)) => {
+        match self.request(linked, &request, task) {
+            Ok(((socket, received), relay)) => {
                 // Of no use to a link that has ended meanwhile.
                 let _ = linked.mailbox.deliver(Delivery::Connected { stream, connection, received, socket });
+                task.through = relay.map(|relay| (relay, connection));
                 Some(Ok(()))
             }
             Err(refusal) => task.refused(refusal),
@@ -450,21 +512,17 @@ impl Reconnections {
     }
 
     /// Has the other side connect, which may know already that it has to.
-    fn be_connected_to(
-        &self,
-        linked: &Linked,
-        task: &mut Task,
-        left: Duration,
-    ) -> Option<Result<(), LinkFailure>> {
+    fn be_connected_to(&self, linked: &Linked, task: &mut Task) -> Option<Result<(), LinkFailure>> {
         let Cut { stream, connection, .. } = task.cut;
         if !linked.mailbox.is_cut(stream) {
             return Some(Ok(()));
         }
-        if task.told {
+        // Who was told may have been on another connection just then.
+        if task.told && !task.attempts.is_multiple_of(TELL_AGAIN) {
             return None;
         }
         let request = Request { to: task.peer.0, what: What::Nudge, stream, connection, received: 0 };
-        match self.request(linked, task.peer, &request, left) {
+        match self.request(linked, &request, task) {
             Ok(_) => {
                 task.told = true;
                 None
@@ -478,52 +536,48 @@ impl Reconnections {
         }
     }
 
-    /// One connection, and what the other side says on it. Where nothing comes back, others are asked for a way.
-    fn request(
-        &self,
-        linked: &Linked,
-        to: PeerId,
-        request: &Request,
-        left: Duration,
-    ) -> Result<(TcpStream, u64), Refusal> {
-        if linked.mailbox.is_closed() {
-            return Err(Refusal::Final(LinkFailure::Closed));
-        }
-        let patience = left.min(self.patience / ATTEMPTS);
-        let socket = handshake::try_each(&linked.addresses, &self.identity, Errand::RESUME, patience);
-        let mut refusal = match ask_on(socket, request, patience) {
-            Err(Refusal::Later(error)) if says_nothing(&error) => Refusal::Later(error),
-            done => return done,
+    /// One connection, and what the other side says on it. Where nothing comes back, others are asked for a way; the one that has
+    /// led there is given too.
+    fn request(&self, linked: &Linked, request: &Request, task: &Task) -> Result<Answered, Refusal> {
+        let until = || (Instant::now() + self.patience / ATTEMPTS).min(task.deadline);
+        let direct = until();
+        let left = direct.saturating_duration_since(Instant::now());
+        let refusal = match handshake::try_each(&linked.addresses, &self.identity, Errand::RESUME, left) {
+            Ok(socket) => return ask_on(socket, request, direct).map(|both| (both, None)),
+            Err(error) => match Refusal::of(error) {
+                Refusal::Later(error) if says_nothing(&error) => Refusal::Later(error),
+                refusal => return Err(refusal),
+            },
         };
-        for relay in self.relays(linked, to, request.connection) {
-            let reached = reach_through(&relay.addresses, to, &self.identity, patience);
-            let socket = match reached {
-                Ok(Reached::Connected(socket)) => Ok(socket),
+        for relay in self.relays(linked, task) {
+            let until = until();
+            let left = until.saturating_duration_since(Instant::now());
+            let socket = match reach_through(&relay.addresses, task.peer, &self.identity, left) {
+                Ok(Reached::Connected(socket)) => socket,
                 Ok(Reached::Ended) => return Err(Refusal::Final(LinkFailure::PeerDied)),
-                Err(error) => Err(error),
+                // It does not lead there, or has ended itself.
+                Err(_) => continue,
             };
-            match ask_on(socket, request, patience) {
-                Ok(done) => {
+            match ask_on(socket, request, until) {
+                Ok(both) => {
                     tracing::warn!("what is said to {} goes through {} from now on", linked.name, relay.name);
-                    return Ok(done);
+                    return Ok((both, Some(relay.mailbox.clone())));
                 }
-                // That one has ended, not the member.
-                Err(Refusal::Final(LinkFailure::PeerDied)) => {}
                 Err(Refusal::Final(failure)) => return Err(Refusal::Final(failure)),
-                Err(Refusal::Later(error)) => refusal = Refusal::Later(error),
+                Err(Refusal::Later(_)) => {}
             }
         }
         Err(refusal)
     }
 
     /// Some members on other machines to which the links are whole, others at each attempt.
-    fn relays(&self, linked: &Linked, to: PeerId, attempt: u32) -> Vec<Arc<Linked>> {
+    fn relays(&self, linked: &Linked, task: &Task) -> Vec<Arc<Linked>> {
         let links = lock(&self.links);
         let may = |(peer, other): &(&PeerId, &Arc<Linked>)| {
-            **peer != to && other.machine != linked.machine && other.mailbox.is_whole()
+            **peer != task.peer && other.machine != linked.machine && other.mailbox.is_whole()
         };
         let able: Vec<&Arc<Linked>> = links.iter().filter(may).map(|(_, other)| other).collect();
-        let skipped = attempt as usize * RELAYS_ASKED % able.len().max(1);
+        let skipped = task.attempts as usize * RELAYS_ASKED % able.len().max(1);
         able.iter()
             .cycle()
             .skip(skipped)
@@ -543,27 +597,20 @@ impl Reconnections {
     }
 }
 
-/// Asks on a new connection; what was met in making it is the answer otherwise.
-fn ask_on(
-    socket: io::Result<TcpStream>,
-    request: &Request,
-    patience: Duration,
-) -> Result<(TcpStream, u64), Refusal> {
-    let ask = |socket: TcpStream| -> io::Result<(TcpStream, [u8; REPLY_BYTES])> {
-        let mut limited = Until(&socket, Instant::now() + patience);
+/// A connection on which the other side goes on, how many bytes it has received, and where it leads through.
+type Answered = ((TcpStream, u64), Option<Mailbox>);
+
+fn ask_on(socket: TcpStream, request: &Request, until: Instant) -> Result<(TcpStream, u64), Refusal> {
+    let ask = || -> io::Result<[u8; REPLY_BYTES]> {
+        let mut limited = Until(&socket, until);
         limited.write_all(&request.encode())?;
         let mut reply = [0; REPLY_BYTES];
         limited.read_exact(&mut reply)?;
         limited.lift()?;
-        Ok((socket, reply))
+        Ok(reply)
     };
-    match socket.and_then(ask) {
-        Ok((socket, reply)) => Ok((socket, read_reply(&reply)?)),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            Err(Refusal::Final(LinkFailure::PeerDied))
-        }
-        Err(error) => Err(Refusal::Later(error)),
-    }
+    let received = read_reply(&ask().map_err(Refusal::Later)?)?;
+    Ok((socket, received))
 }
 
 fn give_up(linked: &Linked, cut: &Cut, failure: LinkFailure) {

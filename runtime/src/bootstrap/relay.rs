@@ -15,6 +15,7 @@ use super::handshake::{self, Errand, Identity};
 use crate::engine::lock;
 use crate::until::Until;
 use ronde_core::PeerId;
+use rustix::net::sockopt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, Weak};
@@ -24,6 +25,9 @@ use std::time::{Duration, Instant};
 const MOST_RELAYED: usize = 128;
 /// How long the member at the far end may take to answer.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// After so long without an answer from a machine at one end the connection is cut for both. So is one of a process that does
+/// not read for so long, which is no loss: it is made again.
+const SILENCE: Duration = Duration::from_secs(3);
 const BUFFER_BYTES: usize = 64 << 10;
 
 const CONNECTED: u8 = 1;
@@ -79,6 +83,7 @@ impl Relayed {
         };
         let mut reply = [0; REPLY_BYTES];
         reply[0] = reached.as_ref().map_or_else(|verdict| *verdict, |_| CONNECTED);
+        let mut limited = Until(&stream, Instant::now() + PATIENCE);
         limited.write_all(&reply)?;
         limited.lift()?;
         match reached {
@@ -89,6 +94,12 @@ impl Relayed {
 
     fn pass_on(&self, ends: Ends) -> io::Result<()> {
         tracing::info!("what two members say to each other goes through this one");
+        for end in &ends {
+            sockopt::set_tcp_user_timeout(end, SILENCE.as_millis() as u32)?;
+            sockopt::set_socket_keepalive(end, true)?;
+            sockopt::set_tcp_keepidle(end, SILENCE / 3)?;
+            sockopt::set_tcp_keepintvl(end, SILENCE / 3)?;
+        }
         let ends = Arc::new(ends);
         let mut state = lock(&self.0);
         if state.ended {
@@ -118,9 +129,10 @@ fn copy(mut from: &TcpStream, mut to: &TcpStream) {
 
 /// A connection to the first of these addresses that takes one. Refused only if all refuse it.
 fn reach(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let share = PATIENCE / addresses.len().max(1) as u32;
     let mut failure = io::Error::from(io::ErrorKind::ConnectionRefused);
     for address in addresses {
-        match TcpStream::connect_timeout(address, PATIENCE) {
+        match TcpStream::connect_timeout(address, share) {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
                 return Ok(stream);

@@ -25,7 +25,6 @@ use ronde_core::collective::{CommitGroupId, Executor, Limits, Links, NewOp, OpHa
 use ronde_core::error::{Aborted, Error, Misuse, Outcome, Result};
 use ronde_core::membership::{CallProgress, Follower, FromMember, MemberInfo, QUORUM_SILENCES, Rejoin};
 use ronde_core::memory::Arena;
-use ronde_core::transport::Link;
 use ronde_core::{Instant, MemberId, PeerId, Rank, Tag};
 use sleep::{Waker, Watched};
 use std::collections::VecDeque;
@@ -512,9 +511,8 @@ impl Engine {
     fn drain(&self, until: std::time::Instant) {
         loop {
             let mut inner = lock(&self.inner);
-            let queued = |link: &dyn Link| link.wake_source().is_some_and(|source| source.write);
-            let sent =
-                !inner.executor.has_unsent() && !inner.links.iter().flatten().any(|link| queued(&**link));
+            let links_are_settled = inner.links.iter().flatten().all(|link| link.is_settled());
+            let sent = !inner.executor.has_unsent() && links_are_settled;
             if sent && inner.executor.log_is_empty() || self.failure().is_some() {
                 return;
             }

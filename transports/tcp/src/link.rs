@@ -66,6 +66,8 @@ pub struct TcpLink {
     send_failure: Option<LinkFailure>,
     failure: Option<LinkFailure>,
     options: TcpOptions,
+    /// How often the kernel is to ask whether the peer's machine is there.
+    probing: Option<Duration>,
     /// How streams that are cut get other connections, if they do.
     resumption: Option<Resumption>,
     reconnections: u32,
@@ -117,6 +119,7 @@ impl TcpLink {
             send_failure: None,
             failure: None,
             options,
+            probing: None,
             resumption,
             reconnections: 0,
         })
@@ -180,6 +183,11 @@ impl TcpLink {
                 stream.condition = Condition::Ended;
                 Ok(true)
             }
+            // It had said all.
+            Err(failure) if stream.incoming.is_over() && is_of_connection(failure) => {
+                stream.condition = Condition::Ended;
+                Ok(true)
+            }
             Err(failure) if resumes && is_of_connection(failure) => Ok(self.cut(at, failure)),
             Err(failure) => Err(failure),
         }
@@ -199,7 +207,7 @@ impl TcpLink {
     fn cut(&mut self, at: usize, failure: LinkFailure) -> bool {
         let Some(resumption) = &self.resumption else { return false };
         let stream = &mut self.streams[at];
-        stream.outlet.disconnect();
+        stream.disconnect(self.watch.as_mut());
         stream.condition = Condition::Cut;
         stream.inode = None;
         resumption.mailbox.set_cut(at, true);
@@ -264,10 +272,12 @@ impl TcpLink {
         if stream.condition == Condition::Ended {
             return Ok(());
         }
-        let prepared = self.options.apply(&socket);
+        let prepared = self.options.apply(&socket).and_then(|()| match self.probing {
+            Some(period) => options::keep_alive(&socket, Some(period)),
+            None => Ok(()),
+        });
         let inode = Inode::of(&socket);
-        // Closes the one before first: the kernel may give the new one its number.
-        stream.outlet.disconnect();
+        stream.disconnect(Some(&mut *watch));
         if !stream.outlet.reconnect(socket, received) {
             return Err(LinkFailure::Torn);
         }
@@ -330,12 +340,6 @@ fn is_of_connection(failure: LinkFailure) -> bool {
     matches!(failure, LinkFailure::Os(_) | LinkFailure::PeerDied | LinkFailure::Closed)
 }
 
-impl Drop for TcpLink {
-    fn drop(&mut self) {
-        self.finish(self.failure.unwrap_or(LinkFailure::Closed));
-    }
-}
-
 impl Link for TcpLink {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
@@ -386,6 +390,7 @@ impl Link for TcpLink {
     }
 
     fn probe(&mut self, period: Option<Duration>) {
+        self.probing = period;
         for socket in self.streams.iter().filter_map(|stream| stream.outlet.socket()) {
             // Fails for a socket that has ended, of which the next poll tells.
             let _ = options::keep_alive(socket, period.or(self.options.keepalive));
@@ -409,6 +414,11 @@ impl Link for TcpLink {
 
     fn reconnections(&self) -> u32 {
         self.reconnections
+    }
+
+    fn is_settled(&self) -> bool {
+        let lacks = |stream: &Stream| stream.condition == Condition::Cut || stream.outlet.catches_up();
+        self.failure.is_some() || self.outbox.is_idle() && !self.streams.iter().any(lacks)
     }
 
     fn prepare_sleep(&mut self) -> bool {
@@ -456,6 +466,14 @@ impl Stream {
         let outlet = Outlet::new(socket, resumes);
         let (batch, condition) = (Batch::new(), Condition::Connected);
         Stream { outlet, batch, incoming, condition, connection: 0, confirmed: resumes.then_some(0), inode }
+    }
+
+    /// Gives its connection up.
+    fn disconnect(&mut self, watch: Option<&mut Watch>) {
+        if let (Some(socket), Some(watch)) = (self.outlet.socket(), watch) {
+            watch.forget(socket);
+        }
+        self.outlet.disconnect();
     }
 
     /// True if it is not in the middle of anything.

@@ -5,7 +5,7 @@ use ronde_core::transport::LinkFailure;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 use std::io::IoSlice;
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 
 /// `NOSIGNAL`: a library must not let SIGPIPE end a process whose C main left it at its default;
 /// `writev`, which the standard library would use, has no such flag.
@@ -13,7 +13,7 @@ const FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
 
 /// What a peer has not confirmed is what the network and two sockets hold, and a little more. Of one that confirms nothing a stream
 /// cannot be taken up.
-const MOST_UNCONFIRMED: usize = 1 << 30;
+const MOST_UNCONFIRMED: usize = 256 << 20;
 
 /// The writing side of one stream.
 pub(crate) struct Outlet {
@@ -49,9 +49,10 @@ impl Outlet {
         Some(LinkFailure::Os(errno.raw_os_error()))
     }
 
-    /// Forgets the connection, and with it what a write has met.
+    /// Ends the connection, and forgets what a write has met.
     pub(crate) fn disconnect(&mut self) {
-        self.socket = None;
+        // A process that was forked may hold it too: for the peer it ends now.
+        let _ = self.socket.take().map(|socket| socket.shutdown(Shutdown::Both));
         if let Some(copy) = &mut self.copy {
             (copy.again, copy.failed) = (None, None);
         }

@@ -3,6 +3,8 @@
 use std::io::IoSlice;
 
 const FEWEST: usize = 16 << 10;
+/// A ring that is four times as long as what it held in the course of so many confirmations gets shorter.
+const SHRINK_AFTER: u32 = 64;
 
 /// A ring over the last bytes that were written to a stream. It is no longer than what the peer has not confirmed takes: one
 /// that wandered through more memory than the caches hold made large operations three times slower.
@@ -15,6 +17,8 @@ pub struct Replay {
     held: usize,
     /// Bytes written to the stream in all.
     written: u64,
+    /// The most that it held, over so many confirmations.
+    most_held: (usize, u32),
 }
 
 impl Replay {
@@ -42,11 +46,21 @@ impl Replay {
     /// The peer has the first `received` bytes; no more than were written.
     pub fn confirm(&mut self, received: u64) {
         let Some(missing) = self.written.checked_sub(received) else { return };
+        let (most_held, confirmations) = &mut self.most_held;
+        *most_held = (*most_held).max(self.held);
+        *confirmations += 1;
         let missing = usize::try_from(missing).unwrap_or(usize::MAX);
         if missing == 0 {
             (self.start, self.held) = (0, 0);
         } else if missing < self.held {
             self.forget(self.held - missing);
+        }
+        if self.most_held.1 == SHRINK_AFTER {
+            // Once much was under way, it would be long for ever.
+            let wanted = (2 * std::mem::take(&mut self.most_held).0).max(FEWEST);
+            if self.ring.len() > 2 * wanted {
+                self.rebuild(wanted);
+            }
         }
     }
 
@@ -187,6 +201,23 @@ mod tests {
         assert!(replay.since(oldest(&replay)).is_some());
         assert!(replay.since(oldest(&replay) - 1).is_none() && replay.since(1000).is_none());
         assert!(replay.since(replay.written + 1).is_none() && replay.since(u64::MAX).is_none());
+    }
+
+    #[test]
+    fn once_it_was_long_it_gets_short_again() {
+        let mut replay = Replay::default();
+        push(&mut replay, 8 << 20, usize::MAX);
+        for _ in 0..SHRINK_AFTER {
+            assert!(replay.ring.len() >= 8 << 20);
+            replay.confirm(replay.written - 10);
+            push(&mut replay, 100_000, usize::MAX);
+        }
+        for _ in 0..SHRINK_AFTER {
+            replay.confirm(replay.written - 10);
+            push(&mut replay, 100_000, usize::MAX);
+        }
+        assert!(replay.ring.len() <= 220_000, "{}", replay.ring.len());
+        check(&replay);
     }
 
     /// Thousands of streams that carry little must not take megabytes each.

@@ -84,6 +84,12 @@ pub struct Resumption {
     pub mailbox: Mailbox,
 }
 
+impl Drop for Resumption {
+    fn drop(&mut self) {
+        self.mailbox.close();
+    }
+}
+
 #[derive(Default)]
 struct Shared {
     /// `None` once the link has ended.

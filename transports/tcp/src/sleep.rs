@@ -23,7 +23,13 @@ impl Watch {
         Ok(Watch { epoll, interests })
     }
 
-    /// Another connection of a stream, the one before is closed.
+    /// The connection of a stream is given up. Closing it would do, unless a process that was forked holds it too.
+    pub(crate) fn forget(&mut self, socket: &TcpStream) {
+        // Fails if it was forgotten before.
+        let _ = epoll::delete(&self.epoll, socket);
+    }
+
+    /// Another connection of a stream, the one before is forgotten.
     pub(crate) fn replace(&mut self, at: usize, socket: &TcpStream) -> Result<(), Errno> {
         self.interests[at] = EventFlags::IN;
         epoll::add(&self.epoll, socket, EventData::new_u64(at as u64), EventFlags::IN)
