@@ -83,11 +83,12 @@ pub trait Receiver {
 /// Why a link ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum LinkFailure {
-    /// The peer closed in an orderly way.
-    #[error("the peer closed the connection")]
+    /// The peer has ended the link, and so lived when it did.
+    #[error("the peer ended the link")]
     Closed,
-    /// The peer's process died (its descriptor or socket says so).
-    #[error("the peer's process ended")]
+    /// The connection ended without a word: the peer's process died (its descriptor or socket says so), or something in between
+    /// cut it.
+    #[error("the connection ended: the peer's process has, or it was cut")]
     PeerDied,
     /// The connection was reset or another error of the operating system, by its number.
     #[error("operating system error {0}")]

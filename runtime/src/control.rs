@@ -162,11 +162,40 @@ struct Progress {
     ended: bool,
 }
 
+/// The beats of this process, as it saw them itself.
+struct Beats {
+    last: Instant,
+    /// After the last pause.
+    since: Option<Instant>,
+}
+
+impl Beats {
+    fn new(now: Instant) -> Beats {
+        Beats { last: now, since: None }
+    }
+
+    fn note(&mut self, now: Instant, pause: Duration) {
+        if now.duration_since(self.last) >= pause {
+            self.since = Some(now);
+        }
+        self.last = now;
+    }
+
+    /// Whether it was stopped until now, or until not so long ago: what it reads may be from before.
+    fn had_a_pause(&self, now: Instant, recently: Duration) -> bool {
+        let is_stale = now.duration_since(self.last) >= recently / 2;
+        is_stale || self.since.is_some_and(|since| now.duration_since(since) < recently)
+    }
+}
+
 struct Shared {
     /// To the coordinator there is now.
     session: Mutex<Arc<Session>>,
     peer: PeerId,
     writing: Mutex<()>,
+    /// When this process last beat, and since when it has without a pause: one that was stopped may have been given up.
+    beats: Mutex<Beats>,
+    suspect_after: Duration,
     progress: Mutex<Progress>,
     changed: Condvar,
     /// Kept until the end: it may host the coordinator.
@@ -199,6 +228,8 @@ impl Control {
             session: Mutex::new(Arc::new(session)),
             peer,
             writing: Mutex::new(()),
+            beats: Mutex::new(Beats::new(Instant::now())),
+            suspect_after: config.suspect_after(),
             progress: Mutex::new(Progress { proposed_epoch: view.epoch, ..Progress::default() }),
             changed: Condvar::new(),
             listener: Mutex::new(Some(listener)),
@@ -358,6 +389,7 @@ impl Shared {
         while !progress.ended {
             let waited = self.changed.wait_timeout(progress, every);
             drop(waited.unwrap_or_else(PoisonError::into_inner));
+            lock(&self.beats).note(Instant::now(), self.suspect_after / 2);
             self.send(&FromMember::Heartbeat(events.progress()));
             progress = lock(&self.progress);
         }
@@ -366,6 +398,8 @@ impl Shared {
     /// Listens to the coordinator and, when that is lost, to the one that takes its place.
     fn follow_coordinators(&self, events: &dyn ControlEvents, first: &View) {
         while let End::Lost(silent) = self.read_until_the_end(events) {
+            let now = Instant::now();
+            let silent = silent || lock(&self.beats).had_a_pause(now, self.suspect_after);
             if silent {
                 // If it lives and hears this, it knows that it is not the coordinator any more.
                 self.send(&FromMember::Succeeded);
@@ -513,6 +547,26 @@ pub(crate) mod tests {
             }
         });
         (far, dribbles)
+    }
+
+    #[test]
+    fn who_was_stopped_knows_it() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let at = |tenths: u32| start + second * tenths / 10;
+        let mut beats = Beats::new(start);
+        for tenths in [2, 4, 6, 8] {
+            beats.note(at(tenths), second / 2);
+        }
+        assert!(!beats.had_a_pause(at(10), second));
+        // Stopped: what comes first after it, and shortly after the next beat.
+        assert!(beats.had_a_pause(at(40), second));
+        beats.note(at(40), second / 2);
+        beats.note(at(42), second / 2);
+        assert!(beats.had_a_pause(at(43), second));
+        for tenths in 43..=51 {
+            beats.note(at(tenths), second / 2);
+        }
+        assert!(!beats.had_a_pause(at(51), second));
     }
 
     #[test]

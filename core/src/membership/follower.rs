@@ -21,7 +21,7 @@ pub struct Follower {
     gone: BTreeMap<MemberId, Option<Arc<PeerLost>>>,
     /// Of these, who was lost since this member last went on.
     unsettled: BTreeSet<MemberId>,
-    /// It heard nothing of a coordinator that may live, and has not gone on with another since: the others may
+    /// It heard nothing of a coordinator that may live, or others gave it up, and it has not gone on with another since: they may
     /// have gone on without it.
     cut_off: bool,
     /// The highest number that was told, of a view or a loss.
@@ -136,7 +136,8 @@ impl Follower {
         self.is_gone(lost.member, Some(lost.clone()));
     }
 
-    /// It has heard nothing of its coordinator for too long, which may live. One that ran alone has no rival.
+    /// It has heard nothing of its coordinator for too long, which may live, or somebody who lived has ended its link to this member: others
+    /// may go on without it. A coordinator that ran alone has no rival.
     pub fn hears_nothing(&mut self) {
         self.cut_off |= self.view.host.is_some();
     }

@@ -26,6 +26,8 @@ pub(crate) struct LinkState {
     unanswered_since: Option<Instant>,
     /// That is why the link has ended.
     pub(super) was_silent: bool,
+    /// The peer has ended the link, and so lived then.
+    pub(super) was_ended: bool,
 }
 
 impl LinkState {
@@ -187,6 +189,7 @@ impl Engine {
         let member = MemberId(peer as u32);
         let silent = failure == LinkFailure::Silent;
         inner.link_states[peer].was_silent = silent;
+        inner.link_states[peer].was_ended = failure == LinkFailure::Closed;
         self.control.say(&FromMember::LinkFailed { member, reason: reason.clone(), silent });
         if inner.executor.open_ops() > 0 {
             let text = format!(

@@ -83,15 +83,26 @@ fn a_stream_cut_within_a_frame_is_a_death() {
     }
 }
 
+/// How a link says that it ends.
+fn farewell() -> [u8; HEADER_BYTES] {
+    let mut bytes = [0; HEADER_BYTES];
+    bytes[..7].copy_from_slice(b"GOODBYE");
+    bytes
+}
+
 #[test]
-fn a_stream_cut_between_frames_is_an_orderly_end() {
-    for frames in [0, 1, 3] {
+fn a_stream_that_ends_between_frames_is_a_death_unless_it_says_so() {
+    for (frames, says) in [(0, false), (0, true), (1, false), (3, true)] {
         let (mut end, mut socket) = link_and_socket();
         for seq in 0..frames {
             socket.write_all(&frame(SALT, seq, 100)).expect("the link reads");
         }
+        if says {
+            socket.write_all(&farewell()).expect("the link reads");
+        }
         socket.shutdown(Shutdown::Write).expect("connected");
-        assert_eq!(run_to_end(&mut end), LinkFailure::Closed);
+        let expected = if says { LinkFailure::Closed } else { LinkFailure::PeerDied };
+        assert_eq!(run_to_end(&mut end), expected);
         end.inbox.assert_complete(&vec![100; frames as usize]);
     }
 }
@@ -138,5 +149,5 @@ fn the_wire_carries_what_the_format_says() {
     end.link.close();
     let mut bytes = Vec::new();
     socket.read_to_end(&mut bytes).expect("an orderly end");
-    assert!(bytes == frames(1, &sizes), "other bytes than the format says");
+    assert!(bytes == [frames(1, &sizes), farewell().to_vec()].concat(), "other bytes than the format says");
 }

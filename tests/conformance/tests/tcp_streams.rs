@@ -10,6 +10,8 @@ use std::net::{Shutdown, TcpStream};
 use std::time::Instant;
 
 const SALT: u64 = 3;
+/// Each stream is ended with a word.
+const FAREWELL: usize = HEADER_BYTES;
 
 /// A link of two streams and the sockets of its peer.
 fn link_and_sockets() -> (End, [TcpStream; 2]) {
@@ -43,7 +45,7 @@ fn bytes_received(end: &mut End, sockets: [TcpStream; 2]) -> [usize; 2] {
 fn large_payloads_are_spread() {
     let (mut end, sockets) = link_and_sockets();
     end.queue(&[100_000, 100_001, 100_002, 100_003]);
-    let each = 2 * (HEADER_BYTES + pad(100_000));
+    let each = 2 * (HEADER_BYTES + pad(100_000)) + FAREWELL;
     assert_eq!(bytes_received(&mut end, sockets), [each, each]);
 }
 
@@ -51,7 +53,7 @@ fn large_payloads_are_spread() {
 fn small_frames_stay_on_one_stream() {
     let (mut end, sockets) = link_and_sockets();
     end.queue(&[100; 50]);
-    assert_eq!(bytes_received(&mut end, sockets), [50 * (HEADER_BYTES + pad(100)), 0]);
+    assert_eq!(bytes_received(&mut end, sockets), [50 * (HEADER_BYTES + pad(100)) + FAREWELL, FAREWELL]);
 }
 
 #[test]
@@ -74,6 +76,6 @@ fn one_ended_stream_does_not_end_the_link() {
             Err(failure) => break failure,
         }
     };
-    assert_eq!(failure, LinkFailure::Closed);
+    assert_eq!(failure, LinkFailure::PeerDied);
     end.inbox.assert_complete(&[500, 70_000]);
 }

@@ -3,7 +3,8 @@
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use ronde::{CallOptions, Config, Group, Reconnect, ReduceOp, Tolerance};
-use ronde_multiprocess::{Proxy, free_port};
+use ronde_multiprocess::{Proxy, RankProcess, command_of, free_port, is_child, start, wait_all};
+use std::io::{BufRead, BufReader};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -184,4 +185,71 @@ fn one_of_two_that_cannot_connect_again_is_lost_and_the_others_go_on() {
     let took = since.expect("it began").elapsed();
     assert!(took < Duration::from_secs(30), "{took:?}");
     assert_eq!(is_lost.load(Ordering::Acquire), 1);
+}
+
+/// Sums until nobody else is there or an error comes, and says what came of the first call with fewer.
+#[test]
+fn counting_rank() {
+    if !is_child() {
+        return;
+    }
+    let group = Config::from_env().and_then(|config| config.join()).expect("join");
+    let mut left_to_do = 5;
+    for round in 0.. {
+        let mut sum = vector(group.rank(), round, 1000);
+        match group.all_reduce(&mut sum, ReduceOp::Sum) {
+            Ok(outcome) => {
+                if round == 20 || !outcome.absent.is_empty() {
+                    println!("\nround {round} without {:?}", outcome.absent);
+                }
+                left_to_do -= u32::from(!outcome.absent.is_empty());
+            }
+            Err(error) => return println!("\nerror: {error}"),
+        }
+        if left_to_do == 0 {
+            return group.close().expect("close");
+        }
+    }
+}
+
+/// One is stopped and cut off from the coordinator, the others go on without it, end and are gone before it wakes: that all of
+/// them have ended is no proof that they ended with it.
+fn who_wakes_when_all_have_gone_does_not_go_on(reconnect: &str) {
+    let host = free_port();
+    let way = Proxy::to(host);
+    let start_rank = |rank: usize| {
+        let mut command = command_of("counting_rank");
+        let coordinator = if rank == 2 { way.address().port() } else { host };
+        command.env("RONDE_COORDINATOR", format!("127.0.0.1:{coordinator}"));
+        command.env("RONDE_RANK", rank.to_string()).env("RONDE_SIZE", "3");
+        command.env("RONDE_TRANSPORTS", "tcp").env("RONDE_RECONNECT", reconnect).env("RONDE_TIMEOUT", "30s");
+        start(&mut command, rank)
+    };
+    let mut ranks: Vec<RankProcess> = (0..3).map(start_rank).collect();
+    let last = ranks.pop().expect("three");
+    let mut said = BufReader::new(ranks[1].take_stdout()).lines().map(Result::unwrap);
+    assert!(said.by_ref().any(|line| line == "round 20 without []"), "they begin");
+    last.stop();
+    way.cut(|| true);
+    let rest: Vec<String> = said.collect();
+    let ended = wait_all(ranks, PATIENCE);
+    assert!(ended.iter().all(|end| end.ok), "{rest:?} {}", ended[0].output);
+    assert!(rest.iter().any(|line| line.ends_with("without [2]")), "{rest:?} {}", ended[0].output);
+    last.resume();
+    let last = wait_all(vec![last], PATIENCE).remove(0);
+    assert!(
+        last.ok && last.output.contains("\nerror: ") && !last.output.contains("without [0, 1]"),
+        "{}",
+        last.output
+    );
+}
+
+#[test]
+fn who_wakes_when_all_have_gone_does_not_go_on_alone() {
+    who_wakes_when_all_have_gone_does_not_go_on("never");
+}
+
+#[test]
+fn nor_does_it_where_connections_are_made_again() {
+    who_wakes_when_all_have_gone_does_not_go_on("always");
 }

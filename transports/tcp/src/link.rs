@@ -177,7 +177,7 @@ impl TcpLink {
                 Some(failure) => Ok(self.cut(at, failure)),
             },
             Ok(Received::End) if resumes && !stream.incoming.is_over() => {
-                Ok(self.cut(at, LinkFailure::Closed))
+                Ok(self.cut(at, LinkFailure::PeerDied))
             }
             Ok(Received::End) => {
                 stream.condition = Condition::Ended;
@@ -301,7 +301,8 @@ impl TcpLink {
     fn end(&self) -> LinkFailure {
         match self.send_failure {
             Some(failure) if failure != LinkFailure::Os(Errno::PIPE.raw_os_error()) => failure,
-            _ => LinkFailure::Closed,
+            _ if self.streams.iter().any(|stream| stream.incoming.is_over()) => LinkFailure::Closed,
+            _ => LinkFailure::PeerDied,
         }
     }
 
@@ -446,9 +447,7 @@ impl Link for TcpLink {
             self.flush(&mut |_| {});
             for stream in &mut self.streams {
                 stream.drain(self.link);
-                if self.resumption.is_some() {
-                    stream.say_farewell();
-                }
+                stream.say_farewell();
                 // Fails if the peer has gone already, which ends the connection just as well.
                 let _ = stream.outlet.socket().map(|socket| socket.shutdown(Shutdown::Write));
             }
@@ -508,7 +507,7 @@ impl Stream {
     /// Ends this side of the stream in order, if all of it was written.
     fn say_farewell(&mut self) {
         if self.can_begin() {
-            // If there is no room for it, the peer takes the connection for one that was cut, and finds the link ended.
+            // If there is no room for it, the peer does not know that this was no death.
             let _ = self.outlet.write(&[IoSlice::new(&Word::Farewell.encode())]);
         }
     }

@@ -1,4 +1,4 @@
-//! What the two ends of a stream that can be taken up say to each other between frames.
+//! What the two ends of a stream say to each other between frames.
 
 use ronde_core::frame::HEADER_BYTES;
 
@@ -7,7 +7,7 @@ use ronde_core::frame::HEADER_BYTES;
 pub(crate) enum Word {
     /// So many bytes of the stream were read.
     Receipt(u64),
-    /// Nothing more comes: without it the end of a connection is a cut.
+    /// Nothing more comes: without it the end of a connection is a death, or a cut.
     Farewell,
 }
 
