@@ -523,6 +523,8 @@ impl Engine {
             }
             self.poll(&mut inner);
             let now = std::time::Instant::now();
+            // A connection may be just being made again.
+            let until = if links_are_settled { until } else { until + self.suspect_after };
             if now >= until {
                 return;
             }

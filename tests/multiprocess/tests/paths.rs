@@ -253,6 +253,12 @@ fn a_host_that_is_cut_off_from_data_steps_down() {
     lose_who_is_cut_off_from_data("host", false, [0, 1, 1], 0);
 }
 
+/// How many connections of a rank took the place of others: the first that works, and those whose answer came too late.
+fn reconnections(output: &str) -> usize {
+    let number = output.split("reconnections: ").nth(1).and_then(|rest| rest.split('.').next());
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
 /// Something in between forgets the connections for some seconds: they are made again.
 #[test]
 fn a_path_that_comes_back_costs_nobody() {
@@ -273,8 +279,7 @@ fn a_path_that_comes_back_costs_nobody() {
     let outputs: Vec<&str> = ended.iter().map(|end| end.output.as_str()).collect();
     assert!(runs && ended.iter().all(|end| end.ok), "{rest:?} {outputs:?}");
     // Ranks 0 and 2 are on one machine.
-    let of_rank_1 = "reconnections: 2.";
-    assert!(outputs[1].contains(of_rank_1), "{}", outputs[1]);
+    assert!(reconnections(outputs[1]) >= 2, "{}", outputs[1]);
 }
 
 /// Two that cannot reach each other any more talk through the third.
@@ -293,7 +298,5 @@ fn a_path_that_does_not_come_back_is_gone_around() {
     let ended = wait_all(ranks, PATIENCE);
     let outputs: Vec<&str> = ended.iter().map(|end| end.output.as_str()).collect();
     assert!(runs && ended.iter().all(|end| end.ok), "{rest:?} {outputs:?}");
-    for output in &outputs[1..] {
-        assert!(output.contains("reconnections: 1."), "{output}");
-    }
+    assert!(outputs[1..].iter().all(|output| reconnections(output) >= 1), "{outputs:?}");
 }
