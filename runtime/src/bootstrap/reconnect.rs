@@ -624,3 +624,36 @@ fn says_nothing(error: &io::Error) -> bool {
     use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut, WouldBlock};
     matches!(error.kind(), HostUnreachable | NetworkUnreachable | TimedOut | WouldBlock)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_come_back_as_they_are_and_nothing_else_is_one() {
+        for what in [What::Offer, What::Nudge, What::Session] {
+            let request =
+                Request { to: [7; 16], what, stream: 63, connection: 0x0102_0304, received: u64::MAX - 5 };
+            let bytes = request.encode();
+            assert_eq!(Request::decode(&bytes), Some(request));
+            for (at, value) in [(16, 0), (16, 4), (18, 1), (19, 0xff)] {
+                let mut bad = bytes;
+                bad[at] = value;
+                assert_eq!(Request::decode(&bad), None, "byte {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn verdicts_say_what_follows() {
+        assert_eq!(read_reply(&reply(Verdict::GoOn, 1 << 40)).unwrap(), 1 << 40);
+        let failure = |verdict| match read_reply(&reply(verdict, 0)) {
+            Err(Refusal::Final(failure)) => Some(failure),
+            _ => None,
+        };
+        assert_eq!(failure(Verdict::HasEnded), Some(LinkFailure::Closed));
+        assert_eq!(failure(Verdict::Another), Some(LinkFailure::PeerDied));
+        assert!(matches!(read_reply(&reply(Verdict::NotYet, 0)), Err(Refusal::Later(_))));
+        assert!(matches!(read_reply(&[9; REPLY_BYTES]), Err(Refusal::Final(LinkFailure::Violation(_)))));
+    }
+}

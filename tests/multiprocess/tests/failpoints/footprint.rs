@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 /// Names of shared memory that a link is made of, as the system shows them.
 const RING: &str = "memfd:ronde-ring";
-/// Descriptors of a link: its socket, and two duplicates to wait with.
-const LINK_SOCKETS: usize = 3;
+/// Descriptors of a link: its socket, or where connections are made again what watches that, and two duplicates to wait with.
+const LINK_DESCRIPTORS: usize = 3;
 /// Descriptors of the coordinator for each member.
 const MEMBER_SOCKETS: usize = 1;
 /// Threads of a coordinator besides: for arrivals and for itself. The address that it takes over has one more.
@@ -124,12 +124,20 @@ pub(crate) struct Footprint {
     has_succeeded: bool,
     /// Ranks with which it shares memory.
     shares: Vec<u32>,
+    /// Connections are made again.
+    reconnects: bool,
 }
 
 impl Footprint {
     /// For a rank of so many, as it was at first and is now, and the ranks with which it shares memory.
-    pub(crate) fn now((first_rank, rank): (u32, u32), ranks: u32, shares: Vec<u32>) -> Footprint {
-        Footprint { counts: Counts::now(), rank, ranks, has_succeeded: first_rank > 0, shares }
+    pub(crate) fn now(
+        (first_rank, rank): (u32, u32),
+        ranks: u32,
+        shares: Vec<u32>,
+        reconnects: bool,
+    ) -> Footprint {
+        let has_succeeded = first_rank > 0;
+        Footprint { counts: Counts::now(), rank, ranks, has_succeeded, shares, reconnects }
     }
 
     /// Waits until all that was kept for these ranks is gone, and nothing has come instead.
@@ -154,7 +162,12 @@ impl Footprint {
         let mut expected = self.counts.clone();
         let shared = self.shares.iter().filter(|rank| lost.contains(rank)).count();
         expected.rings -= shared * expected.rings / self.shares.len().max(1);
-        expected.sockets -= lost.len() * LINK_SOCKETS;
+        if self.reconnects {
+            expected.sockets -= lost.len();
+            expected.other_descriptors -= lost.len() * LINK_DESCRIPTORS;
+        } else {
+            expected.sockets -= lost.len() * LINK_DESCRIPTORS;
+        }
         let left = self.ranks as usize - lost.len();
         let hosts = self.rank == 0;
         let succeeds = lost.contains(&0) && (0..self.rank).all(|rank| lost.contains(&rank));

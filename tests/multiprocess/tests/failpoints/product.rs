@@ -113,9 +113,9 @@ fn add_cases(
     cases: &mut Vec<Sized>,
     rng: &mut SmallRng,
 ) {
-    // Who dies where connections are made again dies as elsewhere.
+    // Who stops where connections are made again stops as elsewhere.
     let fates: &[Fate] = match links {
-        "again" => &[Fate::Snip(0)],
+        "again" => &[Fate::Snip(0), Fate::Kill],
         _ => &[Fate::Kill, Fate::Stop, Fate::Cut(0)],
     };
     let in_place: &[bool] = if setup.has_places() { &[false, true] } else { &[false] };

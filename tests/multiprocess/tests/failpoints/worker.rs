@@ -123,6 +123,11 @@ fn join(links: &str) -> Group {
     config.and_then(|config| config.join()).expect("join")
 }
 
+/// Connections that are cut are made again.
+fn reconnects() -> bool {
+    std::env::var("RONDE_TEST_LINKS").is_ok_and(|links| links == "again")
+}
+
 /// At the start of the job.
 fn first_rank() -> u32 {
     std::env::var("RONDE_RANK").expect("set by the parent").parse().expect("a rank")
@@ -153,7 +158,7 @@ fn count_points(group: &Group, setup: &'static Setup) {
 fn lose_some(group: &Group, number: usize, case: &Case, used: &mut Vec<Buffers>) -> Result<(), Error> {
     let processes = processes(group)?;
     let shares = group.links().into_iter().filter(|link| link.transport == "shm").map(|link| link.rank);
-    let before = Footprint::now((first_rank(), group.rank()), group.size(), shares.collect());
+    let before = Footprint::now((first_rank(), group.rank()), group.size(), shares.collect(), reconnects());
     let _ = group.barrier()?;
     if let Some(&armed) = case.armed.iter().find(|armed| armed.rank == group.rank()) {
         *watch() = Watch::Trap(Trap { armed, seen: 0, processes });
