@@ -21,14 +21,17 @@
  *
  * Errors. Every call that can fail returns a ronde_status, RONDE_OK (0) for success. ronde_last_error() has the
  * full text of the last failure on the calling thread: what, which peer, since when, what to do. Nothing here
- * aborts the process or unwinds into it. When an op misses its deadline, calls do not match or somebody aborts,
- * every rank's ops end with the same error, and every later call on the group gives it again.
+ * aborts the process or unwinds into it. When calls do not match or somebody aborts, every rank's ops end with the same
+ * error, and every later call on the group gives it again. A collective that misses its deadline ends with RONDE_TIMEOUT
+ * on all ranks or on none, also where it has not begun; in-place buffers are as before (but with RONDE_NONE), and the group
+ * works on. A receive to which nothing has come ends alone, and the message for it is dropped; any other message that
+ * misses its deadline ends the job.
  *
  * Loss. When another peer is lost, or leaves, the others go on: their ops succeed, and the outcome, which is the
  * same on all of them, says who is absent. Ranks and sizes keep their meaning until the next safe point. A
  * contribution is in a result as a whole or not at all; averages divide by the contributors. Blocks of the absent
- * in what is gathered or exchanged hold anything. RONDE_PEER_LOST is the end only of ops that need the lost peer
- * (its messages, an op with it as root) and of those with RONDE_NONE.
+ * in what is gathered or exchanged hold anything: the outcome says which bytes (`holes`). RONDE_PEER_LOST is the end
+ * only of ops that need the lost peer (its messages, an op with it as root) and of those with RONDE_NONE.
  *
  * Growth. With `min_peers` in ronde_config a job starts once so many processes are there. At safe points,
  * calls of ronde_update that all make at the same place, others join and ranks become dense again:
@@ -87,7 +90,7 @@ typedef enum ronde_status {
     RONDE_IN_PROGRESS = 1,      /* ronde_op_test: not ended yet; ronde_op_cancel: it goes on */
     RONDE_INVALID_ARGUMENT = 2, /* this call can never succeed: change it */
     RONDE_PEER_LOST = 3,        /* a peer died, was cut off or has left; the text names it */
-    RONDE_TIMEOUT = 4,          /* the op's deadline passed; the text names who did not come */
+    RONDE_TIMEOUT = 4,          /* the op's deadline passed, on some rank; the text names who did not come */
     RONDE_MISMATCH = 5,         /* ranks made different calls; the text has both */
     RONDE_ABORTED = 6,          /* somebody called ronde_abort */
     RONDE_EXPELLED = 7,         /* the others went on without this process: silent, or out of their reach, for too long */
@@ -241,8 +244,8 @@ ronde_status ronde_close(ronde_group *group);
 /* Frees the handle and all memory of ronde_mem_alloc on it. NULL is allowed. */
 void ronde_group_free(ronde_group *group);
 
-/* Ends every op of the job on all ranks with an error that carries the reason. Returns at once, from any
- * thread. */
+/* Ends the job: ops on all ranks end with an error that carries the reason, but for those that have returned on some rank,
+ * which do on all. From any thread; returns when it has ended, or after half a second. */
 ronde_status ronde_abort(ronde_group *group, const char *reason);
 
 /* This process's rank and the number of ranks; -1 for NULL. They change in ronde_update only. */
@@ -364,8 +367,16 @@ typedef struct ronde_part {
     uint32_t reserved;
 } ronde_part;
 
+/* Bytes of an output that hold anything, since whoever was to give them is lost. */
+typedef struct ronde_hole {
+    size_t first; /* bytes first … first + bytes - 1 of the receive buffer */
+    size_t bytes;
+    size_t call; /* in a commit which call's, from 0 in the order in which they were started; else 0 */
+} ronde_hole;
+
 /* What a call that succeeded says of itself. The lists are the library's, and live until the group is freed; from an
- * op that outlives its group's handle, until the op is. */
+ * op that outlives its group's handle, until the op is. Those of holes live so long or until 1024 later outcomes of the
+ * group have had some, since every call may have others: copy what is to stay. */
 typedef struct ronde_outcome {
     size_t size;             /* sizeof(ronde_outcome) */
     uint64_t epoch;          /* view in which it committed */
@@ -390,10 +401,15 @@ typedef struct ronde_outcome {
     size_t part_size;        /* bytes from one of the parts to the next */
     uint64_t detected_ns;    /* from its start until this peer heard of the first loss that interrupted it; 0 for none, and for
                                 one that it knew of before */
+    const ronde_hole *holes; /* what the absent leave open in this rank's output: their blocks of all_gather(_v),
+                                all_to_all(_v) and, at the root, gather(_v). In order, blocks that touch as one; all other
+                                bytes are as they should be. NULL for none. Hole i is i * hole_size bytes after the first */
+    size_t hole_count;
+    size_t hole_size;        /* bytes from one of the holes to the next */
 } ronde_outcome;
 
 #define RONDE_OUTCOME_INIT \
-    { sizeof(ronde_outcome), 0, 0, 0, 0, NULL, 0, 0, 0, NULL, 0, NULL, 0, 0, 0, 0, 0, 0, 0 }
+    { sizeof(ronde_outcome), 0, 0, 0, 0, NULL, 0, 0, 0, NULL, 0, NULL, 0, 0, 0, 0, 0, 0, 0, NULL, 0, 0 }
 
 /* --------------------------------------------------------------------------------------------- Collectives
  *
@@ -585,7 +601,7 @@ ronde_status ronde_commit_begin(ronde_group *group, const ronde_options *options
 ronde_status ronde_commit_start(ronde_commit *commit, const ronde_call *call);
 
 /* The last call was made: the op ends when everything is final, on all ranks alike. Its outcome is that of all calls,
- * with the bytes of all. This frees the commit, whatever it returns, and nothing else does: the others wait for the
+ * with the bytes and the holes of all. This frees the commit, whatever it returns, and nothing else does: the others wait for the
  * seal of everybody. After an error (the job has ended) no call uses its buffers any more, and *op is NULL. */
 ronde_status ronde_commit_seal(ronde_commit *commit, ronde_op **op);
 

@@ -199,12 +199,12 @@ struct part {
 struct outcome {
     std::uint64_t epoch = 0, seq = 0, bytes_sent = 0, bytes_received = 0;
     const char *algorithm = ""; // its name, for ever valid
-    std::uint32_t contributors = 0, interruptions = 0;
+    std::uint32_t contributors = 0, interruptions = 0, generation = 0;
     std::chrono::nanoseconds interrupted{0};
     std::vector<int> absent; // ranks whose input is not in the result, ascending
+    std::vector<ronde_hole> holes; // bytes of this rank's output that the absent leave open
     std::vector<part> parts; // where they differ along the vector (RONDE_PER_WINDOW)
     std::uint64_t stable_through = 0; // calls of the tag below this one have returned everywhere
-    std::uint32_t generation = 0;
     double weight = 0;                // of a weighted average: the sum of the weights in the result; else NaN
     std::chrono::nanoseconds detected{0}; // from its start until this peer heard of a loss; see ronde.h
 };
@@ -214,23 +214,23 @@ inline std::vector<int> copied(const std::int32_t *ranks, std::size_t count) {
     return count == 0 ? std::vector<int>() : std::vector<int>(ranks, ranks + count);
 }
 
+// An entry of a list whose entries may be longer than this program knows.
+template <class T> const T &entry(const T *list, std::size_t size, std::size_t i) {
+    return *reinterpret_cast<const T *>(reinterpret_cast<const unsigned char *>(list) + i * size);
+}
+
 inline outcome from_c(const ronde_outcome &of) {
+    std::vector<ronde_hole> holes;
+    for (std::size_t i = 0; i < of.hole_count; i++) holes.push_back(entry(of.holes, of.hole_size, i));
     std::vector<part> parts;
-    const auto *at = reinterpret_cast<const unsigned char *>(of.parts);
-    for (std::size_t i = 0; i < of.part_count; i++, at += of.part_size) {
-        const ronde_part &from = *reinterpret_cast<const ronde_part *>(at);
+    for (std::size_t i = 0; i < of.part_count; i++) {
+        const ronde_part &from = entry(of.parts, of.part_size, i);
         parts.push_back({from.first, from.count, from.contributors, copied(from.absent, from.absent_count)});
     }
-    return {of.epoch, of.seq, of.bytes_sent, of.bytes_received, of.algorithm,
-            of.contributors,
-            of.interruptions,
-            std::chrono::nanoseconds(of.interrupted_ns),
-            copied(of.absent, of.absent_count),
-            std::move(parts),
-            of.stable_through,
-            of.generation,
-            of.weight,
-            std::chrono::nanoseconds(of.detected_ns)};
+    using ns = std::chrono::nanoseconds;
+    return {of.epoch, of.seq, of.bytes_sent, of.bytes_received, of.algorithm, of.contributors, of.interruptions,
+            of.generation, ns(of.interrupted_ns), copied(of.absent, of.absent_count), std::move(holes), std::move(parts),
+            of.stable_through, of.weight, ns(of.detected_ns)};
 }
 } // namespace detail
 

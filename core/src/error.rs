@@ -18,7 +18,7 @@ pub enum Error {
     /// A peer is gone; the survivors all see this same error.
     #[error("{0}")]
     PeerLost(Arc<PeerLost>),
-    /// The op or group was ended by agreement (deadline, `abort()`, mismatched calls).
+    /// The op was ended by agreement: it missed its deadline; or the job was (`abort()`, mismatched calls).
     #[error("{0}")]
     Aborted(Arc<Aborted>),
     /// This handle is no longer a member: the others went on without it.
@@ -141,7 +141,7 @@ pub enum Aborted {
         /// In words.
         other_call: String,
     },
-    /// The op missed its deadline.
+    /// The op missed its deadline, on some rank. A collective has ended on all then, a receive here, and the group works on.
     Timeout {
         /// The op.
         op: OpId,
@@ -224,6 +224,15 @@ pub struct Part {
     pub absent: Vec<u32>,
 }
 
+/// Bytes of an output that hold anything, since whoever was to give them is lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// In a commit group, the number of the call whose output it is, from 0 in the order in which they started; else 0.
+    pub call: usize,
+    /// Which bytes of the output.
+    pub bytes: std::ops::Range<usize>,
+}
+
 /// What a call that succeeded says of itself.
 #[derive(Clone, Debug, PartialEq, Default)]
 #[must_use]
@@ -235,9 +244,13 @@ pub struct Outcome {
     pub generation: Generation,
     /// Number of peers whose input is in the result.
     pub contributors: u32,
-    /// Ranks whose input is not in the result, ascending: they were lost before. In what is gathered from all
-    /// ranks or exchanged with them, their blocks hold anything.
+    /// Ranks whose input is not in the result, ascending: they were lost before.
     pub absent: Vec<u32>,
+    /// What the absent leave open in this rank's output: of an all_gather(-v), all_to_all(-v) and, at the root, gather(-v)
+    /// their blocks, which hold anything. All other bytes are as they should be. In order, as few as there can be: blocks that
+    /// touch are one hole, empty ones are none. Other calls have no holes: what is reduced lacks the absent in every element,
+    /// what comes from a root is whole or an error.
+    pub holes: Vec<Hole>,
     /// Of a call with `Tolerance::PerWindow` that a loss interrupted: who contributed to which part of the vector, in
     /// order. Empty where it is the same for all. `contributors` and `absent` are those of the last part, which has
     /// the fewest contributors.

@@ -48,6 +48,12 @@ bugs! {
     SealsDoNotWait,
     CompleteCallsAreKept,
     ThreeCommitAsTwo,
+    AbortsEndWhatIsFinal,
+    AbortsAreForgotten,
+    PairsDoNotWait,
+    OnlyOneHoleIsSaid,
+    HolesNameNoCall,
+    NobodyIsCutOff,
 }
 
 #[cfg(feature = "planted-bugs")]

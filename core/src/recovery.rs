@@ -18,9 +18,14 @@
 //!
 //! Ops that start again commit by Done, on every rank and also where they had not been started yet: the plan
 //! says up to which op of each tag.
+//!
+//! Members may also freeze and report although nobody was lost, so that an op can be ended by agreement: one that has
+//! missed its deadline, or all of a job that somebody aborts. What would start again ends instead, on every rank, also
+//! where it has not begun yet. What a survivor has returned, or all hold, is committed all the same.
 
+use crate::membership::Verdict;
 use crate::planted::{self, Bug};
-use crate::{Epoch, Formation, MemberId, Seq, Tag};
+use crate::{Epoch, Formation, MemberId, OpId, Seq, Tag};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -45,6 +50,29 @@ pub struct TagReport {
     pub partial: Vec<Partial>,
     /// Broadcasts that have not returned, but whose data is here.
     pub held: Vec<Seq>,
+    /// Ops that an earlier plan has ended by agreement, also if they have not been started here.
+    pub aborted: Vec<(Seq, Verdict)>,
+}
+
+/// An op that is to end by agreement.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Abort {
+    /// Which.
+    pub op: OpId,
+    /// Also if some have returned from it: it tolerates no loss, so that each is done for itself, or what members hold
+    /// of it is not the same.
+    pub forced: bool,
+    /// Why, in the words that everybody gets.
+    pub verdict: Verdict,
+}
+
+/// What the members freeze for, besides for those who were lost.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Wishes {
+    /// Ops that are to end.
+    pub aborts: Vec<Abort>,
+    /// Everything is.
+    pub ending: Option<Verdict>,
 }
 
 /// How far an op is that commits window by window, in bytes of its vector.
@@ -69,6 +97,11 @@ impl TagReport {
     fn has_returned(&self, op: Seq) -> bool {
         op < self.returned || self.returned_ahead.contains(&op)
     }
+
+    /// It ended with an error here, or will.
+    fn has_failed(&self, op: Seq) -> bool {
+        self.failed.contains(&op) || self.aborted.iter().any(|(aborted, _)| *aborted == op)
+    }
 }
 
 /// What a survivor says of all its ops. It is frozen from then on until the plan of that epoch or a later one.
@@ -83,6 +116,8 @@ pub struct Report {
     pub splits: Vec<(Formation, Vec<MemberId>)>,
     /// Tags that were used.
     pub tags: Vec<TagReport>,
+    /// The job is to end, as a coordinator has said that may have told only some.
+    pub ending: Option<Verdict>,
 }
 
 /// An op that is committed with the contributors that it had.
@@ -113,6 +148,10 @@ pub struct RecoveryPlan {
     pub sources: Vec<(Formation, Tag, Seq, MemberId)>,
     /// By group and tag: ops below this one commit by Done.
     pub horizons: Vec<(Formation, Tag, Seq)>,
+    /// Ops that end with an error, also where they have not been started.
+    pub aborts: Vec<(OpId, Verdict)>,
+    /// All that is not committed ends, and the job with it.
+    pub ending: Option<Box<Verdict>>,
 }
 
 impl RecoveryPlan {
@@ -127,6 +166,11 @@ impl RecoveryPlan {
         known.map(|known| known.3)
     }
 
+    /// Why an op ends by agreement.
+    pub fn abort(&self, op: &OpId) -> Option<&Verdict> {
+        self.aborts.iter().find(|(aborted, _)| aborted == op).map(|(_, verdict)| verdict)
+    }
+
     /// Where the rest of an op begins that starts again.
     pub fn rest(&self, formation: Formation, tag: Tag, seq: Seq) -> u64 {
         let rest = self.rests.iter().find(|rest| (rest.0, rest.1, rest.2) == (formation, tag, seq));
@@ -137,8 +181,8 @@ impl RecoveryPlan {
 /// Ops of one tag that a plan may speak of: more than a peer may have open and in its log.
 const MOST_OPS: u64 = 1 << 18;
 
-/// The plan that follows from the reports of all survivors.
-pub fn plan(reports: &BTreeMap<MemberId, Report>) -> RecoveryPlan {
+/// The plan that follows from the reports of all survivors, and from what they freeze for.
+pub fn plan(reports: &BTreeMap<MemberId, Report>, wishes: &Wishes) -> RecoveryPlan {
     let mut by_tag: BTreeMap<(Formation, Tag), BTreeMap<MemberId, &TagReport>> = BTreeMap::new();
     for (&member, report) in reports {
         for tag in &report.tags {
@@ -146,7 +190,9 @@ pub fn plan(reports: &BTreeMap<MemberId, Report>) -> RecoveryPlan {
         }
     }
     let nothing = TagReport::default();
-    let mut plan = RecoveryPlan::default();
+    let told = reports.values().find_map(|report| report.ending.clone());
+    let ending = told.or(wishes.ending.clone()).map(Box::new);
+    let mut plan = RecoveryPlan { ending, ..RecoveryPlan::default() };
     for ((formation, tag), said) in by_tag {
         let named: BTreeSet<MemberId> = reports
             .values()
@@ -161,19 +207,40 @@ pub fn plan(reports: &BTreeMap<MemberId, Report>) -> RecoveryPlan {
             .collect();
         let started = said.values().map(|tag| tag.started).max().unwrap_or_default();
         plan.horizons.push((formation, tag, started));
+        let is_of_tag = |abort: &&Abort| (abort.op.formation(), abort.op.tag) == (formation, tag);
+        // What a loss has ended for one it ends for all.
+        let has_failed = |abort: &Abort| members.iter().any(|(_, tag)| tag.failed.contains(&abort.op.seq));
+        let wished = wishes.aborts.iter().filter(is_of_tag).filter(|abort| !has_failed(abort));
+        let mut aborts = aborted_before(&members);
+        let is_forced = |abort: &&Abort| abort.forced || planted::has(Bug::AbortsEndWhatIsFinal);
+        for abort in wished.clone().filter(is_forced) {
+            aborts.entry(abort.op.seq).or_insert_with(|| abort.verdict.clone());
+        }
         let commits: Vec<Commit> = open_ops(&members)
             .into_iter()
+            .filter(|seq| !aborts.contains_key(seq))
             .filter_map(|seq| settle(&members, (formation, tag, seq)))
             .collect();
         let committed: BTreeSet<Seq> = commits.iter().map(|commit| commit.seq).collect();
-        let is_open = |seq: &Seq| !committed.contains(seq);
+        for abort in wished.filter(|abort| !committed.contains(&abort.op.seq)) {
+            aborts.entry(abort.op.seq).or_insert_with(|| abort.verdict.clone());
+        }
+        let is_open = |seq: &Seq| !committed.contains(seq) && !aborts.contains_key(seq);
         let sources = sources(&members).into_iter().filter(|(seq, _)| is_open(seq));
         plan.sources.extend(sources.map(|(seq, source)| (formation, tag, seq, source)));
-        let rests = rests(&members).into_iter().filter(|(seq, _)| is_open(seq));
+        // Of what ends, too, what is final stays.
+        let rests = rests(&members).into_iter().filter(|(seq, _)| !committed.contains(seq));
         plan.rests.extend(rests.map(|(seq, begin)| (formation, tag, seq, begin)));
         plan.commits.extend(commits);
+        plan.aborts.extend(aborts.into_iter().map(|(seq, verdict)| (formation.op(tag, seq), verdict)));
     }
     plan
+}
+
+/// What earlier plans have ended. A coordinator that was lost may have told only some.
+fn aborted_before(members: &[(MemberId, &TagReport)]) -> BTreeMap<Seq, Verdict> {
+    let said = members.iter().flat_map(|(_, tag)| tag.aborted.iter().take(MOST_OPS as usize));
+    said.map(|(seq, verdict)| (*seq, verdict.clone())).collect()
 }
 
 /// Ops that are not over for everybody and of which somebody holds the result.
@@ -230,8 +297,7 @@ fn settle(
     (formation, tag, seq): (Formation, Tag, Seq),
 ) -> Option<Commit> {
     // It cannot be carried out without the lost, also where its result was complete.
-    if members.iter().any(|(_, tag)| tag.failed.contains(&seq)) && !planted::has(Bug::FailuresCountAsReturns)
-    {
+    if members.iter().any(|(_, tag)| tag.has_failed(seq)) && !planted::has(Bug::FailuresCountAsReturns) {
         return None;
     }
     let lacks = |tag: &TagReport| !tag.has_returned(seq) && tag.attempt(seq).is_none();
@@ -272,12 +338,31 @@ mod tests {
             complete: complete.iter().map(|&seq| (Seq(seq), Epoch(1))).collect(),
             partial: Vec::new(),
             held: Vec::new(),
+            aborted: Vec::new(),
         };
-        Report { epoch: Epoch(2), groups: vec![GROUP], splits: vec![], tags: vec![tag] }
+        Report { epoch: Epoch(2), groups: vec![GROUP], splits: vec![], tags: vec![tag], ending: None }
     }
 
     fn plan_of(reports: Vec<Report>) -> RecoveryPlan {
-        plan(&reports.into_iter().zip(0..).map(|(report, member)| (MemberId(member), report)).collect())
+        plan_with(reports, &Wishes::default())
+    }
+
+    fn plan_with(reports: Vec<Report>, wishes: &Wishes) -> RecoveryPlan {
+        let reports = reports.into_iter().zip(0..).map(|(report, member)| (MemberId(member), report));
+        plan(&reports.collect(), wishes)
+    }
+
+    fn requested(rank: u32) -> Verdict {
+        Verdict::Requested { rank: crate::Rank(rank), reason: "a test".into() }
+    }
+
+    fn abort(seq: u64, forced: bool) -> Wishes {
+        let abort = Abort { op: GROUP.op(Tag(0), Seq(seq)), forced, verdict: requested(0) };
+        Wishes { aborts: vec![abort], ending: None }
+    }
+
+    fn aborted(plan: &RecoveryPlan) -> Vec<u64> {
+        plan.aborts.iter().map(|(op, _)| op.seq.0).collect()
     }
 
     fn commits(plan: &RecoveryPlan) -> Vec<(u64, Option<u32>, Vec<u32>)> {
@@ -332,6 +417,52 @@ mod tests {
         let mut failed = report(1, 1, &[], &[]);
         failed.tags[0].failed = vec![Seq(0)];
         assert_eq!(plan_of(vec![failed, holds]).sources, []);
+    }
+
+    #[test]
+    fn what_is_late_ends_unless_it_is_final() {
+        let open = || report(1, 0, &[], &[]);
+        let plan = plan_with(vec![open(), report(0, 0, &[], &[])], &abort(0, false));
+        assert_eq!((commits(&plan), aborted(&plan)), (vec![], vec![0]), "also where it has not begun");
+        assert_eq!(plan.abort(&GROUP.op(Tag(0), Seq(0))), Some(&requested(0)));
+        let plan = plan_with(vec![open(), report(1, 1, &[], &[])], &abort(0, false));
+        assert_eq!(
+            (commits(&plan), aborted(&plan)),
+            (vec![(0, Some(1), vec![0])], vec![]),
+            "one has returned"
+        );
+        let holds = || report(1, 0, &[], &[0]);
+        let plan = plan_with(vec![holds(), holds()], &abort(0, false));
+        assert_eq!((commits(&plan), aborted(&plan)), (vec![(0, None, vec![])], vec![]), "all hold it");
+        let plan = plan_with(vec![holds(), report(1, 1, &[], &[])], &abort(0, true));
+        assert_eq!((commits(&plan), aborted(&plan)), (vec![], vec![0]), "whatever there is of it");
+        assert_eq!(
+            aborted(&plan_with(vec![open(), open()], &abort(1, false))),
+            [1],
+            "nothing is known of it"
+        );
+    }
+
+    /// The coordinator before this one had told one of them, who need not have started it.
+    #[test]
+    fn what_was_ended_for_one_ends_for_all() {
+        let mut knows = report(0, 0, &[], &[]);
+        knows.tags[0].aborted = vec![(Seq(0), requested(3))];
+        let plan = plan_of(vec![report(1, 0, &[], &[0]), report(1, 0, &[], &[0]), knows]);
+        assert_eq!((commits(&plan), aborted(&plan)), (vec![], vec![0]));
+        assert_eq!(plan.abort(&GROUP.op(Tag(0), Seq(0))), Some(&requested(3)), "in the words of then");
+    }
+
+    #[test]
+    fn a_job_that_ends_for_one_ends_for_all() {
+        let knows = Report { ending: Some(requested(2)), ..report(1, 0, &[], &[]) };
+        let wishes = Wishes { ending: Some(requested(1)), ..Wishes::default() };
+        assert_eq!(
+            plan_with(vec![report(0, 0, &[], &[]), knows], &wishes).ending.as_deref(),
+            Some(&requested(2))
+        );
+        assert_eq!(plan_with(vec![report(0, 0, &[], &[])], &wishes).ending.as_deref(), Some(&requested(1)));
+        assert_eq!(plan_of(vec![report(0, 0, &[], &[])]).ending, None);
     }
 
     /// By member: attempt, final bytes, bytes that it holds.

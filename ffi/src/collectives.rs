@@ -54,6 +54,18 @@ pub struct ronde_outcome {
     pub(crate) weight: f64,
     pub(crate) part_size: usize,
     pub(crate) detected_ns: u64,
+    pub(crate) holes: *const ronde_hole,
+    pub(crate) hole_count: usize,
+    pub(crate) hole_size: usize,
+}
+
+/// See the header.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct ronde_hole {
+    pub(crate) first: usize,
+    pub(crate) bytes: usize,
+    pub(crate) call: usize,
 }
 
 /// See the header.
@@ -145,6 +157,9 @@ impl ronde_outcome {
             weight: outcome.weight.unwrap_or(f64::NAN),
             part_size: size_of::<ronde_part>(),
             detected_ns: nanoseconds(outcome.interrupted_after),
+            holes: kept.holes(&outcome.holes),
+            hole_count: outcome.holes.len(),
+            hole_size: size_of::<ronde_hole>(),
         }
     }
 }

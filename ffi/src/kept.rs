@@ -1,12 +1,16 @@
 //! What C gets pointers to: names, and lists of ranks and parts. Each is kept once, and as long as the handles that gave it,
-//! so that no update and no other thread takes it away from who reads it.
+//! so that no update and no other thread takes it away from who reads it. Lists of holes may be others in every call, so only
+//! the last ones are kept.
 
-use crate::collectives::ronde_part;
-use runtime::Part;
-use std::collections::HashSet;
+use crate::collectives::{ronde_hole, ronde_part};
+use runtime::{Hole, Part};
+use std::collections::{HashSet, VecDeque};
 use std::ffi::{CStr, CString, c_char};
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// Lists of holes that stay, as the header says.
+const HOLES_KEPT: usize = 1024;
 
 /// One of each. It grows with the hosts that ever took part, with the losses that ops lived through, and with the
 /// per-window calls that these cut into parts.
@@ -15,6 +19,8 @@ pub(crate) struct Kept {
     names: Mutex<HashSet<Arc<CStr>>>,
     ranks: Mutex<HashSet<Arc<[i32]>>>,
     parts: Mutex<HashSet<Arc<[ronde_part]>>>,
+    /// The last ones, the oldest first.
+    holes: Mutex<VecDeque<Arc<[ronde_hole]>>>,
 }
 
 impl Kept {
@@ -49,6 +55,23 @@ impl Kept {
         };
         let parts: Vec<ronde_part> = parts.iter().map(part).collect();
         keep(&self.parts, &parts).as_ptr()
+    }
+
+    /// The holes in an output, as C wants them; null for none of them. The oldest list makes room for them.
+    pub(crate) fn holes(&self, holes: &[Hole]) -> *const ronde_hole {
+        if holes.is_empty() {
+            return std::ptr::null();
+        }
+        let hole =
+            |Hole { call, bytes }: &Hole| ronde_hole { first: bytes.start, bytes: bytes.len(), call: *call };
+        let list: Arc<[ronde_hole]> = holes.iter().map(hole).collect();
+        let place = list.as_ptr();
+        let mut kept = self.holes.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() == HOLES_KEPT {
+            kept.pop_front();
+        }
+        kept.push_back(list);
+        place
     }
 }
 
@@ -109,8 +132,25 @@ mod tests {
     }
 
     #[test]
+    fn the_last_holes_stay_where_they_are() {
+        let kept = Kept::default();
+        let list =
+            |number: usize| [Hole { call: 0, bytes: 0..4 }, Hole { call: 2, bytes: number..number + 7 }];
+        let places: Vec<*const ronde_hole> =
+            (0..3 * HOLES_KEPT).map(|number| kept.holes(&list(number))).collect();
+        assert_eq!(kept.holes.lock().unwrap().len(), HOLES_KEPT);
+        for (number, place) in places.into_iter().enumerate().skip(2 * HOLES_KEPT) {
+            // SAFETY: of the last ones, so it is kept, with two elements.
+            let read = unsafe { std::slice::from_raw_parts(place, 2) };
+            assert_eq!((read[0].first, read[0].bytes, read[0].call), (0, 4, 0));
+            assert_eq!((read[1].first, read[1].bytes, read[1].call), (number, 7, 2));
+        }
+    }
+
+    #[test]
     fn nothing_is_null_or_empty() {
         let kept = Kept::default();
+        assert!(kept.holes(&[]).is_null());
         assert!(kept.parts(&[]).is_null());
         assert!(kept.ranks(&[]).is_null());
         // SAFETY: kept until the end of this function.

@@ -1,7 +1,7 @@
 //! The header and this crate agree on every size, offset and number: a C program prints what the compiler
 //! makes of the header, and the same lines are made here.
 
-use crate::collectives::{ronde_call, ronde_options, ronde_outcome, ronde_part};
+use crate::collectives::{ronde_call, ronde_hole, ronde_options, ronde_outcome, ronde_part};
 use crate::config::{ronde_config, ronde_id, ronde_store};
 use crate::status::Status;
 use crate::update::ronde_change;
@@ -86,9 +86,13 @@ fn structs(facts: &mut Facts) {
             reserved,
             weight,
             part_size,
-            detected_ns
+            detected_ns,
+            holes,
+            hole_count,
+            hole_size
         }
     );
+    layout!(facts, ronde_hole { first, bytes, call });
     layout!(facts, ronde_part { first, count, absent, absent_count, contributors, reserved });
     layout!(facts, ronde_change { size, changed, generation, rank, ranks, joined, gone, gone_ranks });
     layout!(

@@ -10,7 +10,7 @@ use ronde_core::collective::{Executor, GroupIndex, Limits, Links, NewGroup, NewO
 use ronde_core::error::{Error, PeerLost};
 use ronde_core::frame::{FrameKind, Header, MAX_PAYLOAD};
 use ronde_core::memory::{Access, Arena};
-use ronde_core::recovery::{RecoveryPlan, plan};
+use ronde_core::recovery::{RecoveryPlan, Wishes, plan};
 use ronde_core::reduce::Reduction;
 use ronde_core::transport::{
     Capabilities, Link, LinkFailure, Payload, Placement, Receiver, Submit, ViewToken, WakeSource,
@@ -167,7 +167,7 @@ fuzz_target!(|events: Vec<Event>| {
                 let report = executor.freeze(Epoch(2), &[Arc::new(gone)], Instant(1), &mut links);
                 let agreed = match seq % 2 {
                     0 => RecoveryPlan::default(),
-                    _ => plan(&BTreeMap::from([(MemberId(0), report)])),
+                    _ => plan(&BTreeMap::from([(MemberId(0), report)]), &Wishes::default()),
                 };
                 let mut replan = |_: GroupIndex, _: &Call| Err(Error::internal("not again"));
                 executor.resume(&agreed, Instant(2), &mut replan, &mut links, CpuKernels::detect());

@@ -125,7 +125,7 @@ impl CommitGroup {
     }
 
     /// The last call has been made. The op ends when everything is final, on all ranks alike; its outcome is that of all
-    /// calls, with the bytes of all.
+    /// calls, with the bytes and the holes of all.
     pub fn seal(mut self) -> Result<Op> {
         self.make_seal()
     }

@@ -1,6 +1,6 @@
 //! A member's connection to the coordinator.
 
-use crate::bootstrap::{ControlEvents, Found, Listener, News, Succession};
+use crate::bootstrap::{ControlEvents, Found, Listener, News, Round, Succession};
 use crate::config::Config;
 use crate::engine::lock;
 use crate::session::{Session, Talk};
@@ -398,8 +398,11 @@ impl Shared {
     /// Listens to the coordinator and, when that is lost, to the one that takes its place.
     fn follow_coordinators(&self, events: &dyn ControlEvents, first: &View) {
         while let End::Lost(silent) = self.read_until_the_end(events) {
-            let now = Instant::now();
-            let silent = silent || lock(&self.beats).had_a_pause(now, self.suspect_after);
+            if self.session().was_ended() {
+                // Its coordinator lives and has given it up.
+                events.hears_nothing();
+            }
+            let had_a_pause = || lock(&self.beats).had_a_pause(Instant::now(), self.suspect_after);
             if silent {
                 // If it lives and hears this, it knows that it is not the coordinator any more.
                 self.send(&FromMember::Succeeded);
@@ -409,7 +412,7 @@ impl Shared {
                 let progress = lock(&self.progress);
                 progress.ended || progress.released || progress.failure.is_some()
             };
-            match self.succession.find(events, &self.listener, silent, &is_over) {
+            match self.succession.find(events, &self.listener, silent, &had_a_pause, &is_over) {
                 Found::Coordinator(talk) => match self.succession.session(talk, WRITE_PATIENCE) {
                     Ok(session) => {
                         *lock(&self.session) = Arc::new(session);
@@ -473,8 +476,18 @@ impl Shared {
                 Ok(ToMember::Arm(view)) => events.tell(News::Arm(Arc::unwrap_or_clone(view))),
                 Ok(ToMember::Shrink(epoch)) => events.tell(News::Shrink(epoch)),
                 Ok(ToMember::Left(member)) => events.tell(News::Left(member)),
-                Ok(ToMember::Prepare { epoch, lost }) => events.tell(News::Prepare(epoch, lost)),
-                Ok(ToMember::Resume { plan, shrink, .. }) => events.tell(News::Resume(plan, shrink)),
+                Ok(ToMember::Prepare { epoch, lost, held, ending }) => {
+                    events.tell(News::Prepare(Round { epoch, lost, held, ending }));
+                }
+                Ok(ToMember::Resume { plan, shrink, .. }) => {
+                    let ending = plan.ending.clone();
+                    events.tell(News::Resume(plan, shrink));
+                    if let Some(verdict) = ending {
+                        // The engine sees it through: what is final goes on.
+                        self.note(|progress| progress.failure = Some((*verdict).into()));
+                        return End::Over;
+                    }
+                }
                 Ok(ToMember::Released) => {
                     session.finish();
                     self.note(|progress| progress.released = true);

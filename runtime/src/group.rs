@@ -349,7 +349,8 @@ impl Group {
         self.inner.engine.run(self.prepare_in(&mut call, None)?, call)
     }
 
-    /// Ends every op of the job on all ranks with an error that carries `reason`. Returns at once.
+    /// Ends the job: ops on all ranks end with an error that carries `reason`, but for those that have returned on some rank,
+    /// which do on all. Returns when it has ended here, or after half a second.
     pub fn abort(&self, reason: &str) {
         self.inner.engine.abort(reason);
     }
@@ -419,7 +420,8 @@ impl Group {
         })
     }
 
-    /// Gathers every rank's `input` into `output`, which is size × as long.
+    /// Gathers every rank's `input` into `output`, which is size × as long. Blocks of those who are lost hold anything
+    /// ([`Outcome::holes`]), here and in all that gathers or exchanges blocks.
     pub fn all_gather<T: Element>(&self, input: &[T], output: &mut [T]) -> Result<Outcome> {
         self.all_gather_with(input, output, &CallOptions::default())
     }

@@ -43,7 +43,7 @@ pub use op::Op;
 pub use ronde_algorithms::{CostTable, Costs};
 pub use ronde_core::call::{Blocks, Call, CallOptions};
 pub use ronde_core::collective::{CallState, Digests};
-pub use ronde_core::error::{Aborted, Misuse, Outcome, Part, PeerLost};
+pub use ronde_core::error::{Aborted, Hole, Misuse, Outcome, Part, PeerLost};
 /// Lending slices to operations.
 pub mod memory {
     pub use ronde_core::memory::{Lender, Pod, lend};

@@ -11,6 +11,7 @@ use crate::coordinator::Addresses;
 use crate::engine::lock;
 use crate::until::Until;
 use ronde_core::membership::encode;
+use ronde_core::transport::LinkFailure;
 use ronde_tcp::Replay;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -141,6 +142,7 @@ pub(crate) struct Session {
     received: AtomicU64,
     /// Another connection was made since something was heard, because nothing was.
     was_silent: AtomicBool,
+    was_ended: AtomicBool,
     /// No other connection is wanted.
     is_over: AtomicBool,
 }
@@ -163,6 +165,7 @@ impl Session {
             }),
             received: AtomicU64::new(received),
             was_silent: AtomicBool::new(false),
+            was_ended: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
         }
     }
@@ -270,8 +273,18 @@ impl Session {
         let connection = lock(&self.line).connection;
         let received = self.received.load(Ordering::Acquire);
         let is_over = || self.is_over();
-        let offer = reconnections.take_up_session(address, id, connection, received, deadline, &is_over);
-        offer.is_some_and(|offer| self.take_up(offer))
+        match reconnections.take_up_session(address, id, connection, received, deadline, &is_over) {
+            Ok(offer) => self.take_up(offer),
+            Err(failure) => {
+                self.was_ended.store(failure == LinkFailure::Closed, Ordering::Release);
+                false
+            }
+        }
+    }
+
+    /// The other side lives, and has ended it.
+    pub(crate) fn was_ended(&self) -> bool {
+        self.was_ended.load(Ordering::Acquire)
     }
 
     /// Waits for the other side, while its process may live.

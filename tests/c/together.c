@@ -78,6 +78,20 @@ static void check_vector(int v, const ronde_outcome *outcome) {
     free(sent[v]), free(received[v]);
 }
 
+/* What rank 2 did not give, if it is absent, in the order of the calls that have blocks of it. */
+static void check_holes(const ronde_outcome *outcome) {
+    size_t at = 0;
+    CHECK((outcome->holes == NULL) == (outcome->absent_count == 0) && outcome->hole_size == sizeof(ronde_hole));
+    for (size_t v = 0; v < VECTORS && outcome->absent_count > 0; v++) {
+        size_t bytes = step[v].count * sizeof(float);
+        if (!gathers((int)v) && step[v].collective != RONDE_ALL_TO_ALL) continue;
+        CHECK(at < outcome->hole_count);
+        const ronde_hole hole = outcome->holes[at++];
+        CHECK(hole.call == v && hole.first == 2 * bytes && hole.bytes == bytes);
+    }
+    CHECK(at == outcome->hole_count);
+}
+
 static ronde_outcome make_step(ronde_commit *commit, int by_op) {
     ronde_outcome outcome = RONDE_OUTCOME_INIT;
     for (int v = 0; v < VECTORS; v++) {
@@ -103,6 +117,7 @@ static void steps(void) {
         OK(ronde_commit_begin(group, round == 0 ? NULL : &options, 0, &commit));
         ronde_outcome outcome = make_step(commit, round % 2 == 0);
         CHECK(outcome.contributors == (uint32_t)ranks && outcome.absent_count == 0 && outcome.detected_ns == 0);
+        check_holes(&outcome);
         CHECK((outcome.bytes_sent > MOST * sizeof(float)) == (ranks > 1));
         for (int v = 0; v < VECTORS; v++) check_vector(v, &outcome);
     }
@@ -251,6 +266,7 @@ static void lost(void) {
         CHECK(outcome.contributors + outcome.absent_count == 3 && !is_absent(&outcome, rank));
         CHECK((outcome.detected_ns == 0 || outcome.interruptions > 0) && outcome.part_size == sizeof(ronde_part));
         CHECK(outcome.absent_count == (round < 3 ? 0u : 1u));
+        check_holes(&outcome);
         for (int v = 0; v < VECTORS; v++) check_vector(v, &outcome);
         more -= outcome.absent_count > 0;
     }

@@ -70,6 +70,11 @@ void member(const ronde_id &id, bool is_newcomer) {
         const bool both = group.size() == 2 && outcome.absent.empty();
         CHECK(x == std::vector<int>(1000, both ? 3 : 1) && outcome.contributors == 1u + both);
         CHECK(both || group.size() == 1 || outcome.absent == std::vector<int>{1});
+        std::vector<int> all(static_cast<std::size_t>(group.size()), -7);
+        const auto gathered = group.all_gather(std::vector<int>(1, group.rank()), all);
+        const bool lacks_one = !gathered.absent.empty();
+        CHECK(all[0] == 0 && gathered.holes.size() == lacks_one && (lacks_one || all.back() == group.size() - 1));
+        CHECK(!lacks_one || (gathered.holes[0].first == sizeof(int) && gathered.holes[0].bytes == sizeof(int)));
         if (is_newcomer) break;
         if (!newcomer.joinable()) newcomer = std::thread(member, id, true);
         const ronde::change change = group.update();
@@ -254,8 +259,8 @@ void committed(ronde::group &group) {
     }
 }
 
-// A part as a later version of the library may give it, with more than this program knows.
-void longer_parts() {
+// Parts and holes as a later version of the library may give them, with more than this program knows.
+void longer_entries() {
     const std::int32_t absent = 3;
     struct later {
         ronde_part known;
@@ -263,10 +268,17 @@ void longer_parts() {
     } parts[2] = {{{0, 10, nullptr, 0, 4, 0}, 77}, {{10, 5, &absent, 1, 3, 0}, 77}};
     ronde_outcome c = RONDE_OUTCOME_INIT;
     c.parts = &parts[0].known, c.part_count = 2, c.part_size = sizeof(later), c.detected_ns = 5, c.interrupted_ns = 6;
+    struct later_hole {
+        ronde_hole known;
+        std::uint64_t more;
+    } holes[2] = {{{0, 24, 0}, 77}, {{100, 4, 3}, 77}};
+    c.holes = &holes[0].known, c.hole_count = 2, c.hole_size = sizeof(later_hole), c.generation = 8;
     const ronde::outcome outcome = ronde::detail::from_c(c);
     CHECK(outcome.parts.size() == 2 && outcome.parts[0].count == 10 && outcome.parts[0].absent.empty());
     CHECK(outcome.parts[1].first == 10 && outcome.parts[1].absent == std::vector<int>{3});
-    CHECK(outcome.detected.count() == 5 && outcome.interrupted.count() == 6);
+    CHECK(outcome.detected.count() == 5 && outcome.interrupted.count() == 6 && outcome.generation == 8);
+    CHECK(outcome.holes.size() == 2 && outcome.holes[0].bytes == 24 && outcome.holes[1].first == 100);
+    CHECK(outcome.holes[1].bytes == 4 && outcome.holes[1].call == 3);
 }
 
 // An exception that leaves a callback ends this process, as C++ says, before it comes to the library's frames.
@@ -286,7 +298,7 @@ int main(int argc, char **argv) {
     }
     if (argc == 2 && std::string_view(argv[1]) == "config") {
         fields();
-        longer_parts();
+        longer_entries();
         meet();
         refuse();
         return 0;

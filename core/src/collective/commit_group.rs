@@ -10,7 +10,7 @@ use super::executor::Executor;
 use super::group::GroupIndex;
 use super::op::{Commit, OpState, Phase};
 use crate::call::Call;
-use crate::error::{Error, Misuse, Outcome, Result};
+use crate::error::{Error, Hole, Misuse, Outcome, Result};
 use crate::plan::Plan;
 use crate::planted::{self, Bug};
 use crate::{Collective, Instant, Seq, Tag};
@@ -243,6 +243,8 @@ impl<P: Plan> Executor<P> {
             return;
         };
         let mut weights = Vec::new();
+        // They have numbers that follow each other, and the seal has the next.
+        let first = self.ops[seal].id.seq.0.saturating_sub(self.calls_in(id) as u64);
         for at in 0..self.ops.len() {
             let op = &mut self.ops[at];
             if op.commit_group != Some(id) || op.seals {
@@ -253,7 +255,7 @@ impl<P: Plan> Executor<P> {
                 Ok(outcome) => {
                     op.end_well(&mut self.shared);
                     if let Phase::Ended(Ok(part)) = &op.phase {
-                        add(outcome, part);
+                        add(outcome, part, op.id.seq.0.saturating_sub(first) as usize);
                         weights.extend(part.weight);
                     }
                 }
@@ -262,6 +264,7 @@ impl<P: Plan> Executor<P> {
             self.forget(at);
         }
         if let Ok(outcome) = &mut result {
+            outcome.holes.sort_unstable_by_key(|hole| (hole.call, hole.bytes.start));
             outcome.weight = weights.first().copied().filter(|first| weights.iter().all(|one| one == first));
         }
         let ops = &self.ops;
@@ -292,8 +295,10 @@ impl<P: Plan> Executor<P> {
     }
 }
 
-/// Adds what a call did to the outcome of its commit group.
-fn add(whole: &mut Outcome, part: &Outcome) {
+/// Adds what the call with this number did to the outcome of its commit group.
+fn add(whole: &mut Outcome, part: &Outcome, call: usize) {
+    let call = if planted::has(Bug::HolesNameNoCall) { 0 } else { call };
+    whole.holes.extend(part.holes.iter().map(|Hole { bytes, .. }| Hole { call, bytes: bytes.clone() }));
     whole.bytes_sent += part.bytes_sent;
     whole.bytes_received += part.bytes_received;
     // Of those that the same losses interrupted the one that began first tells how long the group had run.
@@ -353,7 +358,7 @@ mod tests {
             Outcome { interruptions, interrupted_after, ..Outcome::default() }
         };
         let mut whole = of(1, 0);
-        [of(1, 7), of(1, 5), of(0, 0)].iter().for_each(|part| add(&mut whole, part));
+        [of(1, 7), of(1, 5), of(0, 0)].iter().for_each(|part| add(&mut whole, part, 0));
         assert_eq!((whole.interruptions, whole.interrupted_after.as_millis()), (1, 7));
     }
 

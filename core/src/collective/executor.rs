@@ -1,5 +1,6 @@
 //! The table of open ops.
 
+use super::abort::Agreed;
 use super::commit_group::{CommitGroupId, CommitGroups};
 use super::early::EarlyFrames;
 use super::generation::Armed;
@@ -266,6 +267,7 @@ pub struct Executor<P> {
     pub(super) epoch: crate::Epoch,
     /// What plans said of groups that other members had already made.
     pub(super) horizons: Vec<(crate::Formation, Tag, crate::Seq)>,
+    pub(super) agreed: Agreed,
     /// Who sends, by the last plan, broadcasts that have not started here and whose root was lost.
     pub(super) sources: Vec<(crate::Formation, Tag, crate::Seq, MemberId)>,
     pub(super) generation: Generation,
@@ -294,6 +296,7 @@ impl<P: Plan> Executor<P> {
             losses: vec![None; links],
             epoch: crate::Epoch(0),
             horizons: Vec::new(),
+            agreed: Agreed::default(),
             sources: Vec::new(),
             generation: Generation(0),
             armed: None,
@@ -397,7 +400,16 @@ impl<P: Plan> Executor<P> {
             op.take_from(source as usize, state.me);
         }
         let handle = OpHandle { at: at as u32, life: op.life };
-        if self.is_frozen() && self.ops[at].starts_again() {
+        if let Some(error) = self.ended_before_it_began(at) {
+            self.end_unbegun(at, error);
+            return Ok(handle);
+        }
+        if self.agreed.has_ended() {
+            self.active.push(at);
+            self.wait_for_the_end(at);
+            return Ok(handle);
+        }
+        if self.is_frozen() && (self.ops[at].starts_again() || self.may_end_by_agreement(at)) {
             // What becomes of it, even that it cannot be carried out, is for the plan to say: others may hold
             // its result, and all have to end it alike.
             self.active.push(at);
@@ -408,7 +420,7 @@ impl<P: Plan> Executor<P> {
             && let Some(loss) = self.loss_that_ends(at)
         {
             // It has its number all the same: on other ranks it may have been open when the peer was lost.
-            self.ops[at].end(Err(loss), &mut self.shared);
+            self.end_unbegun(at, loss);
             return Ok(handle);
         }
         self.active.push(at);
@@ -446,6 +458,15 @@ impl<P: Plan> Executor<P> {
         op.plan_entry(&self.shared.limits);
         self.run(at, links, kernels);
         self.deliver_early(at);
+    }
+
+    /// It has its number all the same, and all that others did with it.
+    fn end_unbegun(&mut self, at: usize, error: Error) {
+        self.ops[at].end(Err(error), &mut self.shared);
+        self.deliver_early(at);
+        if self.ops[at].seals {
+            self.end_commit_group(at);
+        }
     }
 
     fn take_slot(&mut self) -> Result<usize> {
@@ -501,6 +522,18 @@ impl<P: Plan> Executor<P> {
         }
         op.end(Err(Error::Aborted(Arc::new(Aborted::Cancelled))), &mut self.shared);
         self.active.retain(|&at| at != handle.at as usize);
+        true
+    }
+
+    /// A receive that is late and of which nothing has come ends here alone, with this error: its sender loses nothing by it. False for
+    /// any other call.
+    pub fn end_untouched(&mut self, late: &Overdue, error: &Error) -> bool {
+        let op = &mut self.ops[late.at];
+        if op.id != late.op || !op.has_received_nothing() {
+            return false;
+        }
+        op.end(Err(error.clone()), &mut self.shared);
+        self.active.retain(|&at| at != late.at);
         true
     }
 
@@ -606,12 +639,17 @@ impl<P: Plan> Executor<P> {
     /// An op that is past its deadline: its id, kind, time waited, and the members that hold it up,
     /// each with whether it has been heard of in this op.
     pub fn overdue(&self, now: Instant) -> Option<Overdue> {
-        let mut open = self.active.iter().map(|&at| &self.ops[at]);
-        let late = open.find(|op| self.deadline_of(op).is_some_and(|deadline| deadline <= now))?;
+        let is_late = |at: &usize| self.deadline_of(&self.ops[*at]).is_some_and(|deadline| deadline <= now);
+        let late_at = self.active.iter().copied().find(is_late)?;
+        let late = &self.ops[late_at];
         // A seal that others have not even been told of waits for a call of its own group.
-        let waits = |op: &&OpState<P>| op.commit_group == late.commit_group && !op.seals && !op.is_held();
-        let holds_up = self.active.iter().map(|&at| &self.ops[at]).find(waits);
-        let op = holds_up.filter(|_| late.seals && !late.is_ready).unwrap_or(late);
+        let waits = |at: &usize| {
+            let op = &self.ops[*at];
+            op.commit_group == late.commit_group && !op.seals && !op.is_held()
+        };
+        let holds_up = self.active.iter().copied().find(waits).filter(|_| late.seals && !late.is_ready);
+        let at = holds_up.unwrap_or(late_at);
+        let op = &self.ops[at];
         let missing = op.missing();
         let arrived = op.entered.iter().filter(|entered| **entered).count();
         let state = &self.shared.groups[op.group.0];
@@ -622,6 +660,8 @@ impl<P: Plan> Executor<P> {
         });
         Some(Overdue {
             others: others.map(|rank| op.member(rank, &self.shared)).collect(),
+            strict: op.is_strict(),
+            at,
             op: op.id,
             group: op.group,
             collective: op.call.as_ref().map_or(Collective::Barrier, |c| c.collective),
@@ -701,6 +741,8 @@ pub enum WaitsFor {
 /// An op that missed its deadline.
 #[derive(Clone, Debug)]
 pub struct Overdue {
+    /// Its place in the table.
+    at: usize,
     /// The op.
     pub op: OpId,
     /// Its group.
@@ -721,4 +763,6 @@ pub struct Overdue {
     pub missing: Vec<(MemberId, bool)>,
     /// All others that take part in it: those that hold it up may wait for one of them.
     pub others: Vec<MemberId>,
+    /// It tolerates no loss.
+    pub strict: bool,
 }

@@ -171,6 +171,7 @@ impl GroupState {
             complete: Vec::new(),
             partial: Vec::new(),
             held: Vec::new(),
+            aborted: Vec::new(),
         })
     }
 

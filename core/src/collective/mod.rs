@@ -11,10 +11,12 @@
 //! * `commit_group` makes many calls final at one time.
 //! * `op::digest` compares results among members.
 //! * `mismatch` finds ranks whose calls differ.
+//! * `abort` ends calls by agreement.
 //! * `generation` moves all groups over to a new view at a safe point.
 //! * `recent` records the last calls, for people and for errors.
 //! * `recover` stops everything when a peer is lost, and goes on by the plan of recovery.
 
+mod abort;
 mod commit_group;
 mod cookie;
 mod descriptor;

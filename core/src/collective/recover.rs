@@ -73,6 +73,7 @@ impl<P: Plan> Executor<P> {
                 self.ops[at].end_well(&mut self.shared);
             }
         }
+        self.withhold();
         self.forget_attempts();
         self.shared.give_views_back(links);
         self.report(epoch)
@@ -127,9 +128,13 @@ impl<P: Plan> Executor<P> {
                 tags.push(TagReport { formation, tag, started, ..TagReport::default() });
             }
         }
+        self.report_aborted(&mut tags);
         for op in self.active.iter().map(|&at| &self.ops[at]) {
             let of_op = |tag: &&mut TagReport| (tag.formation, tag.tag) == (op.id.formation(), op.id.tag);
-            let (Phase::Frozen, Some(tag)) = (&op.phase, tags.iter_mut().find(of_op)) else { continue };
+            let Some(tag) = tags.iter_mut().find(of_op) else { continue };
+            if !matches!(op.phase, Phase::Frozen) && !op.is_withheld {
+                continue;
+            }
             // Of a commit group only the seal counts.
             if op.is_complete() && op.commit != Commit::Group {
                 tag.complete.push((op.id.seq, op.given_in));
@@ -143,7 +148,8 @@ impl<P: Plan> Executor<P> {
         let is_split = |group: &&GroupState| group.formation.group != GroupId(0) && used(group);
         let members = |group: &GroupState| group.members.iter().map(|&m| MemberId(m as u32)).collect();
         let splits = groups.iter().filter(is_split).map(|group| (group.formation, members(group))).collect();
-        Report { epoch, groups: groups.iter().map(|group| group.formation).collect(), splits, tags }
+        let formations = groups.iter().map(|group| group.formation).collect();
+        Report { epoch, groups: formations, splits, tags, ending: self.agreed.ending() }
     }
 
     /// Goes on by the plan of the epoch that was last reported: commits what it commits, sends results to
@@ -179,6 +185,7 @@ impl<P: Plan> Executor<P> {
         if !planted::has(Bug::SourcesAreForgotten) {
             self.sources.extend_from_slice(&plan.sources);
         }
+        self.learn_aborts(plan, links);
         self.settle_attempts();
         self.provide_results(plan);
         let sealed = self.sealed_by(|op| {
@@ -208,8 +215,18 @@ impl<P: Plan> Executor<P> {
         links: &mut Links,
         kernels: &dyn Kernels,
     ) {
+        if let Some(error) = self.agreed_end(at, plan) {
+            self.keep_what_is_final(at, plan);
+            return self.ops[at].end(Err(error), &mut self.shared);
+        }
+        if self.ends_with_the_job(at, plan) {
+            self.keep_what_is_final(at, plan);
+            self.ops[at].freeze(&mut self.shared);
+            return self.wait_for_the_end(at);
+        }
         let loss = self.loss_that_ends(at);
         let op = &mut self.ops[at];
+        op.is_withheld = false;
         let (Phase::Frozen, None, Some(call)) = (&op.phase, op.pair, &op.call) else {
             if let (Some(loss), Some(_)) = (loss, op.pair) {
                 op.end(Err(loss), &mut self.shared);
@@ -267,6 +284,15 @@ impl<P: Plan> Executor<P> {
                 self.begin(at, again, links, kernels);
             }
             Err(error) => op.end(Err(error), &mut self.shared),
+        }
+    }
+
+    /// Of an op that ends: windows that are final stay, all else of what it has overwritten in place comes back.
+    fn keep_what_is_final(&mut self, at: usize, plan: &RecoveryPlan) {
+        let op = &mut self.ops[at];
+        let final_bytes = plan.rest(op.id.formation(), op.id.tag, op.id.seq);
+        if final_bytes > 0 && matches!(op.phase, Phase::Frozen) {
+            op.go_on_from(final_bytes, &mut self.shared);
         }
     }
 

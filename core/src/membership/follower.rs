@@ -108,18 +108,18 @@ impl Follower {
     }
 
     /// Who takes the coordinator's place if its host is lost: the first of these that lives. Empty where no
-    /// member hosts it.
+    /// process of the job hosts it.
     pub fn heirs(&self) -> Vec<MemberInfo> {
-        let Some(host) = self.view.host else { return Vec::new() };
-        let can = |m: &&MemberInfo| m.id != host && !self.gone.contains_key(&m.id);
+        let is_hosted = self.view.is_hosted();
+        let can =
+            |m: &&MemberInfo| is_hosted && Some(m.id) != self.view.host && !self.gone.contains_key(&m.id);
         self.view.members.iter().filter(can).cloned().collect()
     }
 
     /// The coordinator is hosted by this member now.
     pub fn hosted_by(&mut self, host: Option<MemberId>) {
-        self.view.host = host;
-        if let Some(armed) = &mut self.armed {
-            armed.host = host;
+        for view in [Some(&mut self.view), self.armed.as_mut()].into_iter().flatten() {
+            (view.host, view.home) = (host, None);
         }
     }
 
@@ -136,10 +136,17 @@ impl Follower {
         self.is_gone(lost.member, Some(lost.clone()));
     }
 
-    /// It has heard nothing of its coordinator for too long, which may live, or somebody who lived has ended its link to this member: others
-    /// may go on without it. A coordinator that ran alone has no rival.
+    /// It has heard nothing of its coordinator for too long, which may live: others may go on without it. A coordinator that ran
+    /// alone has no rival.
     pub fn hears_nothing(&mut self) {
-        self.cut_off |= self.view.host.is_some();
+        self.cut_off |= self.view.is_hosted() && !planted::has(Bug::NobodyIsCutOff);
+    }
+
+    /// A member that lived has ended its link to this one. If it has neither left nor is known to be lost it has been told that this
+    /// one is: others may go on without it. It may have died since, as all of them may, and a coordinator that runs alone and was
+    /// started again knows nothing of it.
+    pub fn is_ended_by(&mut self, member: MemberId) {
+        self.cut_off |= !self.gone.contains_key(&member) && !planted::has(Bug::NobodyIsCutOff);
     }
 
     /// Everything goes on without those who were lost.

@@ -54,6 +54,8 @@ pub struct View {
     pub members: Vec<MemberInfo>,
     /// The member that hosts the coordinator, if one does.
     pub host: Option<MemberId>,
+    /// Who hosts it and is no member any more: it left before its coordinator ended. Of the two one at most is there.
+    pub home: Option<Box<MemberInfo>>,
 }
 
 /// No job has more members: tables go by their numbers.
@@ -67,7 +69,25 @@ impl View {
         let all = self.members.len();
         let known = self.host.is_none_or(|host| ids.contains(&host));
         let bounded = ids.last().is_none_or(|last| last.0 < MOST_MEMBERS) && self.epoch.0 < u64::MAX / 2;
+        let known = known && (self.host.is_none() || self.home.is_none());
         known && bounded && ids.len() == all && peers.len() == all && self.generation.0 < u32::MAX / 2
+    }
+
+    /// Whether the coordinator runs in a process of this job: then another takes its place when it is lost.
+    pub fn is_hosted(&self) -> bool {
+        self.host.is_some() || self.home.is_some()
+    }
+
+    /// The process that hosts the coordinator, if one does.
+    pub fn host_info(&self) -> Option<&MemberInfo> {
+        self.host.and_then(|host| self.member(host)).or(self.home.as_deref())
+    }
+
+    /// The same view where the coordinator runs in this process, or alone.
+    pub fn hosted_by(self, host: Option<&MemberInfo>) -> View {
+        let id = host.and_then(|host| self.rank_of(host.peer)).map(|rank| self.members[rank.index()].id);
+        let home = host.filter(|_| id.is_none()).cloned().map(Box::new);
+        View { host: id, home, ..self }
     }
 
     /// The rank of a process.
@@ -112,13 +132,15 @@ impl View {
     /// The view after this one: those who are left, in the same order, and the newcomers behind them.
     pub fn next(&self, epoch: Epoch, gone: &[MemberId], newcomers: Vec<MemberInfo>) -> View {
         let stay = self.members.iter().filter(|m| !gone.contains(&m.id)).cloned();
-        View {
+        let view = View {
             epoch,
             incarnation: self.incarnation,
             generation: Generation(self.generation.0 + 1),
             members: stay.chain(newcomers).collect(),
-            host: self.host.filter(|host| !gone.contains(host)),
-        }
+            ..View::default()
+        };
+        // Its coordinator may go on, and is not one that ran alone.
+        view.hosted_by(self.host_info())
     }
 }
 
@@ -258,6 +280,8 @@ pub enum FromMember {
         missing: Vec<MemberId>,
         /// All others of the op's group: those who are missing may wait for one of them.
         others: Vec<MemberId>,
+        /// It tolerates no loss: what some have returned of it binds nobody.
+        strict: bool,
     },
     /// Members hold different results.
     Diverged {
@@ -323,12 +347,16 @@ pub enum ToMember {
         /// The process that it runs in, unless it runs alone. It may answer at the address of the one before.
         host: Option<PeerId>,
     },
-    /// Members were lost: end all attempts, and report. Everything waits for the plan.
+    /// Members were lost, or something is to end by agreement: end all attempts, and report. Everything waits for the plan.
     Prepare {
         /// The epoch that is to be.
         epoch: Epoch,
         /// Who was lost since the members last went on.
         lost: Vec<PeerLost>,
+        /// Ops that are to end: none of them may return meanwhile.
+        held: Vec<OpId>,
+        /// The job is to end.
+        ending: Option<Box<Verdict>>,
     },
     /// Everybody has reported: go on by the plan.
     Resume {

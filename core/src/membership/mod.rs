@@ -5,9 +5,9 @@
 //! for another ([`Search`]).
 //!
 //! What is here: rendezvous to the first view, activation once all links are up, views with newcomers and
-//! without those who are gone that take effect at safe points, orderly leave, heartbeats, what follows a loss
-//! (`Prepare`, reports, `Resume` with the plan), and one verdict that ends a job, which every survivor gets in
-//! the same words. Succession (PROTOCOL, Views) builds on the same messages.
+//! without those who are gone that take effect at safe points, orderly leave, heartbeats, and what follows a loss
+//! (`Prepare`, reports, `Resume` with the plan). So end calls that are late, and jobs: with one verdict, which everybody gets
+//! in the same words. Succession (PROTOCOL, Views) builds on the same messages.
 
 mod coordinator;
 mod follower;

@@ -1,6 +1,6 @@
 //! A member that has lost its coordinator looks for another.
 //!
-//! One that a member hosted is succeeded by the lowest rank that lives: that one starts a coordinator, the others
+//! One that a process of the job hosted is succeeded by the lowest rank that lives: that one starts a coordinator, the others
 //! go there. One that ran alone is asked for again at its address. Whoever is not there yet (it may not have
 //! noticed) is asked again, whoever cannot be reached is passed over.
 
@@ -63,6 +63,8 @@ pub struct Search {
     /// Who has ended for certain. Of one that does not answer others may go on.
     dead: BTreeSet<MemberId>,
     passed_over: BTreeSet<MemberId>,
+    /// Of these, one only did not answer: the others may go on with it.
+    passed_the_silent: bool,
     /// Who does not answer, since when.
     unanswered: Option<(MemberId, Instant)>,
 }
@@ -79,13 +81,14 @@ impl Search {
             asked: None,
             dead: BTreeSet::new(),
             passed_over: BTreeSet::new(),
+            passed_the_silent: false,
             unanswered: None,
         }
     }
 
     /// Whom to ask, as the member stands now ([`super::Follower::rejoin`], [`super::Follower::heirs`]).
     pub fn next(&mut self, mut rejoin: Rejoin, heirs: Vec<MemberInfo>, now: Instant) -> Step {
-        let host = rejoin.view.host.and_then(|host| rejoin.view.member(host)).filter(|_| self.unseen);
+        let host = rejoin.view.host_info().filter(|_| self.unseen);
         if let Some(host) = host.cloned() {
             self.asked = Some(host.id);
             return Step::Ask(host, Box::new(rejoin));
@@ -94,7 +97,7 @@ impl Search {
             rejoin.dead.extend(rejoin.view.host);
         }
         rejoin.dead.extend(&self.dead);
-        if rejoin.view.host.is_none() {
+        if !rejoin.view.is_hosted() {
             self.asked = None;
             return Step::AskAgain(Box::new(rejoin));
         }
@@ -108,10 +111,10 @@ impl Search {
         }
     }
 
-    /// Whether the coordinator before may live, and have given this member up, which is then cut off
-    /// ([`super::Follower::hears_nothing`]).
-    pub fn may_live(&self) -> bool {
-        self.may_live
+    /// Whether the coordinator before may live, and have given this member up, or another may have taken its place that cannot be
+    /// reached: then this one is cut off ([`super::Follower::hears_nothing`]).
+    pub fn is_cut_off(&self) -> bool {
+        self.may_live || self.passed_the_silent
     }
 
     /// Who was asked last is not the coordinator. Gives the pause before the next step.
@@ -138,6 +141,7 @@ impl Search {
                 self.unanswered = Some((asked, since));
                 if now.since(since) > self.suspect_after * PATIENCE {
                     self.passed_over.insert(asked);
+                    self.passed_the_silent = true;
                 }
             }
         }
@@ -206,7 +210,7 @@ mod tests {
     fn who_has_ended_is_dead_and_the_next_is_asked() {
         let (mut search, member) = (search(false), follower(Some(0)));
         ask_host(&mut search, &member, &[(0, Absence::NotYet), (99, Absence::Ended)]);
-        assert!(!search.may_live());
+        assert!(!search.is_cut_off());
         assert_eq!(next(&mut search, &member, at(0)), Some((1, vec![0], false)));
         search.not_found(Absence::NotYet, at(0));
         assert_eq!(next(&mut search, &member, at(0)), Some((1, vec![0], false)), "it may not have noticed");
@@ -223,7 +227,7 @@ mod tests {
             &member,
             &[(0, Absence::NotYet), (99, Absence::NotYet), (101, Absence::NotYet)],
         );
-        assert!(search.may_live());
+        assert!(search.is_cut_off());
         assert_eq!(next(&mut search, &member, at(0)), Some((1, vec![], false)));
         search.not_found(Absence::Ended, at(0));
         assert_eq!(next(&mut search, &member, at(0)), Some((2, vec![1], true)));
@@ -245,6 +249,22 @@ mod tests {
             search.not_found(Absence::Silent, at(second));
         }
         assert_eq!(next(&mut search, &member, at(4)), Some((2, vec![], true)));
+    }
+
+    /// The others may go on with the one that does not answer here.
+    #[test]
+    fn who_passes_the_silent_over_is_cut_off() {
+        for (absence, is_cut_off) in
+            [(Absence::Silent, true), (Absence::Ended, false), (Absence::Failed, false)]
+        {
+            let (mut search, member) = (search(false), follower(Some(0)));
+            ask_host(&mut search, &member, &[(0, Absence::Ended)]);
+            for second in 1..=4 {
+                next(&mut search, &member, at(second));
+                search.not_found(absence, at(second));
+            }
+            assert_eq!(search.is_cut_off(), is_cut_off, "{absence:?}");
+        }
     }
 
     #[test]

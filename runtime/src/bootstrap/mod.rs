@@ -11,6 +11,7 @@ mod listener;
 mod reach;
 mod reconnect;
 mod relay;
+mod request;
 mod store;
 mod succession;
 mod waiting;
@@ -28,9 +29,9 @@ pub(crate) use listener::Listener;
 pub use reach::{AddressSource, Reach};
 pub(crate) use reconnect::Reconnections;
 use ronde_core::error::{Error, PeerLost, Result};
-use ronde_core::membership::{CallProgress, Hello, MemberInfo, Rejoin, View};
+use ronde_core::membership::{CallProgress, Hello, MemberInfo, Rejoin, Verdict, View};
 use ronde_core::recovery::RecoveryPlan;
-use ronde_core::{Epoch, MemberId, PeerId};
+use ronde_core::{Epoch, MemberId, OpId, PeerId};
 use ronde_shm::{SharedBuffer, ShmOptions};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
@@ -48,12 +49,24 @@ pub(crate) struct Joined {
     pub(crate) deadline: Instant,
 }
 
+/// What all members freeze for.
+pub(crate) struct Round {
+    /// The epoch that is to be.
+    pub(crate) epoch: Epoch,
+    /// Who was lost.
+    pub(crate) lost: Vec<PeerLost>,
+    /// Ops that are to end.
+    pub(crate) held: Vec<OpId>,
+    /// The job is.
+    pub(crate) ending: Option<Box<Verdict>>,
+}
+
 /// What the coordinator says to the engine of a member.
 pub(crate) enum News {
     /// A member left in order.
     Left(MemberId),
-    /// Members were lost: stop, and report.
-    Prepare(Epoch, Vec<PeerLost>),
+    /// Stop, and report.
+    Prepare(Round),
     /// Go on by the plan; perhaps a view of those who are left is armed.
     Resume(RecoveryPlan, Option<Epoch>),
     /// This view is to come.

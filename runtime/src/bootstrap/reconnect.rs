@@ -1,22 +1,15 @@
 //! Connections that take the place of those that were cut while both processes live.
 //!
 //! Of each pair the higher rank connects, as it did first. So the lower one, if it is the one that finds a connection dead, can only
-//! say so (a *nudge*). A member's connection to its coordinator has a name (a *session*), by which the member asks for it. After the
-//! handshake:
-//!
-//! ```text
-//! client  -> to 16 (a peer id or a session) | what 1 (1: offer, 2: nudge, 3: session) | stream 1 | 0 × 2 | connection 4
-//!            | bytes received 8
-//! server  -> verdict 1 (1: go on, 2: it has ended here, 3: another process, 4: not linked yet) | 0 × 7 | bytes received 8
-//! ```
+//! say so (a *nudge*). A member's connection to its coordinator has a name (a *session*), by which the member asks for it. What is
+//! said then stands in [`super::request`].
 //!
 //! Where nothing comes back on the direct way, others lead to the member ([`super::relay`]).
-//!
-//! Numbers are little endian. A connection that is refused proves that the process has ended, as everywhere else.
 
 use super::ControlEvents;
 use super::handshake::{self, Errand, Identity, SessionId};
 use super::relay::{Reached, Relayed, reach_through};
+use super::request::{REQUEST_BYTES, Refusal, Request, Verdict, What, ask_on, reply};
 use crate::config::Config;
 use crate::engine::lock;
 use crate::session::{Offer, Session};
@@ -25,7 +18,7 @@ use ronde_core::PeerId;
 use ronde_core::membership::{MachineId, MemberInfo};
 use ronde_core::transport::LinkFailure;
 use ronde_tcp::{Cut, Delivery, Mailbox, Resumption};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
@@ -50,98 +43,8 @@ const TELL_AGAIN: u32 = 10;
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LAST_PAUSE: Duration = Duration::from_millis(100);
 
-const REQUEST_BYTES: usize = 32;
-const REPLY_BYTES: usize = 16;
-
-/// What a connection with [`Errand::RESUME`] is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Request {
-    to: [u8; 16],
-    what: What,
-    stream: u8,
-    connection: u32,
-    received: u64,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-enum What {
-    Offer = 1,
-    Nudge = 2,
-    Session = 3,
-}
-
-/// What is said to that.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-enum Verdict {
-    GoOn = 1,
-    HasEnded = 2,
-    Another = 3,
-    NotYet = 4,
-}
-
-impl Request {
-    fn encode(&self) -> [u8; REQUEST_BYTES] {
-        let mut bytes = [0; REQUEST_BYTES];
-        bytes[..16].copy_from_slice(&self.to);
-        bytes[16] = self.what as u8;
-        bytes[17] = self.stream;
-        bytes[20..24].copy_from_slice(&self.connection.to_le_bytes());
-        bytes[24..].copy_from_slice(&self.received.to_le_bytes());
-        bytes
-    }
-
-    fn decode(bytes: &[u8; REQUEST_BYTES]) -> Option<Request> {
-        let (to, rest) = bytes.split_first_chunk()?;
-        let (&[what, stream, 0, 0], rest) = rest.split_first_chunk()? else { return None };
-        let (connection, received) = rest.split_first_chunk()?;
-        Some(Request {
-            to: *to,
-            what: [What::Offer, What::Nudge, What::Session].into_iter().find(|known| *known as u8 == what)?,
-            stream,
-            connection: u32::from_le_bytes(*connection),
-            received: u64::from_le_bytes(*received.first_chunk()?),
-        })
-    }
-}
-
-fn reply(verdict: Verdict, received: u64) -> [u8; REPLY_BYTES] {
-    let mut bytes = [0; REPLY_BYTES];
-    bytes[0] = verdict as u8;
-    bytes[8..].copy_from_slice(&received.to_le_bytes());
-    bytes
-}
-
-/// The bytes that the other side has received, if it goes on.
-fn read_reply(bytes: &[u8; REPLY_BYTES]) -> Result<u64, Refusal> {
-    let received = bytes.last_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-    match bytes[0] {
-        1 => Ok(received),
-        2 => Err(Refusal::Final(LinkFailure::Closed)),
-        3 => Err(Refusal::Final(LinkFailure::PeerDied)),
-        4 => Err(Refusal::Later(io::ErrorKind::NotConnected.into())),
-        _ => Err(Refusal::Final(LinkFailure::Violation("an unknown verdict on a connection"))),
-    }
-}
-
-/// Why an attempt came to nothing.
-#[derive(Debug)]
-enum Refusal {
-    /// Another may do better.
-    Later(io::Error),
-    Final(LinkFailure),
-}
-
-impl Refusal {
-    /// Of one who tried to connect.
-    fn of(error: io::Error) -> Refusal {
-        match error.kind() {
-            io::ErrorKind::ConnectionRefused => Refusal::Final(LinkFailure::PeerDied),
-            _ => Refusal::Later(error),
-        }
-    }
-}
+/// Former members that are told so.
+const MOST_FORMER: usize = 4096;
 
 /// A member whose link may be taken up again.
 struct Linked {
@@ -156,6 +59,7 @@ struct Linked {
 /// A stream that is to be taken up.
 struct Task {
     peer: PeerId,
+    linked: Arc<Linked>,
     cut: Cut,
     begun: Instant,
     deadline: Instant,
@@ -179,6 +83,8 @@ struct Tasks {
     waiting: BTreeMap<(Instant, u64), Task>,
     next: u64,
     workers: usize,
+    /// One of the workers waits for what is not due yet.
+    is_watched: bool,
 }
 
 impl Tasks {
@@ -228,6 +134,8 @@ pub(crate) struct Reconnections {
     /// For how long it is tried.
     patience: Duration,
     links: Mutex<BTreeMap<PeerId, Arc<Linked>>>,
+    /// Who was a member, the last ones: the job goes on without them.
+    former: Mutex<VecDeque<PeerId>>,
     /// Of coordinators here, with members that may come back to them.
     sessions: Mutex<BTreeMap<SessionId, (PeerId, Weak<Session>)>>,
     relayed: Relayed,
@@ -244,6 +152,7 @@ impl Reconnections {
             identity: identity.clone(),
             patience: config.suspect_after() * SILENCES,
             links: Mutex::default(),
+            former: Mutex::default(),
             sessions: Mutex::default(),
             relayed: Relayed::default(),
             tasks: Mutex::default(),
@@ -260,19 +169,19 @@ impl Reconnections {
     /// What the new link to a member needs to be taken up; `connects`: by this side.
     pub(super) fn link(self: &Arc<Self>, member: &MemberInfo, connects: bool) -> Resumption {
         let mailbox = Mailbox::default();
-        let linked = Linked {
+        let linked = Arc::new(Linked {
             mailbox: mailbox.clone(),
             addresses: member.addresses.clone(),
             machine: member.machine.clone(),
             connects,
             name: format!("process {} on {}", member.pid, member.host),
-        };
+        });
         let peer = member.peer;
-        lock(&self.links).insert(peer, Arc::new(linked));
+        lock(&self.links).insert(peer, linked.clone());
         let reconnections: Weak<Reconnections> = Arc::downgrade(self);
         let redial = move |cut| {
             if let Some(reconnections) = reconnections.upgrade() {
-                reconnections.ask(peer, cut);
+                reconnections.ask(peer, linked.clone(), cut);
             }
         };
         Resumption { redial: Box::new(redial), mailbox }
@@ -280,7 +189,17 @@ impl Reconnections {
 
     /// Only these are members any more.
     pub(super) fn retain(&self, is_member: impl Fn(PeerId) -> bool) {
-        lock(&self.links).retain(|&peer, _| is_member(peer));
+        let mut former = lock(&self.former);
+        lock(&self.links).retain(|&peer, _| {
+            let stays = is_member(peer);
+            if !stays {
+                former.push_back(peer);
+            }
+            stays
+        });
+        while former.len() > MOST_FORMER {
+            former.pop_front();
+        }
     }
 
     /// A connection that a peer has made for this.
@@ -297,6 +216,7 @@ impl Reconnections {
         let linked = lock(&self.links).get(&peer).cloned();
         let verdict = match &linked {
             _ if request.to != self.identity.peer.0 => Verdict::Another,
+            None if lock(&self.former).contains(&peer) => Verdict::HasEnded,
             None => Verdict::NotYet,
             Some(linked) if linked.mailbox.is_closed() => Verdict::HasEnded,
             Some(_) => Verdict::GoOn,
@@ -356,7 +276,7 @@ impl Reconnections {
         socket.write_all(&reply(Verdict::GoOn, received))
     }
 
-    /// Goes back to a coordinator that was found at this address.
+    /// Goes back to a coordinator that was found at this address. [`LinkFailure::Closed`] says that it lives and has ended the session.
     pub(crate) fn take_up_session(
         &self,
         address: SocketAddr,
@@ -365,7 +285,7 @@ impl Reconnections {
         received: u64,
         deadline: Instant,
         is_over: &dyn Fn() -> bool,
-    ) -> Option<Offer> {
+    ) -> Result<Offer, LinkFailure> {
         let attempt = |left: Duration| {
             if is_over() {
                 return Err(Refusal::Final(LinkFailure::Closed));
@@ -378,7 +298,10 @@ impl Reconnections {
             Ok(Offer { socket, connection, received })
         };
         let is_final = |refusal: &Refusal| matches!(refusal, Refusal::Final(_));
-        handshake::retry(deadline, attempt, is_final).ok()
+        handshake::retry(deadline, attempt, is_final).map_err(|refusal| match refusal {
+            Refusal::Final(failure) => failure,
+            Refusal::Later(_) => LinkFailure::Torn,
+        })
     }
 
     fn wake(&self) {
@@ -387,12 +310,13 @@ impl Reconnections {
         }
     }
 
-    fn ask(self: Arc<Self>, peer: PeerId, cut: Cut) {
+    fn ask(self: Arc<Self>, peer: PeerId, linked: Arc<Linked>, cut: Cut) {
         let begun = Instant::now();
         let deadline = begun + self.patience;
         let (pause, failure) = (FIRST_PAUSE, cut.failure);
         let task = Task {
             peer,
+            linked,
             cut,
             begun,
             deadline,
@@ -406,6 +330,7 @@ impl Reconnections {
         let mut tasks = lock(&self.tasks);
         tasks.push(begun, task);
         self.employ(&mut tasks);
+        self.more.notify_one();
     }
 
     /// One thread more, if there may be. Without any, nothing is taken up: links fail as they would otherwise.
@@ -421,29 +346,28 @@ impl Reconnections {
             Err(_) if tasks.workers > 0 => {}
             Err(error) => {
                 tracing::warn!("no thread to make connections again: {error}");
-                let links = lock(&self.links);
                 for task in std::mem::take(&mut tasks.waiting).into_values() {
-                    links
-                        .get(&task.peer)
-                        .into_iter()
-                        .for_each(|linked| give_up(linked, &task.cut, task.failure));
+                    give_up(&task.linked, &task.cut, task.failure);
                 }
             }
         }
     }
 
-    /// Sees to tasks until there are none; of several workers only one waits for those that are not due.
+    /// Sees to tasks until there are none. Of those who have nothing to do one waits for what is not due: others may be busy for as
+    /// long as an attempt takes.
     fn work(self: Arc<Self>) {
         let mut tasks = lock(&self.tasks);
         loop {
             let now = Instant::now();
-            let Some(due) = tasks.first_due().filter(|due| *due <= now || tasks.workers == 1) else {
+            let Some(due) = tasks.first_due().filter(|due| *due <= now || !tasks.is_watched) else {
                 tasks.workers -= 1;
                 return;
             };
             if due > now {
+                tasks.is_watched = true;
                 let waited = self.more.wait_timeout(tasks, due - now);
                 tasks = waited.unwrap_or_else(PoisonError::into_inner).0;
+                tasks.is_watched = false;
                 continue;
             }
             let Some((_, mut task)) = tasks.waiting.pop_first() else { continue };
@@ -462,8 +386,16 @@ impl Reconnections {
 
     /// One attempt; true if there shall be another.
     fn attempt(&self, task: &mut Task) -> bool {
-        let linked = lock(&self.links).get(&task.peer).cloned();
-        let Some(linked) = linked.filter(|linked| !linked.mailbox.is_closed()) else { return false };
+        let linked = task.linked.clone();
+        if linked.mailbox.is_closed() {
+            return false;
+        }
+        if !lock(&self.links).contains_key(&task.peer) {
+            // It is no member any more: its link ends as it would without all this.
+            give_up(&linked, &task.cut, task.failure);
+            self.wake();
+            return false;
+        }
         task.attempts += 1;
         if task.through.is_some() {
             let goes_on = task.looks_after_relay(&linked);
@@ -540,14 +472,10 @@ impl Reconnections {
     /// led there is given too.
     fn request(&self, linked: &Linked, request: &Request, task: &Task) -> Result<Answered, Refusal> {
         let until = || (Instant::now() + self.patience / ATTEMPTS).min(task.deadline);
-        let direct = until();
-        let left = direct.saturating_duration_since(Instant::now());
-        let refusal = match handshake::try_each(&linked.addresses, &self.identity, Errand::RESUME, left) {
-            Ok(socket) => return ask_on(socket, request, direct).map(|both| (both, None)),
-            Err(error) => match Refusal::of(error) {
-                Refusal::Later(error) if says_nothing(&error) => Refusal::Later(error),
-                refusal => return Err(refusal),
-            },
+        let refusal = match self.ask_directly(linked, request, until()) {
+            Ok(both) => return Ok((both, None)),
+            Err(Refusal::Later(error)) if says_nothing(&error) => Refusal::Later(error),
+            Err(refusal) => return Err(refusal),
         };
         for relay in self.relays(linked, task) {
             let until = until();
@@ -563,8 +491,34 @@ impl Reconnections {
                     tracing::warn!("what is said to {} goes through {} from now on", linked.name, relay.name);
                     return Ok((both, Some(relay.mailbox.clone())));
                 }
-                Err(Refusal::Final(failure)) => return Err(Refusal::Final(failure)),
-                Err(Refusal::Later(_)) => {}
+                // Where that one looks for the member there may be another process.
+                Err(Refusal::Final(LinkFailure::PeerDied) | Refusal::Later(_)) => {}
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Err(refusal)
+    }
+
+    /// At each of the member's addresses. Some may be those of other machines too, in networks of the same numbers: only if nobody
+    /// listens at any, or others do, has it ended.
+    fn ask_directly(
+        &self,
+        linked: &Linked,
+        request: &Request,
+        until: Instant,
+    ) -> Result<(TcpStream, u64), Refusal> {
+        let mut refusal = Refusal::Final(LinkFailure::PeerDied);
+        for (at, address) in linked.addresses.iter().enumerate() {
+            let others = (linked.addresses.len() - at) as u32;
+            let left = until.saturating_duration_since(Instant::now()) / others;
+            let here = Instant::now() + left;
+            let socket =
+                handshake::try_each(std::slice::from_ref(address), &self.identity, Errand::RESUME, left);
+            match socket.map_err(Refusal::of).and_then(|socket| ask_on(socket, request, here)) {
+                Ok(both) => return Ok(both),
+                Err(Refusal::Final(LinkFailure::PeerDied)) => {}
+                Err(Refusal::Later(error)) => refusal = Refusal::Later(error),
+                Err(refusal) => return Err(refusal),
             }
         }
         Err(refusal)
@@ -577,7 +531,9 @@ impl Reconnections {
             **peer != task.peer && other.machine != linked.machine && other.mailbox.is_whole()
         };
         let able: Vec<&Arc<Linked>> = links.iter().filter(may).map(|(_, other)| other).collect();
-        let skipped = task.attempts as usize * RELAYS_ASKED % able.len().max(1);
+        // Pairs whose path is the same do not all ask the same ones first.
+        let pair = self.identity.peer.0[0] ^ task.peer.0[0];
+        let skipped = (usize::from(pair) + task.attempts as usize * RELAYS_ASKED) % able.len().max(1);
         able.iter()
             .cycle()
             .skip(skipped)
@@ -600,19 +556,6 @@ impl Reconnections {
 /// A connection on which the other side goes on, how many bytes it has received, and where it leads through.
 type Answered = ((TcpStream, u64), Option<Mailbox>);
 
-fn ask_on(socket: TcpStream, request: &Request, until: Instant) -> Result<(TcpStream, u64), Refusal> {
-    let ask = || -> io::Result<[u8; REPLY_BYTES]> {
-        let mut limited = Until(&socket, until);
-        limited.write_all(&request.encode())?;
-        let mut reply = [0; REPLY_BYTES];
-        limited.read_exact(&mut reply)?;
-        limited.lift()?;
-        Ok(reply)
-    };
-    let received = read_reply(&ask().map_err(Refusal::Later)?)?;
-    Ok((socket, received))
-}
-
 fn give_up(linked: &Linked, cut: &Cut, failure: LinkFailure) {
     // Of no use to a link that has ended meanwhile.
     let _ =
@@ -628,32 +571,104 @@ fn says_nothing(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::TcpListener;
+    use std::sync::mpsc;
 
-    #[test]
-    fn requests_come_back_as_they_are_and_nothing_else_is_one() {
-        for what in [What::Offer, What::Nudge, What::Session] {
-            let request =
-                Request { to: [7; 16], what, stream: 63, connection: 0x0102_0304, received: u64::MAX - 5 };
-            let bytes = request.encode();
-            assert_eq!(Request::decode(&bytes), Some(request));
-            for (at, value) in [(16, 0), (16, 4), (18, 1), (19, 0xff)] {
-                let mut bad = bytes;
-                bad[at] = value;
-                assert_eq!(Request::decode(&bad), None, "byte {at}");
-            }
+    /// Long enough for anything that is not stuck.
+    const WELL: Duration = Duration::from_secs(10);
+
+    fn reconnections(number: u8) -> Arc<Reconnections> {
+        let identity = Identity::new("token", PeerId([number; 16]));
+        Reconnections::new(&identity, &Config::new().preset(crate::Preset::Lan))
+    }
+
+    fn member(number: u8, addresses: Vec<SocketAddr>) -> MemberInfo {
+        MemberInfo {
+            peer: PeerId([number; 16]),
+            id: ronde_core::MemberId(u32::from(number)),
+            host: String::new(),
+            addresses,
+            machine: MachineId::default(),
+            user: 0,
+            pid: 0,
+            transports: Vec::new(),
+            costs: String::new(),
         }
     }
 
+    /// Serves what comes to a process for links that were cut, so many connections, and says when it has.
+    fn serve(process: &Arc<Reconnections>, connections: usize) -> (SocketAddr, mpsc::Receiver<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, process) = (listener.local_addr().unwrap(), process.clone());
+        let (done, served) = mpsc::channel();
+        std::thread::spawn(move || {
+            for _ in 0..connections {
+                let (mut stream, _) = listener.accept().unwrap();
+                let introduction = handshake::receive(&mut stream, &process.identity).unwrap();
+                process.receive(stream, introduction.peer).unwrap();
+            }
+            let _ = done.send(());
+        });
+        (address, served)
+    }
+
+    /// Of 1, what 2 says to a request for a connection where it is looked for.
+    fn asks(addresses: Vec<SocketAddr>, what: What) -> Result<u64, Refusal> {
+        let me = reconnections(1);
+        let _kept = me.link(&member(2, addresses), true);
+        let linked = lock(&me.links)[&PeerId([2; 16])].clone();
+        let request = Request { to: [2; 16], what, stream: 0, connection: 1, received: 0 };
+        let answer = me.ask_directly(&linked, &request, Instant::now() + WELL);
+        answer.map(|(_, received)| received)
+    }
+
+    /// Each machine has networks of its own whose addresses others have too.
     #[test]
-    fn verdicts_say_what_follows() {
-        assert_eq!(read_reply(&reply(Verdict::GoOn, 1 << 40)).unwrap(), 1 << 40);
-        let failure = |verdict| match read_reply(&reply(verdict, 0)) {
-            Err(Refusal::Final(failure)) => Some(failure),
-            _ => None,
-        };
-        assert_eq!(failure(Verdict::HasEnded), Some(LinkFailure::Closed));
-        assert_eq!(failure(Verdict::Another), Some(LinkFailure::PeerDied));
-        assert!(matches!(read_reply(&reply(Verdict::NotYet, 0)), Err(Refusal::Later(_))));
-        assert!(matches!(read_reply(&[9; REPLY_BYTES]), Err(Refusal::Final(LinkFailure::Violation(_)))));
+    fn another_process_at_one_address_is_passed_over() {
+        let (other, right) = (reconnections(3), reconnections(2));
+        let _kept = right.link(&member(1, Vec::new()), false);
+        let (elsewhere, other_served) = serve(&other, 2);
+        let (address, served) = serve(&right, 1);
+        assert_eq!(asks(vec![elsewhere, address], What::Nudge).unwrap(), 0);
+        served.recv_timeout(WELL).unwrap();
+        // Nobody listens there any more.
+        let refusal = asks(vec![elsewhere, address], What::Nudge);
+        assert!(matches!(refusal, Err(Refusal::Final(LinkFailure::PeerDied))), "{refusal:?}");
+        other_served.recv_timeout(WELL).unwrap();
+    }
+
+    /// Who went on without a member says so, also when it has forgotten the link.
+    #[test]
+    fn a_former_member_is_told_that_it_has_ended() {
+        let other = reconnections(2);
+        let (address, served) = serve(&other, 2);
+        let refusal = asks(vec![address], What::Offer);
+        assert!(matches!(refusal, Err(Refusal::Later(_))), "not linked yet: {refusal:?}");
+        let _kept = other.link(&member(1, Vec::new()), false);
+        other.retain(|_| false);
+        let refusal = asks(vec![address], What::Offer);
+        assert!(matches!(refusal, Err(Refusal::Final(LinkFailure::Closed))), "{refusal:?}");
+        served.recv_timeout(WELL).unwrap();
+    }
+
+    /// One attempt may take long: what comes due meanwhile is not left to it.
+    #[test]
+    fn a_task_that_is_not_due_is_waited_for_while_others_are_busy() {
+        let me = reconnections(1);
+        // Takes connections and says nothing.
+        let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+        // It answers, and is not linked yet: asked again and again.
+        let soon = reconnections(3);
+        let (address, served) = serve(&soon, 5);
+        let cut = || Cut { stream: 0, connection: 1, received: 0, failure: LinkFailure::Torn };
+        let silent = me.link(&member(2, vec![mute.local_addr().unwrap()]), true);
+        let answers = me.link(&member(3, vec![address]), true);
+        (silent.redial)(cut());
+        (answers.redial)(cut());
+        let begun = Instant::now();
+        served.recv_timeout(WELL).unwrap();
+        // The pauses of four attempts are 1, 2, 4, and 8 ms; one that hears nothing takes half a second.
+        assert!(begun.elapsed() < Duration::from_millis(450), "{:?}", begun.elapsed());
+        me.retain(|_| false);
     }
 }

@@ -70,21 +70,26 @@ impl Succession {
         self.identity.peer
     }
 
-    /// The connection to the coordinator that takes the place of one that was lost. `silent`: that one may live.
+    /// The connection to the coordinator that takes the place of one that was lost. `silent`: that one may live. While it looks this
+    /// process may have a pause, in which others go on without it.
     pub(crate) fn find(
         &self,
         events: &dyn ControlEvents,
         listener: &Mutex<Option<Listener>>,
         silent: bool,
+        had_a_pause: &dyn Fn() -> bool,
         is_over: &dyn Fn() -> bool,
     ) -> Found {
         let start = Instant::now();
         let now = || ronde_core::Instant(start.elapsed().as_nanos() as u64);
         let mut search = Search::new(self.peer(), silent, self.config.suspect_after(), now());
-        if search.may_live() {
+        if search.is_cut_off() {
             events.hears_nothing();
         }
         while !is_over() {
+            if had_a_pause() {
+                events.hears_nothing();
+            }
             let Some((rejoin, heirs)) = events.rejoin() else { return Found::Nothing };
             let known: Vec<(PeerId, MemberId)> =
                 rejoin.view.members.iter().chain(&heirs).map(|member| (member.peer, member.id)).collect();
@@ -114,7 +119,7 @@ impl Succession {
                 Answer::Verdict(verdict) => return Found::Verdict(verdict),
                 Answer::Nobody(absence) => {
                     let pause = search.not_found(absence, now());
-                    if search.may_live() {
+                    if search.is_cut_off() {
                         events.hears_nothing();
                     }
                     std::thread::park_timeout(pause);

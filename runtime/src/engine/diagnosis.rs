@@ -99,8 +99,8 @@ impl Inner {
         let culprits = describe_missing(self.follower.view(), self.rank(), overdue, &transport);
         let Overdue { op, collective, waited, .. } = *overdue;
         let missing = overdue.missing.iter().map(|(member, _)| *member).collect();
-        let (told, others) = (culprits.clone(), overdue.others.clone());
-        let report = FromMember::Timeout { op, collective, waited, culprits: told, missing, others };
+        let (told, others, strict) = (culprits.clone(), overdue.others.clone(), overdue.strict);
+        let report = FromMember::Timeout { op, collective, waited, culprits: told, missing, others, strict };
         (report, Error::Aborted(Arc::new(Aborted::Timeout { op, collective, waited, culprits })))
     }
 }

@@ -28,6 +28,8 @@ pub(crate) struct LinkState {
     pub(super) was_silent: bool,
     /// The peer has ended the link, and so lived then.
     pub(super) was_ended: bool,
+    /// When it was connected anew since nothing came back, and how often in a row.
+    connected_anew: Option<(Instant, u32)>,
 }
 
 impl LinkState {
@@ -41,6 +43,9 @@ impl LinkState {
 const SILENCES: u32 = 2;
 /// And to which so much was sent in vain.
 const SILENT_RETRIES: u32 = 3;
+
+/// A link that falls silent again soon after it was connected anew, so often in a row, has failed.
+const MOST_IN_VAIN: u32 = 3;
 
 /// What the links within a machine need.
 pub(crate) struct Local<'a> {
@@ -229,8 +234,13 @@ impl Engine {
             if unanswered < SILENT_RETRIES || now.since(since) < silence {
                 continue;
             }
-            if link.reconnect() {
-                inner.link_states[at].unanswered_since = None;
+            let state = &mut inner.link_states[at];
+            // On some paths little gets through and more does not: a new connection looks well at first.
+            let recent = state.connected_anew.filter(|(at, _)| now.since(*at) < silence * 3);
+            let in_vain = recent.map_or(0, |(_, times)| times);
+            if in_vain < MOST_IN_VAIN && link.reconnect() {
+                state.unanswered_since = None;
+                state.connected_anew = Some((now, in_vain + 1));
             } else {
                 self.end_link(inner, at, LinkFailure::Silent);
             }

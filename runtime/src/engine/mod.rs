@@ -44,7 +44,7 @@ const VERDICT_SILENCES: u32 = QUORUM_SILENCES + 4;
 const PUBLISH_EVERY: Duration = Duration::from_millis(50);
 /// A call that takes longer asks those it waits for how they make it.
 const ASK_AFTER: Duration = Duration::from_secs(1);
-/// How long a call to abort waits until the coordinator is told.
+/// How long a call to abort waits until the job has ended.
 const ABORT_PATIENCE: Duration = Duration::from_millis(500);
 /// Scratch memory comes in multiples of this, and so much is kept for the next calls.
 const SCRATCH_STEP: usize = 4 << 10;
@@ -125,6 +125,8 @@ pub(crate) struct Announced {
     background: Condvar,
     /// What the next heartbeat says; a copy, since who drives holds the engine's lock most of the time.
     progress: Mutex<CallProgress>,
+    /// Woken when there is an error.
+    ended: Condvar,
     /// Why this process ends the job, if it does, and whether it has said so.
     aborting: Mutex<Option<String>>,
     abort_said: AtomicBool,
@@ -146,6 +148,7 @@ impl ControlEvents for Announced {
     fn failed(&self, error: Error) {
         lock(&self.error).get_or_insert(error);
         self.failed.store(true, Ordering::Release);
+        self.ended.notify_all();
         self.wake();
     }
 
@@ -168,7 +171,10 @@ impl ControlEvents for Announced {
     fn hears_nothing(&self) {
         let engine = lock(&self.engine).upgrade();
         if let Some(engine) = engine {
-            lock(&engine.inner).follower.hears_nothing();
+            let inner = &mut *lock(&engine.inner);
+            // A plan that came before this is no sign that others reckon with this member.
+            engine.poll(inner);
+            inner.follower.hears_nothing();
         }
     }
 
@@ -439,12 +445,12 @@ impl Engine {
         self.control.shutdown();
     }
 
-    /// Ends the job for everybody with a reason.
+    /// Ends the job for everybody with a reason. Mostly it has ended when this returns, so that the process may end.
     pub(crate) fn abort(self: &Arc<Engine>, reason: &str) {
+        let until = std::time::Instant::now() + ABORT_PATIENCE;
         lock(&self.announced.aborting).get_or_insert_with(|| reason.to_owned());
         self.announced.wake();
-        // Neither whoever drives, in an operator of the user perhaps, nor a full socket keeps the caller for long. Mostly
-        // it is said when this returns, so that the process may end.
+        // Neither whoever drives, in an operator of the user perhaps, nor a full socket keeps the caller for long.
         let (engine, (said, hear)) = (self.clone(), mpsc::channel::<()>());
         let speak = move || {
             engine.say_abort();
@@ -454,6 +460,10 @@ impl Engine {
             Ok(_) => drop(hear.recv_timeout(ABORT_PATIENCE)),
             Err(_) => self.say_abort(),
         }
+        // The others are asked first how far they are, which needs a coordinator: it may be in this process.
+        let left = until.saturating_duration_since(std::time::Instant::now());
+        let error = lock(&self.announced.error);
+        drop(self.announced.ended.wait_timeout_while(error, left, |error| error.is_none()));
     }
 
     /// Tells the coordinator that this process has aborted the job, if it has: also one that may not have heard.
@@ -603,6 +613,7 @@ impl Engine {
         for effect in inner.executor.take_effects() {
             self.report_effect(inner, effect);
         }
+        self.fail_if_over(inner);
         moved
     }
 
@@ -633,7 +644,7 @@ impl Engine {
         while let Some(news) = { lock(&announced.queue).pop_front() } {
             match news {
                 News::Left(member) => self.left(inner, member),
-                News::Prepare(epoch, lost) => self.freeze(inner, epoch, lost),
+                News::Prepare(round) => self.freeze(inner, round),
                 News::Resume(plan, shrink) => self.resume(inner, &plan, shrink),
                 News::View(view) => inner.follower.propose(view),
                 News::Armed(epoch) => {
@@ -690,7 +701,10 @@ impl Engine {
             self.watch_links(inner, now, waits);
         }
         if let Some((since, error, _)) = &inner.pending_verdict {
-            if now.since(*since) > self.verdict_patience {
+            // Once the job has ended nobody is left to ask.
+            let has_ended = inner.executor.ended_by().is_some();
+            let patience = if has_ended { self.suspect_after } else { self.verdict_patience };
+            if now.since(*since) > patience {
                 let error = error.clone();
                 self.announced.failed(error);
             }
@@ -700,6 +714,9 @@ impl Engine {
             && let Some(overdue) = inner.executor.overdue(now)
         {
             let (report, error) = inner.timeout_report(&overdue);
+            if inner.executor.end_untouched(&overdue, &error) {
+                return self.ended.notify_all();
+            }
             self.control.say(&report);
             inner.pending_verdict = Some((now, error, None));
         }

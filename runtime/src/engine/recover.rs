@@ -1,19 +1,22 @@
 //! What the engine does when the coordinator says that peers were lost.
 
 use super::{Engine, Inner};
+use crate::bootstrap::{ControlEvents, Round};
 use ronde_core::Epoch;
 use ronde_core::call::Call;
 use ronde_core::collective::GroupIndex;
 use ronde_core::error::{Error, PeerLost};
 use ronde_core::membership::FromMember;
-use ronde_core::recovery::RecoveryPlan;
+use ronde_core::recovery::{RecoveryPlan, Report};
 use std::sync::Arc;
 
 impl Engine {
     /// Ends all attempts and reports how far the ops here are.
-    pub(super) fn freeze(&self, inner: &mut Inner, epoch: Epoch, lost: Vec<PeerLost>) {
+    pub(super) fn freeze(&self, inner: &mut Inner, round: Round) {
+        let Round { epoch, lost, held, ending } = round;
         if inner.failed {
-            return;
+            // Nothing is here any more for which the others should wait.
+            return self.control.say(&FromMember::Report(Report { epoch, ..Report::default() }));
         }
         // What was reported of a link is answered with this; links to others are looked at again.
         inner.pending_verdict = None;
@@ -24,6 +27,7 @@ impl Engine {
             inner.follower.is_lost(peer);
             tracing::warn!("{peer}");
         }
+        inner.executor.is_to_end(&held, ending.as_deref());
         let report = inner.executor.freeze(epoch, &lost, self.now(), &mut inner.links);
         self.forget_descriptors(inner, &lost);
         let Inner { groups, executor, follower, .. } = inner;
@@ -65,6 +69,21 @@ impl Engine {
             inner.follower.shrink(epoch);
             self.arm(inner);
         }
+        if let Some(error) = inner.executor.ended_by() {
+            // What is final goes on, for as long as a member may be silent.
+            inner.pending_verdict = Some((self.now(), error, None));
+            self.fail_if_over(inner);
+        }
         self.ended.notify_all();
+    }
+
+    /// The job has ended by agreement, and nothing is left that is final, nor anybody who lacks something of it.
+    pub(super) fn fail_if_over(&self, inner: &mut Inner) {
+        let Some(error) = inner.executor.ended_by() else { return };
+        let is_needed = inner.executor.is_needed(&mut inner.links);
+        let is_settled = inner.links.iter().flatten().all(|link| link.is_settled());
+        if is_settled && !is_needed {
+            self.announced.failed(error);
+        }
     }
 }

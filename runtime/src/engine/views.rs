@@ -181,15 +181,8 @@ impl Engine {
         let inner = &mut *lock(&self.inner);
         // What the one before said counts, also what nobody has looked at yet; and who has died is seen now.
         self.poll(inner);
-        // Who has neither left nor is known to be lost, and ends its link to this member, has been told that this one is lost. It may
-        // have died since, as all of them may.
-        let gave_up = |at: usize| {
-            let state = &inner.link_states[at];
-            state.was_ended && !state.left && !inner.executor.is_lost(at)
-        };
-        if (0..inner.link_states.len()).any(gave_up) {
-            inner.follower.hears_nothing();
-        }
+        let ended = inner.link_states.iter().zip(0..).filter(|(state, _)| state.was_ended);
+        ended.for_each(|(_, at)| inner.follower.is_ended_by(MemberId(at)));
         let is_dead = |m: &&MemberInfo| {
             let at = m.id.index();
             m.peer != inner.me && inner.links.get(at).is_none_or(Option::is_none)

@@ -7,11 +7,19 @@
 
 use crate::Call;
 use ronde_core::error::PeerLost;
+use ronde_core::membership::{FromMember, Verdict};
 use ronde_core::recovery::{RecoveryPlan, Report, TagReport};
-use ronde_core::{Epoch, Formation, Generation, GroupId, MemberId, Seq, Tag};
+use ronde_core::{Collective, Epoch, Formation, Generation, GroupId, MemberId, OpId, Seq, Tag};
+use std::time::Duration;
 
 /// Tags of calls and of safe points.
 pub const TAGS: [Tag; 2] = [Tag(0), Tag(u32::MAX)];
+
+/// Why a call ends that is late.
+fn late(op: OpId) -> Verdict {
+    let (collective, waited, culprits) = (Collective::Barrier, Duration::ZERO, String::new());
+    Verdict::Timeout { op, collective, waited, culprits }
+}
 
 /// Processes, a bit for each.
 pub type Set = u8;
@@ -45,6 +53,8 @@ pub enum End {
     Success(Set, [u32; 2]),
     /// Somebody was lost without whom it cannot be carried out.
     Loss,
+    /// By agreement, since somebody found it late.
+    Late,
 }
 
 /// Where an op is.
@@ -135,12 +145,21 @@ pub struct Group {
     pub ops: [Vec<Op>; 2],
     /// Ops below commit by Done.
     recovered_below: [usize; 2],
+    /// Ops that plans have ended, also such as have not been started here.
+    aborted: [Vec<usize>; 2],
 }
 
 impl Group {
     fn new(generation: Generation, epoch: Epoch, members: Vec<Member>, lost: &[MemberId]) -> Group {
-        let mut group =
-            Group { generation, epoch, members, lost: 0, ops: Default::default(), recovered_below: [0; 2] };
+        let mut group = Group {
+            generation,
+            epoch,
+            members,
+            lost: 0,
+            ops: Default::default(),
+            recovered_below: [0; 2],
+            aborted: Default::default(),
+        };
         lost.iter().for_each(|&id| group.lose(id));
         group
     }
@@ -156,6 +175,10 @@ impl Group {
 
     fn formation(&self) -> Formation {
         Formation { group: GroupId(0), generation: self.generation }
+    }
+
+    fn op_id(&self, tag: usize, seq: usize) -> OpId {
+        self.formation().op(TAGS[tag], Seq(seq as u64))
     }
 
     /// The loss of its root ends a call.
@@ -177,8 +200,8 @@ impl Group {
     }
 
     fn report(&self, tag: usize) -> Option<TagReport> {
-        let ops = &self.ops[tag];
-        if ops.is_empty() && self.recovered_below[tag] == 0 {
+        let (ops, aborted) = (&self.ops[tag], &self.aborted[tag]);
+        if ops.is_empty() && self.recovered_below[tag] == 0 && aborted.is_empty() {
             return None;
         }
         let all = |is: &dyn Fn(&Op) -> bool| {
@@ -195,11 +218,12 @@ impl Group {
             started: Seq(ops.len().max(self.recovered_below[tag]) as u64),
             returned,
             returned_ahead,
-            failed: all(&|op| matches!(op.phase, Phase::Ended(End::Loss, _))),
+            failed: all(&|op| matches!(op.phase, Phase::Ended(End::Loss | End::Late, _))),
             complete: complete.map(|(op, seq)| (Seq(seq), op.epoch)).collect(),
             // Calls commit as a whole here, and what a root sends nobody else has.
             partial: Vec::new(),
             held: Vec::new(),
+            aborted: aborted.iter().map(|&seq| (Seq(seq as u64), late(self.op_id(tag, seq)))).collect(),
         })
     }
 }
@@ -257,6 +281,31 @@ impl Executor {
         self.groups.iter_mut().find(|group| group.generation == generation)?.ops[tag].get_mut(seq)
     }
 
+    /// Ops that plans have ended, as far as is known here.
+    pub fn aborted(&self) -> impl Iterator<Item = Key> + '_ {
+        self.groups.iter().flat_map(|group| {
+            let of_tag =
+                move |tag: usize| group.aborted[tag].iter().map(move |&seq| (group.generation, tag, seq));
+            (0..2).flat_map(of_tag)
+        })
+    }
+
+    /// Whether it is known here that a plan has ended an op.
+    pub fn knows(&self, key: Key) -> bool {
+        self.aborted().any(|known| known == key)
+    }
+
+    /// What is said of a call that is late.
+    pub fn timeout(&self, (generation, tag, seq): Key) -> Option<FromMember> {
+        let Verdict::Timeout { op, collective, waited, culprits } =
+            late(self.group(generation)?.op_id(tag, seq))
+        else {
+            return None;
+        };
+        let (missing, others, strict) = (Vec::new(), Vec::new(), false);
+        Some(FromMember::Timeout { op, collective, waited, culprits, missing, others, strict })
+    }
+
     /// Starts a call in the current generation.
     pub fn start(&mut self, call: Call, flags: [u32; 2]) {
         let frozen = self.frozen;
@@ -276,6 +325,9 @@ impl Executor {
             provided: Vec::new(),
         });
         let seq = group.ops[tag].len() - 1;
+        if group.aborted[tag].contains(&seq) {
+            return group.ops[tag][seq].end(End::Late, Commit::Local);
+        }
         if frozen {
             return;
         }
@@ -318,6 +370,7 @@ impl Executor {
             groups: self.groups.iter().map(Group::formation).collect(),
             splits: Vec::new(),
             tags: tags.collect(),
+            ending: None,
         }
     }
 
@@ -330,6 +383,15 @@ impl Executor {
             let at = TAGS.iter().position(|&known| known == tag).expect("a known tag");
             if let Some(group) = self.groups.iter_mut().find(|group| group.formation() == formation) {
                 group.recovered_below[at] = group.recovered_below[at].max(horizon.0 as usize);
+            }
+        }
+        for (op, _) in &plan.aborts {
+            let at = TAGS.iter().position(|&known| known == op.tag).expect("a known tag");
+            let group = self.groups.iter_mut().find(|group| group.formation() == op.formation());
+            if let Some(aborted) = group.map(|group| &mut group.aborted[at])
+                && !aborted.contains(&(op.seq.0 as usize))
+            {
+                aborted.push(op.seq.0 as usize);
             }
         }
         for at in 0..self.groups.len() {
@@ -346,10 +408,12 @@ impl Executor {
         let group = &mut self.groups[at];
         let commit = plan.commit(group.formation(), TAGS[tag], Seq(seq as u64));
         let lost = group.ends_by_loss(group.ops[tag][seq].call);
+        let ends = plan.abort(&group.op_id(tag, seq)).is_some();
         let process = |id: &MemberId| group.members.iter().find(|m| m.0 == *id).map(|m| m.1);
         let (members, epoch) = (&group.members, group.epoch);
         let op = &mut group.ops[tag][seq];
         match (op.phase, commit) {
+            (Phase::Frozen(_), _) if ends => op.end(End::Late, Commit::Local),
             (Phase::Ended(end @ End::Success(..), Commit::Log), Some(commit)) => {
                 let provider = commit.provider.and_then(|id| members.iter().find(|m| m.0 == id));
                 let to = commit.receivers.iter().filter_map(process).fold(0, |set, p| set | 1 << p);
@@ -398,6 +462,7 @@ impl Executor {
         self.lost.clear();
         for group in &mut self.groups {
             (group.epoch, group.lost, group.recovered_below) = (Epoch(0), 0, [0; 2]);
+            group.aborted = Default::default();
             for op in group.ops.iter_mut().flatten().filter(|op| !op.has_ended()) {
                 op.end(End::Loss, Commit::Local);
                 op.phase = Phase::Frozen(None);

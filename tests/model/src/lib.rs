@@ -68,6 +68,8 @@ pub struct Scenario {
     pub leaves: u8,
     /// How often a member hears nothing of a coordinator that lives, and looks for another.
     pub silences: u8,
+    /// Calls that a member finds late.
+    pub late: u8,
     /// A mistake that the code is made to have, where `planted-bugs` is on.
     pub bug: Option<Bug>,
 }
@@ -85,6 +87,7 @@ impl Default for Scenario {
             newcomers: 0,
             leaves: 0,
             silences: 0,
+            late: 0,
             bug: None,
         }
     }

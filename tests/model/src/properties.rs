@@ -42,12 +42,13 @@ impl World {
         let stays = |p: usize| matches!(self.processes[p].status, Status::Alive | Status::Left);
         let survivors_only = !silent || self.is_quiet(scenario);
         for (p, key, end, commit) in self.results() {
-            let certain = commit == Commit::Done && end != End::Loss;
+            let is_success = |end: End| matches!(end, End::Success(..));
+            let certain = commit == Commit::Done && is_success(end);
             for (q, other) in (0..self.processes.len()).filter(|&q| q != p).map(|q| (q, &self.processes[q])) {
                 let told = other.executor.as_ref().and_then(|e| e.op(key)).map(|op| op.phase);
                 let Some(Phase::Ended(told, committed)) = told else { continue };
                 let together = survivors_only && stays(q) && (stays(p) || certain && !silent);
-                let both = certain && committed == Commit::Done && told != End::Loss;
+                let both = certain && committed == Commit::Done && is_success(told);
                 if told != end && (together && (!silent || self.are_together(p, q)) || both) {
                     return false;
                 }

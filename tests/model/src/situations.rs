@@ -33,6 +33,12 @@ situations! {
     DeadHadReturned,
     /// An op ended for want of somebody.
     OpEndsByLoss,
+    /// An op ended by agreement.
+    OpEndsLate,
+    /// So it did for some, and the coordinator is gone that would have told the others.
+    CoordinatorLostWhileOpEnds,
+    /// A call was found late, and it was final.
+    LateOpIsFinal,
     /// A member goes on alone.
     OneIsLeft,
     /// Somebody waits for a plan, and the coordinator that would make it is gone.
@@ -92,6 +98,23 @@ impl World {
                 certain && self.processes[p].status == Status::Dead
             }),
             OpEndsByLoss => self.any_op(|_, op| matches!(op.phase, Phase::Ended(End::Loss, _))),
+            OpEndsLate => self.any_op(|_, op| matches!(op.phase, Phase::Ended(End::Late, _))),
+            CoordinatorLostWhileOpEnds => self.any(|p| {
+                let executor = p.executor.as_ref();
+                let told = executor.iter().flat_map(|executor| executor.aborted());
+                let lacks =
+                    |key| self.any(|q| is_orphan(q) && q.executor.as_ref().is_some_and(|e| !e.knows(key)));
+                is_orphan(p) && told.into_iter().any(lacks)
+            }),
+            LateOpIsFinal => {
+                scenario.late > self.late_left
+                    && self.alive().all(|p| {
+                        let executor = self.processes[p].executor.as_ref();
+                        executor
+                            .is_some_and(|e| e.epoch > Epoch(1) && !e.frozen && e.aborted().next().is_none())
+                    })
+                    && self.any_op(|_, op| matches!(op.phase, Phase::Ended(End::Success(..), _)))
+            }
             OneIsLeft => self.alive().count() == 1,
             CoordinatorLostBeforePlan => self.any(|p| is_frozen(p) && is_orphan(p)),
             CoordinatorLostInsidePlan => {

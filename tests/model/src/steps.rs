@@ -58,6 +58,8 @@ pub enum Step {
     Forsake(usize),
     /// The coordinator hears what it had sent before, and at last that it has gone.
     DeliverFormer(usize),
+    /// A process finds that a call is late.
+    Late(usize, Key),
     /// Everybody passes another safe point.
     Round,
 }
@@ -131,9 +133,21 @@ impl World {
         if self.silences_left > 0 {
             steps.extend(self.alive().filter(|&p| self.may_forsake(p)).map(Step::Forsake));
         }
+        if self.late_left > 0 {
+            steps.extend(self.alive().flat_map(|p| self.late_steps(p)));
+        }
         if scenario.silences == 0 && self.needs_round(scenario) {
             steps.push(Step::Round);
         }
+    }
+
+    /// Calls that are open where somebody hears of it.
+    fn late_steps(&self, p: usize) -> Vec<Step> {
+        let process = &self.processes[p];
+        let connected = process.link.as_ref().is_some_and(|link| !link.broken);
+        let ops = process.executor.iter().filter(|_| connected).flat_map(|executor| executor.ops());
+        let open = ops.filter(|(key, _, op)| key.1 == 0 && !op.has_ended());
+        open.map(|(key, ..)| Step::Late(p, key)).collect()
     }
 
     fn rejoin_steps(&self, p: usize, steps: &mut Vec<Step>) {
@@ -402,6 +416,13 @@ impl World {
                     process.former.extend(link);
                 });
             }
+            Step::Late(p, key) => {
+                self.late_left -= 1;
+                self.processes[p].change(|process| {
+                    let timeout = process.executor.as_ref().and_then(|executor| executor.timeout(key));
+                    timeout.into_iter().for_each(|timeout| process.say(timeout));
+                });
+            }
             Step::DeliverFormer(p) => self.deliver_former(p),
             Step::Round => {
                 let generation = self.generation().unwrap_or_default();
@@ -507,7 +528,7 @@ impl World {
         let message = self.processes[p].change(|process| process.link.as_mut()?.down.pop_front());
         let Some(message) = message else { return };
         match message {
-            ToMember::Prepare { epoch, lost } => self.processes[p].change(|process| {
+            ToMember::Prepare { epoch, lost, .. } => self.processes[p].change(|process| {
                 process.change_follower(|follower| {
                     follower.note(epoch);
                     lost.iter().for_each(|lost| follower.is_lost(&Arc::new(lost.clone())));

@@ -175,6 +175,8 @@ pub struct World {
     pub leaves_left: u8,
     /// How often a member may hear nothing of its coordinator any more.
     pub silences_left: u8,
+    /// Calls that may be found late.
+    pub late_left: u8,
     /// A generation in which everybody passes so many more safe points.
     pub rounds: (Generation, u8),
     /// One that had left was missed.
@@ -257,6 +259,7 @@ impl World {
             newcomers_left: scenario.newcomers,
             leaves_left: scenario.leaves,
             silences_left: scenario.silences,
+            late_left: scenario.late,
             rounds: (Generation(0), 0),
             has_missed: false,
             fault: None,

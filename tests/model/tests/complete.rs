@@ -66,6 +66,32 @@ fn a_restart_inside_a_plan() {
     holds(&Scenario { first: vec![Rooted(1)], ..restart }, 250_000, &situations);
 }
 
+/// Calls that a member finds late end for all or for none, also if the coordinator is lost meanwhile.
+#[test]
+fn late_calls() {
+    let late = Scenario { deaths: 1, late: 1, ..Scenario::default() };
+    let situations =
+        [AllIsWell, OpEndsLate, LateOpIsFinal, CoordinatorLostWhileOpEnds, DeadHadReturned, Succession];
+    holds(&Scenario { first: vec![Log, Done], ..late.clone() }, 350_000, &situations);
+    let situations = [AllIsWell, OpEndsLate, OpEndsByLoss, CoordinatorLostWhileOpEnds];
+    holds(&Scenario { first: vec![Rooted(1)], ..late.clone() }, 90_000, &situations);
+    let restart = Scenario { stand_alone: true, deaths: 0, restarts: 1, ..late.clone() };
+    holds(
+        &Scenario { first: vec![Done], ..restart },
+        1,
+        &[AllIsWell, OpEndsLate, CoordinatorLostWhileOpEnds],
+    );
+    let twice = Scenario { deaths: 0, late: 2, ..late.clone() };
+    holds(
+        &Scenario { first: vec![Log, Done], concurrent: true, ..twice },
+        430_000,
+        &[AllIsWell, OpEndsLate, LateOpIsFinal],
+    );
+    let (first, later) = (vec![Log, Update], vec![Log]);
+    let join = Scenario { peers: 2, first, later, newcomers: 1, deaths: 0, ..late };
+    holds(&join, 125_000, &[AllIsWell, OpEndsLate, NewcomerTakesPart]);
+}
+
 #[test]
 fn a_join_and_two_losses() {
     let (first, later) = (vec![Log, Update], vec![Log]);

@@ -19,6 +19,7 @@ fn planted_bugs_are_caught() {
         (Bug::ViewsForgetNewcomers, Scenario { deaths: 1, peers: 3, first: vec![], later: vec![], ..join }),
         (Bug::ResultsOfAllAttemptsAreAlike, Scenario { first: vec![Rooted(1)], ..restart.clone() }),
         (Bug::FailuresCountAsReturns, Scenario { first: vec![Rooted(0)], ..restart }),
+        (Bug::AbortsEndWhatIsFinal, Scenario { first: vec![Done], late: 1, ..job.clone() }),
     ];
     let mut unnoticed = Vec::new();
     for (bug, scenario) in bugs {

@@ -3,8 +3,8 @@
 
 use ronde::memory::lend;
 use ronde::{
-    Call, CallOptions, Collective, CommitOptions, Config, DType, Digests, Group, ReduceOp, Reduction, Result,
-    Segment, SharedBuffer, Tag, Tolerance, UserReduce,
+    Aborted, Call, CallOptions, CallState, Collective, CommitOptions, Config, DType, Digests, Group,
+    ReduceOp, Reduction, Result, Segment, SharedBuffer, Tag, Tolerance, UserReduce,
 };
 use ronde_multiprocess::free_port;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -196,6 +196,85 @@ fn a_receive_is_cancelled_until_something_of_it_has_come() {
     }
 }
 
+/// What is sent for it later is dropped, and the next message is the next receive's.
+#[test]
+fn a_receive_to_which_nothing_comes_in_time_ends_alone() {
+    for transports in [["shm"; 2], ["tcp"; 2]] {
+        ranks(&transports, PATIENCE, |group| {
+            let (mut data, soon) = ([7u64], CallOptions { timeout: SOON, ..CallOptions::default() });
+            if group.rank() == 0 {
+                let late = group.recv(&mut data, 1, &soon).map(drop);
+                assert!(
+                    matches!(&late, Err(ronde::Error::Aborted(why)) if matches!(**why, Aborted::Timeout { .. }))
+                );
+                assert!(error(late).contains("nothing has come from rank 1"));
+                let _ = group.barrier().unwrap();
+                let _ = group.recv(&mut data, 1, &CallOptions::default()).unwrap();
+                assert_eq!(data, [22]);
+            } else {
+                let _ = group.barrier().unwrap();
+                let _ = group.send(&vec![11u64; 1 << 16], 0, &soon).unwrap();
+                let _ = group.send(&[22u64], 0, &soon).unwrap();
+            }
+            group.close().unwrap();
+        });
+    }
+}
+
+/// Whoever sends more than goes unasked waits for the receiver.
+#[test]
+fn a_message_that_nobody_takes_in_time_ends_the_job() {
+    for transports in [["shm"; 2], ["tcp"; 2]] {
+        let texts = ranks(&transports, PATIENCE, |group| {
+            if group.rank() == 0 {
+                let soon = CallOptions { timeout: SOON, ..CallOptions::default() };
+                let _ = error(group.send(&vec![1u64; 1 << 20], 1, &soon));
+            }
+            error(group.barrier())
+        });
+        assert!(texts.iter().all(|text| text.contains("send #0") && text.contains("rank 1")), "{texts:?}");
+    }
+}
+
+/// Somebody aborts while calls follow each other: what has returned on one rank has on all.
+#[test]
+fn an_abort_leaves_no_call_done_for_some_only() {
+    for (round, count) in (0..12).zip([1usize, 300, 40_000].into_iter().cycle()) {
+        for transports in [["shm,tcp"; 3], ["tcp"; 3]] {
+            let done = ranks(&transports, PATIENCE, |group| {
+                let mut data = vec![1u64; count];
+                std::thread::scope(|scope| {
+                    let (now, hear) = channel::<()>();
+                    let group = &group;
+                    let abort_when_told = move || {
+                        if hear.recv().is_ok() {
+                            group.abort("enough");
+                        }
+                    };
+                    scope.spawn(abort_when_told);
+                    let mut now = Some(now).filter(|_| group.rank() == round % 3);
+                    for calls in 0.. {
+                        data.fill(1);
+                        match group.all_reduce(&mut data, ReduceOp::Sum) {
+                            Ok(_) => assert!(data.iter().all(|&sum| sum == 3)),
+                            Err(error) => {
+                                assert!(error.to_string().contains("enough"), "{error}");
+                                assert!(data.iter().all(|&given| given == 1), "what was given has changed");
+                                return calls;
+                            }
+                        }
+                        if calls == 5 + round {
+                            now.take().into_iter().for_each(|now| now.send(()).unwrap());
+                        }
+                    }
+                    0
+                })
+            });
+            assert!(done[0] > 5 && done.iter().all(|calls| *calls == done[0]), "round {round}: {done:?}");
+        }
+    }
+}
+
 #[test]
 fn an_op_that_nobody_waits_for_has_a_deadline_too() {
     let done = Barrier::new(2);
@@ -214,16 +293,37 @@ fn an_op_that_nobody_waits_for_has_a_deadline_too() {
 /// pauses alone.
 #[test]
 fn a_deadline_holds_while_other_calls_go_on() {
-    let start = Instant::now();
+    let (start, ended) = (Instant::now(), AtomicU64::new(0));
     ranks(&["shm", "shm"], PATIENCE, |group| {
+        let (sender, receiver) = channel();
         if group.rank() == 0 {
-            start_forever(&group, Tag(2), SOON).on_complete(|result| assert!(result.is_err()));
+            start_forever(&group, Tag(2), SOON)
+                .on_complete(move |result| drop(sender.send(error(result.clone()))));
         }
         let options = CallOptions { tag: Tag(1), ..CallOptions::default() };
         let mut data = [0u32; 64];
-        while group.all_reduce_with(&mut data, ReduceOp::Max, &options).is_ok() {
+        let mut interruptions = 0;
+        while data != [1; 64] {
+            if let Ok(text) = receiver.try_recv() {
+                assert!(text.contains("nothing has come from rank 1"), "{text}");
+                ended.store(1, Ordering::Relaxed);
+            }
+            data.fill(ended.load(Ordering::Relaxed) as u32);
+            let outcome = group.all_reduce_with(&mut data, ReduceOp::Max, &options);
+            interruptions += outcome.expect("it is not late").interruptions;
             assert!(start.elapsed() < PATIENCE / 4, "the deadline is not looked at");
         }
+        assert!(interruptions <= 1, "all stood still {interruptions} times for one call");
+        // The other rank makes that call now.
+        if group.rank() == 1 {
+            let text = error(start_forever(&group, Tag(2), None).wait());
+            assert!(text.contains("nothing has come from rank 1"), "{text}");
+        }
+        let mut next = [1u32];
+        let next_options = CallOptions { tag: Tag(2), ..CallOptions::default() };
+        let _ = group.all_reduce_with(&mut next, ReduceOp::Sum, &next_options).unwrap();
+        assert_eq!(next, [2]);
+        group.close().unwrap();
     });
 }
 
@@ -247,13 +347,19 @@ fn a_commit_group_that_is_not_sealed_is_named() {
         };
         together.start(call).unwrap();
         let start = Instant::now();
-        while group.failure().is_none() {
+        while group.recent_calls().last().is_none_or(|call| call.state != CallState::Failed) {
             assert!(start.elapsed() < PATIENCE, "it waits for ever");
             std::thread::yield_now();
         }
         let text = error(together.commit());
         assert!(text.contains("neither seals its commit group nor makes another call in it"), "{text}");
+        // All others go on, also with another group of calls.
         done.wait();
+        let mut next = [1u32];
+        let _ = group.all_reduce(&mut next, ReduceOp::Sum).unwrap();
+        assert_eq!(next, [2]);
+        let _ = group.commit_group(CommitOptions::default()).unwrap().commit().unwrap();
+        group.close().unwrap();
     });
 }
 
@@ -582,27 +688,35 @@ fn the_host_of_the_coordinator_may_close_first() {
 /// Who is to blame is said in ranks of the job, also for a part of it.
 #[test]
 fn errors_in_a_part_name_ranks_of_the_job() {
+    let too_late = Barrier::new(2);
     let texts = ranks(&["shm,tcp"; 4], PATIENCE, |group| {
         let part = group.split(Some(group.rank() % 2), 0).unwrap().unwrap();
-        match group.rank() {
+        let options = CallOptions { timeout: SOON, ..CallOptions::default() };
+        let barrier = || error(part.run(Call { options: options.clone(), ..Call::EMPTY }));
+        let text = match group.rank() {
             // Rank 3 does not come.
             1 => {
-                let options = CallOptions { timeout: SOON, ..CallOptions::default() };
-                error(part.run(Call { options, ..Call::EMPTY }))
+                let text = barrier();
+                too_late.wait();
+                Some(text)
             }
-            _ => {
-                let started = Instant::now();
-                while group.failure().is_none() && started.elapsed() < PATIENCE {
-                    std::thread::yield_now();
-                }
-                group.failure().map(|e| e.to_string()).unwrap_or_default()
+            3 => {
+                too_late.wait();
+                Some(barrier())
             }
-        }
+            _ => None,
+        };
+        let _ = part.barrier().unwrap();
+        group.close().unwrap();
+        text
     });
+    assert_eq!(texts[1], texts[3]);
+    let told = texts.iter().flatten();
     assert!(
-        texts.iter().all(|text| text.contains("rank 3 (host") && text.contains("seen by rank 1")),
+        told.clone().all(|text| text.contains("rank 3 (host") && text.contains("seen by rank 1")),
         "{texts:?}"
     );
+    assert_eq!(told.count(), 2, "the other part knows nothing of it");
     let texts = ranks(&["shm,tcp"; 4], PATIENCE, |group| {
         // The others may be wrong before this rank has its part.
         let part = match group.split(Some(group.rank() % 2), 0) {

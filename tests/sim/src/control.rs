@@ -305,9 +305,16 @@ impl Cluster {
         };
         let all_came = self.control.to_coordinator.is_empty() && !self.control.to_members.iter().any(orphans);
         if self.control.coordinator.is_succeeding() && self.control.host.is_some() && all_came {
-            // Who has not come is dead.
+            // Who has not come is dead, which those who have see from their links long before time is up.
             self.count_event();
             if self.control.host.is_none() {
+                return;
+            }
+            for process in (0..self.peers.len()).filter(|&process| self.dead[process]) {
+                self.control.coordinator.handle_ended(peer_id(process), Instant(self.now));
+            }
+            self.route_control();
+            if !self.control.coordinator.is_succeeding() {
                 return;
             }
             let due = self.control.coordinator.next_deadline().unwrap_or_default();
@@ -328,7 +335,10 @@ impl Cluster {
 
     fn member_hears(&mut self, process: usize, message: ToMember) {
         match message {
-            ToMember::Prepare { epoch, lost } => self.freeze(process, epoch, lost),
+            ToMember::Prepare { epoch, lost, held, ending } => {
+                self.peers[process].executor.is_to_end(&held, ending.as_deref());
+                self.freeze(process, epoch, lost);
+            }
             ToMember::Resume { plan, shrink, .. } => {
                 self.resume(process, &plan);
                 shrink.into_iter().for_each(|epoch| self.shrink(process, epoch));

@@ -22,7 +22,9 @@ use rand::{Rng, SeedableRng};
 use ronde_algorithms::Tuning;
 use ronde_algorithms::kernels::CpuKernels;
 use ronde_core::call::{Call, CallOptions};
-use ronde_core::collective::{CommitGroupId, Digests, Effect, GroupIndex, Limits, NewGroup, NewOp, OpHandle};
+use ronde_core::collective::{
+    CommitGroupId, Digests, Effect, GroupIndex, Limits, NewGroup, NewOp, OpHandle, Overdue,
+};
 use ronde_core::error::{Error, Outcome, Result};
 use ronde_core::membership::FromMember;
 use ronde_core::transport::LinkFailure;
@@ -36,6 +38,8 @@ pub struct Cluster {
     tuning: Tuning,
     limits: Limits,
     dead: Vec<bool>,
+    /// Processes in which the job has ended.
+    ended: Vec<bool>,
     /// Processes that live, in order.
     living: Vec<usize>,
     control: Control,
@@ -77,6 +81,7 @@ impl Cluster {
             tuning,
             limits: Limits { digests: Digests::Always, ..limits.clone() },
             dead: Vec::new(),
+            ended: Vec::new(),
             living: Vec::new(),
             control,
             kernels: CpuKernels::detect(),
@@ -95,6 +100,7 @@ impl Cluster {
     fn spawn(&mut self, node: u32) -> usize {
         self.living.push(self.dead.len());
         self.dead.push(false);
+        self.ended.push(false);
         self.peers.push(Peer::new(node, &self.limits));
         self.peers.len() - 1
     }
@@ -189,7 +195,7 @@ impl Cluster {
 
     /// Polls and advances one process.
     pub fn step(&mut self, process: usize) -> bool {
-        if self.dead[process] {
+        if self.dead[process] || self.ended[process] {
             return false;
         }
         self.now += 1;
@@ -219,7 +225,29 @@ impl Cluster {
             return moved;
         }
         self.miss_those_who_left(process);
+        self.end_if_over(process);
         moved
+    }
+
+    /// As the engine does it, once the job has ended by agreement and nobody needs the process any more.
+    fn end_if_over(&mut self, process: usize) {
+        let peer = &mut self.peers[process];
+        let Some(error) = peer.executor.ended_by() else { return };
+        if !peer.executor.is_needed(&mut peer.links) {
+            self.network.kill(process, InFlight::Delivered);
+            peer.executor.fail_all(&mut peer.links, &error);
+            self.ended[process] = true;
+        }
+    }
+
+    /// A process ends the job.
+    pub fn abort(&mut self, process: usize) {
+        self.control.send(process, FromMember::Abort { reason: format!("process {process} says so") });
+    }
+
+    /// Whether the job has ended for a process.
+    pub fn has_ended(&self, process: usize) -> bool {
+        self.ended[process]
     }
 
     /// Runs all ranks in random order until `done`, or panics after `budget` rounds without an end.
@@ -306,6 +334,18 @@ impl Cluster {
     pub fn fail(&mut self, process: usize, error: &Error) {
         let peer = &mut self.peers[process];
         peer.executor.fail_all(&mut peer.links, error);
+    }
+
+    /// A process says that the call that it has waited for longest is late, if there is one: it is to end for all.
+    pub fn finds_late(&mut self, process: usize) -> bool {
+        let late = self.peers[process].executor.overdue(Instant(u64::MAX));
+        let Some(late) = late.filter(|late| !late.collective.is_point_to_point()) else { return false };
+        let Overdue { op, collective, waited, strict, .. } = late;
+        let culprits = format!("process {process} says so");
+        let (missing, others) = (Vec::new(), Vec::new());
+        let timeout = FromMember::Timeout { op, collective, waited, culprits, missing, others, strict };
+        self.control.send(process, timeout);
+        true
     }
 
     /// Tells a process that another has left in order.

@@ -26,6 +26,7 @@ impl<P: Plan> OpState<P> {
         self.received_bytes = 0;
         self.windowed.reset();
         self.is_ready = false;
+        self.is_withheld = false;
         self.start_attempt(group);
     }
 

@@ -1,5 +1,6 @@
 //! The end of an op: its commit (PROTOCOL, Commit without a coordinator), and what it gives back.
 
+use super::holes::holes;
 use super::{NOTHING, OpState, Owed, Phase};
 use crate::call::Call;
 use crate::collective::executor::{Effect, Shared};
@@ -92,6 +93,7 @@ impl<P: Plan> OpState<P> {
     pub(super) fn try_commit(&mut self, shared: &mut Shared, links: &mut Links) -> bool {
         match self.commit {
             Commit::Local => self.end_well(shared),
+            Commit::Pair if self.is_withheld => false,
             Commit::Pair => self.end_for_itself(shared),
             Commit::Log => self.commit_by_log(shared, links),
             Commit::Done => self.commit_by_done(shared, links),
@@ -204,10 +206,12 @@ impl<P: Plan> OpState<P> {
 
     pub(crate) fn end_well(&mut self, shared: &mut Shared) -> bool {
         let stable_through = self.stable_through(shared);
+        let me = shared.groups[self.group.0].me;
         let mut outcome = Outcome {
             epoch: self.given_in,
             contributors: self.contributors,
             absent: self.absent.clone(),
+            holes: self.call.as_ref().map_or(Vec::new(), |call| holes(call, me, &self.absent)),
             parts: Vec::new(),
             interruptions: self.interruptions,
             interrupted_after: self.interrupted_after,
@@ -270,7 +274,7 @@ impl<P: Plan> OpState<P> {
     /// Lets `returned_through` pass the op. An op that waits for room in the log counts already: it
     /// holds every contribution, so it needs nobody's; else two peers with full logs could wait for
     /// each other.
-    fn count_as_returned(&mut self, shared: &mut Shared) {
+    pub(crate) fn count_as_returned(&mut self, shared: &mut Shared) {
         if self.pair.is_none() && !std::mem::replace(&mut self.counted, true) {
             shared.groups[self.group.0].returned(self.id.tag, self.id.seq);
             shared.answer_ack_requests();

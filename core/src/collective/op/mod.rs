@@ -5,6 +5,7 @@ mod attempt;
 mod backup;
 mod commit;
 mod digest;
+mod holes;
 mod sealed;
 mod windowed;
 
@@ -132,6 +133,8 @@ pub(crate) struct OpState<P> {
     pub(crate) seals: bool,
     /// In a commit group: it is complete here; for the seal, everything is.
     pub(crate) is_ready: bool,
+    /// It must not return before a plan says whether it ends.
+    pub(crate) is_withheld: bool,
     /// How long it may take.
     pub(crate) patience: Duration,
     pub(crate) sent_bytes: u64,
@@ -196,6 +199,7 @@ impl<P: Plan> OpState<P> {
             commit_group: None,
             seals: false,
             is_ready: false,
+            is_withheld: false,
             patience: Duration::ZERO,
             sent_bytes: 0,
             received_bytes: 0,

@@ -1,12 +1,12 @@
-//! What follows a loss: the others freeze, report, and go on by a plan.
+//! Who is lost, and what follows of that for views and quorums. How the others go on stands in [`round`](super::round).
 
+use super::round::Round;
 use super::{Coordinator, Effect, State};
 use crate::error::PeerLost;
-use crate::membership::{MemberInfo, ToMember, Verdict};
+use crate::membership::{MemberInfo, Verdict};
 use crate::planted::{self, Bug};
-use crate::recovery::{self, Report};
 use crate::{Epoch, Instant, MemberId, PeerId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// A member says that another cannot be reached.
@@ -206,9 +206,22 @@ impl Coordinator {
         if self.unproven.remove(&info.id) {
             self.forgive_flapping(&info.machine);
         }
-        if awaited {
-            self.lose(info.id, CLOSED, now);
+        if !awaited {
+            return;
         }
+        let count = self.count_without(info.id).filter(|count| !count.has_quorum());
+        match count.filter(|_| self.may_have_gone_on(info.id)) {
+            Some(count) => self.fail(Verdict::NoQuorum { here: count.here as u32, of: count.of as u32 }),
+            None => self.lose(info.id, CLOSED, now),
+        }
+    }
+
+    /// A member that has ended was not heard of since this coordinator was stopped: it may have gone on with another, and ended what
+    /// it had to do.
+    fn may_have_gone_on(&self, id: MemberId) -> bool {
+        let member = self.connection_of(id).map(|connection| &self.members[&connection]);
+        let is_unheard = |woke: Instant| member.is_none_or(|member| member.lives_since < woke);
+        self.woke.is_some_and(is_unheard)
     }
 
     /// One that was just ending when it was asked for may have ended now.
@@ -228,13 +241,13 @@ impl Coordinator {
             return;
         };
         match self.state {
-            State::Active | State::Recovering { .. } => self.go_on_without(lost),
+            State::Active | State::Recovering(_) => self.go_on_without(lost, now),
             _ => self.fail(Verdict::PeerLost(lost)),
         }
     }
 
     /// The others freeze and report. Another loss before they go on starts that over.
-    fn go_on_without(&mut self, peer: PeerLost) {
+    fn go_on_without(&mut self, peer: PeerLost, now: Instant) {
         if !self.fenced.insert(peer.member) {
             return;
         }
@@ -249,41 +262,12 @@ impl Coordinator {
             self.expel(connection, Verdict::PeerLost(peer.clone()));
         }
         let member = peer.member;
-        let mut lost = match std::mem::replace(&mut self.state, State::Active) {
-            State::Recovering { lost, .. } => lost,
-            _ => Vec::new(),
-        };
-        lost.push(peer);
-        self.epoch.0 += 1;
-        let epoch = self.epoch;
+        self.forget_the_late();
+        let mut round = self.take_round();
+        round.lost.push(peer);
         // No view without it is made before the others have heard that it is gone.
-        self.state = State::Recovering { lost: lost.clone(), reports: BTreeMap::new() };
+        self.state = State::Recovering(Round::default());
         self.is_gone(member);
-        self.send_to(self.bound().collect(), &ToMember::Prepare { epoch, lost });
-    }
-
-    pub(super) fn reported(&mut self, connection: u64, report: Report) {
-        let Some(id) = self.members.get(&connection).and_then(|member| member.id) else { return };
-        if let State::Recovering { reports, .. } = &mut self.state
-            && (report.epoch == self.epoch || planted::has(Bug::ReportsOfAnotherEpochCount))
-        {
-            reports.insert(id, report);
-        }
-        self.go_on();
-    }
-
-    /// Goes on by the plan once everybody who is there has reported.
-    pub(super) fn go_on(&mut self) {
-        let State::Recovering { reports, .. } = &self.state else { return };
-        let waits =
-            |connection: u64| self.members[&connection].id.is_some_and(|id| !reports.contains_key(&id));
-        if self.bound().any(waits) {
-            return;
-        }
-        let plan = recovery::plan(reports);
-        let epoch = self.epoch;
-        self.state = State::Active;
-        let shrink = self.shrink();
-        self.send_to(self.bound().collect(), &ToMember::Resume { epoch, plan, shrink });
+        self.start(round, now);
     }
 }

@@ -4,26 +4,27 @@
 
 mod flapping;
 mod losses;
+mod round;
 mod status;
 mod succession;
 mod views;
 
 use super::message::{CallProgress, FromMember, Hello, MemberInfo, ToMember, Verdict, View};
-use crate::error::PeerLost;
 use crate::planted::{self, Bug};
-use crate::recovery::Report;
-use crate::{Epoch, Incarnation, Instant, MemberId, PeerId, Rank};
+use crate::recovery::Abort;
+use crate::{Epoch, Incarnation, Instant, MemberId, OpId, PeerId, Rank};
 use flapping::Flapping;
 use losses::{Accusation, Closed};
+use round::Round;
 pub use status::{MemberStatus, NextStatus, PendingStatus, Status};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 use succession::Gathered;
 pub use succession::QUORUM_SILENCES;
 use views::NextView;
 
 /// Version of the control protocol.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 
 /// Others find the same silence of a link as much later as they began to wait, or hear of it: so many silences are enough.
 const SILENCES_OF_A_LINK: u32 = 2;
@@ -98,6 +99,8 @@ struct Member {
     /// How often it had asked when it came from there.
     asked: u64,
     heard: Instant,
+    /// The same without what may have been on its way while this coordinator was stopped.
+    lives_since: Instant,
     /// What it last said of its calls.
     progress: Option<CallProgress>,
 }
@@ -108,11 +111,8 @@ enum State {
     /// The first view is being linked.
     Linking,
     Active,
-    /// Members were lost since the others last went on; these have reported for the current epoch.
-    Recovering {
-        lost: Vec<PeerLost>,
-        reports: BTreeMap<MemberId, Report>,
-    },
+    /// All have been told to freeze and to report.
+    Recovering(Round),
     /// Members whose coordinator was lost come here.
     Succeeding(Gathered),
     Failed(Verdict),
@@ -152,10 +152,14 @@ pub struct Coordinator {
     beaten: Instant,
     /// When time last passed.
     ticked: Instant,
+    /// When it last went on after it had been stopped for so long that others may have gone on without it.
+    woke: Option<Instant>,
     /// Until then a job that failed before it formed is kept, so that who comes late hears why; and one whose coordinator has
     /// stepped down, so that who looks for another does not take it for over.
     lingers_until: Instant,
     flapping: Flapping,
+    /// The last ops that were to end: what comes late of them says nothing new.
+    aborted: VecDeque<OpId>,
     effects: Vec<Effect>,
 }
 
@@ -177,8 +181,10 @@ impl Coordinator {
             closed: BTreeMap::new(),
             beaten: Instant(0),
             ticked: Instant(0),
+            woke: None,
             lingers_until: Instant(0),
             flapping: Flapping::default(),
+            aborted: VecDeque::new(),
             effects: Vec::new(),
             options,
         }
@@ -206,7 +212,7 @@ impl Coordinator {
         let lingering = lingers && self.lingers_until > self.ticked;
         let farewell = lingering.then_some(self.lingers_until);
         let starts = self.has_enough().then(|| self.held_until());
-        let changes = [starts, self.next_change_of_view(), self.succession_deadline()];
+        let changes = [starts, self.next_change_of_view(), self.succession_deadline(), self.reports_due()];
         let all = [accusation, silent, beat, farewell].into_iter().chain(changes);
         all.fold(None, |first: Option<Instant>, next| match (first, next) {
             (Some(first), Some(next)) => Some(first.min(next)),
@@ -233,8 +239,13 @@ impl Coordinator {
 
     /// A message came.
     pub fn handle_message(&mut self, connection: u64, message: FromMember, now: Instant) {
+        self.notice_own_pause(now);
+        let just_woke = self.woke.is_some_and(|woke| now.since(woke) < self.options.suspect_after / 2);
         if let Some(member) = self.members.get_mut(&connection) {
             member.heard = now;
+            if !just_woke {
+                member.lives_since = now;
+            }
             member.unaware = false;
         } else if matches!(message, FromMember::Status) {
             let status = Box::new(self.status(now));
@@ -264,23 +275,31 @@ impl Coordinator {
             }
             FromMember::Missed { member, reason } => self.miss(member, &reason, now),
             FromMember::Mismatch { op, rank, call, other_rank, other_call } => {
-                self.fail(ordered_mismatch(op, (rank, call), (other_rank, other_call)));
+                self.disagree(op, ordered_mismatch(op, (rank, call), (other_rank, other_call)), now);
             }
-            FromMember::Timeout { op, collective, waited, culprits, missing, others } => {
+            FromMember::Timeout { op, collective, waited, culprits, missing, others, strict } => {
                 let culprits = culprits + &self.whereabouts(&op, collective, &missing, &others);
-                self.fail(Verdict::Timeout { op, collective, waited, culprits });
+                let verdict = Verdict::Timeout { op, collective, waited, culprits };
+                match collective.is_point_to_point() {
+                    // The two of a message do not say how far they are.
+                    true => self.end(verdict, now),
+                    false => self.abort_late(Abort { op, forced: strict, verdict }, now),
+                }
             }
-            FromMember::Diverged { op, holders } => self.fail(Verdict::Diverged { op, holders }),
+            FromMember::Diverged { op, holders } => {
+                self.disagree(op, Verdict::Diverged { op, holders }, now);
+            }
             FromMember::Abort { reason } => {
                 let id = self.members.get(&connection).and_then(|m| m.id).unwrap_or_default();
                 let rank = self.view.rank_of_member(id).unwrap_or_default();
-                self.fail(Verdict::Requested { rank, reason });
+                self.end(Verdict::Requested { rank, reason }, now);
             }
         }
     }
 
     /// A connection ended.
     pub fn handle_closed(&mut self, connection: u64, now: Instant) {
+        self.notice_own_pause(now);
         let Some(member) = self.members.get(&connection) else { return };
         let (id, expected) = (member.id, member.left || matches!(self.state, State::Failed(_)));
         match id {
@@ -307,6 +326,7 @@ impl Coordinator {
         self.forgive_own_pause(now);
         self.form_if_due(now);
         self.succeed_if_due(now);
+        self.go_on_without_reports_if_due(now);
         if !self.is_succeeding() {
             self.judge_accusations(now);
         }
@@ -327,13 +347,27 @@ impl Coordinator {
         self.change_view_when_due(now);
     }
 
+    /// Members work.
+    fn runs(&self) -> bool {
+        matches!(self.state, State::Active | State::Recovering(_))
+    }
+
     /// Members are expected to be there and to say so.
     fn is_watching(&self) -> bool {
-        matches!(self.state, State::Linking | State::Active | State::Recovering { .. })
+        matches!(self.state, State::Linking) || self.runs()
+    }
+
+    /// While it was stopped members may have looked for another coordinator.
+    fn notice_own_pause(&mut self, now: Instant) {
+        let is_long = now.since(self.ticked) >= self.options.suspect_after / 2;
+        if is_long && self.is_watching() && self.view.is_hosted() {
+            self.woke = Some(now);
+        }
     }
 
     /// A coordinator that was itself stopped for long has heard nobody: that is no member's fault.
     fn forgive_own_pause(&mut self, now: Instant) {
+        self.notice_own_pause(now);
         let pause = now.since(self.ticked);
         self.ticked = now;
         if pause > self.options.heartbeat * 2 {
@@ -347,8 +381,8 @@ impl Coordinator {
         if self.members.contains_key(&connection) {
             return;
         }
-        let runs = matches!(self.state, State::Active | State::Recovering { .. });
-        let is_ending = runs && hello.size.is_some() && self.members.values().any(|member| member.left);
+        let is_ending =
+            self.runs() && hello.size.is_some() && self.members.values().any(|member| member.left);
         if is_ending || matches!(self.state, State::SteppedDown) {
             self.effects.push(Effect::Send(connection, ToMember::TryLater));
             self.effects.push(Effect::Close(connection));
@@ -490,7 +524,7 @@ impl Coordinator {
         self.epoch.0 += 1;
         let host = self.members.values().find(|m| m.hello.hosts_coordinator).and_then(|m| m.id);
         let incarnation = Incarnation(1);
-        let view = View { epoch: self.epoch, incarnation, generation: Default::default(), members, host };
+        let view = View { epoch: self.epoch, incarnation, members, host, ..View::default() };
         self.state = State::Linking;
         self.link(view, now);
     }
@@ -504,7 +538,7 @@ impl Coordinator {
         match &mut self.state {
             State::Linking => return self.lose(id, "it left while the job formed", self.ticked),
             // Nobody can ask it for a result any more.
-            State::Recovering { reports, .. } => drop(reports.remove(&id)),
+            State::Recovering(round) => drop(round.reports.remove(&id)),
             _ => {}
         }
         self.rejoined_and_left(id);
@@ -518,26 +552,6 @@ impl Coordinator {
         // It may have been the last whose report was missing.
         self.go_on();
         self.shrink_if_needed();
-    }
-
-    /// The first verdict stands; everybody gets it.
-    fn fail(&mut self, verdict: Verdict) {
-        if matches!(self.state, State::Failed(_) | State::SteppedDown) {
-            return;
-        }
-        self.accusations.clear();
-        self.next = None;
-        self.epoch.0 += 1;
-        let all = self.members.iter().filter(|(_, m)| !m.left).map(|(c, _)| *c).collect();
-        self.send_to(all, &ToMember::Verdict(verdict.clone()));
-        self.state = State::Failed(verdict);
-    }
-
-    /// The job goes on without whoever is at this connection.
-    fn expel(&mut self, connection: u64, verdict: Verdict) {
-        self.effects.push(Effect::Send(connection, ToMember::Verdict(verdict)));
-        self.effects.push(Effect::Close(connection));
-        self.members.remove(&connection);
     }
 
     fn send_to(&mut self, connections: Vec<u64>, message: &ToMember) {
@@ -576,6 +590,7 @@ impl Member {
             unaware: false,
             asked: 0,
             heard: now,
+            lives_since: now,
             progress: None,
         }
     }

@@ -149,7 +149,7 @@ impl Coordinator {
             State::Gathering => ("gathering", None),
             State::Linking => ("linking", None),
             State::Active => ("active", None),
-            State::Recovering { .. } => ("recovering", None),
+            State::Recovering(_) => ("recovering", None),
             State::Succeeding(_) => ("succeeding", None),
             State::SteppedDown => ("stepped_down", None),
             State::Failed(verdict) => ("failed", Some(crate::Error::from(verdict.clone()).to_string())),
@@ -223,8 +223,8 @@ impl Coordinator {
         match &self.state {
             _ if self.fenced.contains(&id) => "lost",
             _ if self.gone.contains(&id) => "left",
-            State::Recovering { reports, .. } if reports.contains_key(&id) => "reported",
-            State::Recovering { .. } => "awaited",
+            State::Recovering(round) if round.reports.contains_key(&id) => "reported",
+            State::Recovering(_) => "awaited",
             _ => "here",
         }
     }

@@ -6,6 +6,7 @@
 //! only one goes on: more than half of the members, the dead included, or exactly half with the lowest rank that
 //! did not host the coordinator; or everybody who is not dead.
 
+use super::round::Round;
 use super::views::NextView;
 use super::{Coordinator, CoordinatorOptions, Effect, Member, State, VERSION};
 use crate::error::PeerLost;
@@ -29,13 +30,15 @@ pub(super) struct Gathered {
     rejoined: BTreeMap<MemberId, Rejoin>,
     /// By which connection each of them came last.
     connections: BTreeMap<MemberId, u64>,
-    /// Members that have left in order since they came.
-    left: BTreeSet<MemberId>,
+    /// Members that have left in order since they came: what they know still counts.
+    left: BTreeMap<MemberId, Rejoin>,
     /// Members to whom somebody's link has ended, and when it was last asked for whether they have ended too:
     /// whoever gives a member up ends its links, so that alone proves nothing.
     suspected: BTreeMap<PeerId, Option<Instant>>,
     /// Those of them that have.
     dead: BTreeSet<PeerId>,
+    /// Of these, who lived for so long without having come that it may have gone on without those who are here.
+    late: BTreeSet<PeerId>,
 }
 
 impl Coordinator {
@@ -115,7 +118,7 @@ impl Coordinator {
 
     /// By which connection this member came before this coordinator took over, if it may not know that it was taken in.
     fn unaware(&self, id: MemberId, rejoin: &Rejoin) -> Option<u64> {
-        let recovers = matches!(self.state, State::Recovering { .. }) && rejoin.version == VERSION;
+        let recovers = matches!(self.state, State::Recovering(_)) && rejoin.version == VERSION;
         let earlier = self.connection_of(id).filter(|_| recovers && !self.gone.contains(&id))?;
         let member = &self.members[&earlier];
         (member.unaware && member.hello.info.peer == rejoin.peer && rejoin.epoch < self.epoch)
@@ -135,9 +138,8 @@ impl Coordinator {
             self.arm_where_it_is_not(&next, &it);
         }
         self.activate_where_it_was_lost(&it);
-        if let State::Recovering { lost, .. } = &self.state {
-            let (epoch, lost) = (self.epoch, lost.clone());
-            self.effects.push(Effect::Send(connection, ToMember::Prepare { epoch, lost }));
+        if let State::Recovering(round) = &self.state {
+            self.effects.push(Effect::Send(connection, round.prepare(self.epoch)));
         }
     }
 
@@ -175,9 +177,10 @@ impl Coordinator {
         let State::Succeeding(gathered) = std::mem::replace(&mut self.state, State::Active) else { return };
         self.unproven = gathered.missing();
         self.closed.clear();
-        let mut rejoined = gathered.rejoined;
-        self.epoch = rejoined.values().map(|r| r.epoch).max().unwrap_or_default();
-        self.turn_away_those_of_the_past(&mut rejoined);
+        let (mut rejoined, left) = (gathered.rejoined, gathered.left);
+        self.epoch = rejoined.values().chain(left.values()).map(|r| r.epoch).max().unwrap_or_default();
+        let Some(newest) = newest(rejoined.values().chain(left.values())).cloned() else { return };
+        self.turn_away_those_of_the_past(&mut rejoined, &newest);
         let Some(view) = rejoined.values().map(|r| &r.view).min_by_key(|view| view.generation).cloned()
         else {
             return;
@@ -186,28 +189,31 @@ impl Coordinator {
         let next =
             all_views.max_by_key(|view| view.generation).filter(|next| next.generation > view.generation);
         let known = |id: MemberId| view.member(id).is_some() || next.is_some_and(|n| n.member(id).is_some());
-        self.gone = gathered_gone(&rejoined).chain(gathered.left).filter(|&id| known(id)).collect();
+        let knew = left.values().filter(|r| is_current(r, &newest));
+        let gone = rejoined.values().chain(knew).flat_map(|r| &r.gone).chain(left.keys());
+        self.gone = gone.copied().filter(|&id| known(id)).collect();
         let everybody = view.members.iter().chain(next.iter().flat_map(|next| &next.members));
         self.gone.extend(everybody.map(|m| m.id).filter(|id| !rejoined.contains_key(id)));
         self.fenced.clone_from(&self.gone);
         // Also if its own process has not come, or has left: there are others that may take this one's place.
-        let id_in = |view: &View| Some(view.members[view.rank_of(self.options.host?)?.index()].id);
-        let host = next.and_then(id_in).or_else(|| id_in(&view));
-        let next = next.map(|next| View { host: id_in(next), ..next.clone() });
+        let own = |view: &View| Some(view.members[view.rank_of(self.options.host?)?.index()].clone());
+        let host = next.and_then(own).or_else(|| own(&view));
+        let next = next.map(|next| next.clone().hosted_by(host.as_ref()));
         self.expel_the_gone(&mut rejoined, &view);
         self.next = next.map(|next| {
             self.arm_where_it_is_not(&next, &rejoined);
             NextView::armed(next, now)
         });
         let lost_host = view.host;
-        self.view = View { incarnation: Incarnation(view.incarnation.0 + 1), host, ..view };
+        let incarnation = Incarnation(view.incarnation.0 + 1);
+        self.view = View { incarnation, host: host.map(|host| host.id), home: None, ..view };
         self.ticked = now;
         self.members.values_mut().for_each(|member| member.heard = now);
         let waits = |(_, r): &(&MemberId, &Rejoin)| r.view.generation == self.view.generation;
         let before: BTreeSet<MemberId> = rejoined.iter().filter(waits).map(|(id, _)| *id).collect();
         self.activate_where_it_was_lost(&rejoined);
-        let told = rejoined.into_values().flat_map(|r| r.lost).collect();
-        self.prepare_without_the_gone(lost_host, told);
+        let told = rejoined.into_values().chain(left.into_values()).flat_map(|r| r.lost).collect();
+        self.prepare_without_the_gone(lost_host, told, now);
         self.wait_for_safe_point_of(before);
     }
 
@@ -237,11 +243,10 @@ impl Coordinator {
     }
 
     /// Who is neither in the newest view that took effect anywhere nor in the one before it was given up long ago.
-    fn turn_away_those_of_the_past(&mut self, rejoined: &mut BTreeMap<MemberId, Rejoin>) {
-        let Some(newest) = newest(rejoined).cloned() else { return };
+    fn turn_away_those_of_the_past(&mut self, rejoined: &mut BTreeMap<MemberId, Rejoin>, newest: &View) {
         let epoch = self.epoch;
         rejoined.retain(|&id, r| {
-            if is_current(r, &newest) {
+            if is_current(r, newest) {
                 return true;
             }
             if let Some(connection) = self.connection_of(id) {
@@ -278,9 +283,10 @@ impl Coordinator {
 
     /// Of a member that has come: it has left in order.
     pub(super) fn rejoined_and_left(&mut self, id: MemberId) {
-        if let State::Succeeding(gathered) = &mut self.state {
-            gathered.rejoined.remove(&id);
-            gathered.left.insert(id);
+        if let State::Succeeding(gathered) = &mut self.state
+            && let Some(rejoin) = gathered.rejoined.remove(&id)
+        {
+            gathered.left.insert(id, rejoin);
         }
     }
 
@@ -294,8 +300,12 @@ impl Coordinator {
 
     /// A process that was asked for ([`Effect::Probe`]) has ended: connections to it are refused.
     pub fn handle_ended(&mut self, peer: PeerId, now: Instant) {
-        if let State::Succeeding(gathered) = &mut self.state {
-            gathered.dead.insert(peer);
+        self.notice_own_pause(now);
+        if let State::Succeeding(gathered) = &mut self.state
+            && gathered.dead.insert(peer)
+            && gathered.since.is_some_and(|since| now.since(since) >= self.options.suspect_after)
+        {
+            gathered.late.insert(peer);
         }
         self.closed_one_has_ended(peer, now);
         self.succeed_if_due(now);
@@ -312,9 +322,8 @@ impl Coordinator {
 
     /// Everybody freezes and reports, also if nobody is lost: some may wait for the plan of the one before. What
     /// that has told some of a loss the others hear in the same words.
-    fn prepare_without_the_gone(&mut self, lost_host: Option<MemberId>, told: Vec<PeerLost>) {
-        self.epoch.0 += 1;
-        let epoch = self.epoch;
+    fn prepare_without_the_gone(&mut self, lost_host: Option<MemberId>, told: Vec<PeerLost>, now: Instant) {
+        let epoch = Epoch(self.epoch.0 + 1);
         let lost_in = |view: &View, id| {
             let info = view.member(id)?;
             let known = told.iter().find(|lost| (lost.member, lost.peer) == (id, info.peer));
@@ -322,8 +331,7 @@ impl Coordinator {
         };
         let lost_of = |&id| self.views().find_map(|view| lost_in(view, id));
         let lost: Vec<PeerLost> = self.gone.iter().filter_map(lost_of).collect();
-        self.state = State::Recovering { lost: lost.clone(), reports: BTreeMap::new() };
-        self.send_to(self.bound().collect(), &ToMember::Prepare { epoch, lost });
+        self.start(Round::of(lost), now);
     }
 
     /// A member heard nothing of this coordinator for too long and looks for another. If enough others do so too
@@ -333,8 +341,7 @@ impl Coordinator {
         if self.is_unarmed_newcomer(id) {
             return self.drop_newcomer(id, "it heard nothing of the coordinator", now);
         }
-        let runs = matches!(self.state, State::Active | State::Recovering { .. });
-        if !runs || self.gone.contains(&id) {
+        if !self.runs() || self.gone.contains(&id) {
             return;
         }
         self.unproven.insert(id);
@@ -345,12 +352,12 @@ impl Coordinator {
     }
 
     /// Who is left if a member is given up that may live; nothing if no other part of the job can go on: a
-    /// coordinator that no member hosts has no rival, and who is on the host's machine cannot be cut off from it.
+    /// coordinator that runs alone has no rival, and who is on the host's machine cannot be cut off from it.
     pub(super) fn count_without(&self, lost: MemberId) -> Option<Count> {
-        let host = self.view.host?;
         let info = |id| self.lasting_views().find_map(|view| view.member(id));
         let lost_machine = &info(lost)?.machine;
-        let is_with_host = info(host).is_some_and(|host| host.machine == *lost_machine);
+        let host = self.view.host.and_then(info).or(self.view.home.as_deref());
+        let is_with_host = !self.view.is_hosted() || host.is_some_and(|host| host.machine == *lost_machine);
         (!is_with_host).then(|| self.count(&BTreeSet::from([lost])))
     }
 
@@ -374,8 +381,8 @@ impl Coordinator {
 }
 
 /// The newest view that took effect anywhere.
-fn newest(rejoined: &BTreeMap<MemberId, Rejoin>) -> Option<&View> {
-    rejoined.values().map(|r| &r.view).max_by_key(|view| view.generation)
+fn newest<'a>(rejoined: impl Iterator<Item = &'a Rejoin>) -> Option<&'a View> {
+    rejoined.map(|r| &r.view).max_by_key(|view| view.generation)
 }
 
 /// A member of that view which has passed the safe point to it, or will.
@@ -394,11 +401,6 @@ fn hello_of(info: &MemberInfo) -> Hello {
         hosts_coordinator: false,
         info: info.clone(),
     }
-}
-
-/// Who is gone as far as those say who have come.
-fn gathered_gone(rejoined: &BTreeMap<MemberId, Rejoin>) -> impl Iterator<Item = MemberId> + '_ {
-    rejoined.values().flat_map(|r| r.gone.iter().copied())
 }
 
 fn lost_with_coordinator(
@@ -491,16 +493,17 @@ impl Gathered {
             let id = &info.id;
             let knows = |(_, r): (_, &Rejoin)| r.gone.contains(id) && !r.unsettled.contains(id);
             let is_dead = self.dead.contains(&info.peer) && planted::has(Bug::TheDeadDoNotCount);
-            self.left.contains(id) || self.current().any(knows) || is_dead
+            self.left.contains_key(id) || self.current().any(knows) || is_dead
         };
         views.values().map(|view| view.members.iter().filter(|info| !is_settled(info)).collect()).collect()
     }
 
-    /// Those who have come and are not long past.
+    /// Those who have come and are not long past, also if they have left since.
     fn current(&self) -> impl Iterator<Item = (MemberId, &Rejoin)> {
-        let newest = newest(&self.rejoined);
+        let all = self.rejoined.iter().chain(&self.left);
+        let newest = newest(all.clone().map(|(_, r)| r));
         let is_current = move |r: &Rejoin| newest.is_some_and(|newest| is_current(r, newest));
-        self.rejoined.iter().filter(move |(_, r)| is_current(r)).map(|(id, r)| (*id, r))
+        all.filter(move |(_, r)| is_current(r)).map(|(id, r)| (*id, r))
     }
 
     /// Who may live elsewhere, and go on there.
@@ -515,8 +518,8 @@ impl Gathered {
     /// missing before they died.
     fn count(&self) -> Count {
         let gone: BTreeSet<MemberId> = self.current().flat_map(|(_, r)| &r.gone).copied().collect();
-        let here: BTreeSet<MemberId> =
-            self.current().map(|(id, _)| id).filter(|id| !gone.contains(id)).collect();
+        let stays = |id: &MemberId| self.rejoined.contains_key(id) && !gone.contains(id);
+        let here: BTreeSet<MemberId> = self.current().map(|(id, _)| id).filter(stays).collect();
         let host = self.current().max_by_key(|(_, r)| (r.epoch, r.view.generation));
         let host = host.and_then(|(_, r)| r.view.host);
         let ids = |base: Vec<&MemberInfo>| base.into_iter().map(|info| info.id).collect::<Vec<_>>();
@@ -527,10 +530,14 @@ impl Gathered {
         self.missing().is_empty()
     }
 
-    /// Also where all others are dead, if some who are here were with them until then.
+    /// Also where all others are dead, if some who are here were with them until then. Another coordinator takes longer to give up
+    /// who does not come to it than the death of the others may take to be seen here; one that runs alone has no rival.
     fn has_quorum(&self) -> bool {
         let count = self.count();
         let was_with_them = || self.current().any(|(_, r)| !r.cut_off);
-        count.has_quorum() || count.here > 0 && self.is_complete() && was_with_them()
+        let has_rivals = || self.current().any(|(_, r)| r.view.is_hosted());
+        let is_late = |info: &MemberInfo| self.late.contains(&info.peer);
+        let died_in_time = || !has_rivals() || !self.bases().into_iter().flatten().any(is_late);
+        count.has_quorum() || count.here > 0 && self.is_complete() && was_with_them() && died_in_time()
     }
 }

@@ -1,8 +1,10 @@
+mod round;
 mod succession;
 
 use super::*;
 use crate::PeerId;
 use crate::membership::MachineId;
+use crate::recovery::{RecoveryPlan, Report, TagReport};
 
 fn hello(rank: Option<u32>, size: u32) -> FromMember {
     FromMember::Hello(Hello {
@@ -93,7 +95,7 @@ fn ranks_are_given_in_order_of_arrival() {
 /// Who was told to go on without whom, and in which epoch.
 fn prepared(effects: &[Effect]) -> Vec<(u64, Epoch, Vec<u32>)> {
     let prepare = |effect: &Effect| match effect {
-        Effect::Send(to, ToMember::Prepare { epoch, lost }) => {
+        Effect::Send(to, ToMember::Prepare { epoch, lost, .. }) => {
             Some((*to, *epoch, lost.iter().map(|peer| peer.rank.0).collect()))
         }
         _ => None,
@@ -107,6 +109,15 @@ fn resumed(effects: &[Effect]) -> Vec<u64> {
         _ => None,
     };
     effects.iter().filter_map(resume).collect()
+}
+
+/// The plans of those who go on.
+fn plans(effects: &[Effect]) -> Vec<(u64, RecoveryPlan)> {
+    let plan = |effect: &Effect| match effect {
+        Effect::Send(to, ToMember::Resume { plan, .. }) => Some((*to, plan.clone())),
+        _ => None,
+    };
+    effects.iter().filter_map(plan).collect()
 }
 
 fn report(epoch: u64) -> FromMember {
@@ -665,6 +676,15 @@ fn call(seq: u64) -> crate::OpId {
         .op(crate::Tag(0), crate::Seq(seq))
 }
 
+/// A member that has started so many calls, and has returned from so many.
+fn report_of(epoch: u64, started: u64, returned: u64) -> FromMember {
+    let (formation, tag) = (call(0).formation(), call(0).tag);
+    let (started, returned) = (crate::Seq(started), crate::Seq(returned));
+    let tag = TagReport { formation, tag, started, returned, ..TagReport::default() };
+    let (epoch, groups) = (Epoch(epoch), vec![formation]);
+    FromMember::Report(Report { epoch, groups, tags: vec![tag], ..Report::default() })
+}
+
 const WAITED: Duration = Duration::from_millis(3200);
 
 /// How a member is in its calls: so many have ended, the last that it made, the first that is open.
@@ -686,10 +706,15 @@ fn told_of_a_timeout(coordinator: &mut Coordinator, seq: u64, missing: u32, othe
         culprits: format!("nothing has come from rank {missing}"),
         missing: vec![MemberId(missing)],
         others: others.iter().copied().map(MemberId).collect(),
+        strict: false,
     };
     coordinator.handle_message(10, timeout, Instant(2 * MS));
-    let told = verdicts(&coordinator.take_effects());
-    told.into_iter().map(|(_, verdict)| crate::Error::from(verdict).to_string()).collect()
+    for (connection, epoch, _) in prepared(&coordinator.take_effects()) {
+        coordinator.handle_message(connection, report_of(epoch.0, seq + 1, seq), Instant(2 * MS));
+    }
+    let told = plans(&coordinator.take_effects());
+    let verdicts = told.iter().map(|(_, plan)| plan.abort(&call(seq)).expect("it ends").clone());
+    verdicts.map(|verdict| crate::Error::from(verdict).to_string()).collect()
 }
 
 /// The error of a call that misses its deadline tells a process that never made it from one behind a silent link.

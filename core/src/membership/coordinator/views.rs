@@ -197,7 +197,7 @@ impl Coordinator {
     }
 
     pub(super) fn is_unarmed_newcomer(&self, id: MemberId) -> bool {
-        let runs = matches!(self.state, State::Active | State::Recovering { .. });
+        let runs = self.runs();
         let next = self.next.as_ref().filter(|next| runs && !next.armed);
         next.is_some_and(|next| next.view.member(id).is_some() && self.view.member(id).is_none())
     }

@@ -76,6 +76,27 @@ impl Oracle<'_> {
         encode(self.setup.dtype, self.rank, 0..self.lengths().0)
     }
 
+    /// Which bytes of the output, in order, belong to whoever is absent; blocks that touch are one.
+    pub(crate) fn holes(&self, outcome: &Outcome) -> Vec<Range<usize>> {
+        use Collective::*;
+        let bytes = self.setup.count * self.setup.dtype.size();
+        let has_blocks = match self.setup.collective {
+            AllGather | AllToAll => true,
+            Gather => self.rank == ROOT,
+            _ => false,
+        };
+        let all = if has_blocks { bytes * self.ranks as usize } else { 0 };
+        let is_absent = |at: &usize| outcome.absent.contains(&((at / bytes) as u32));
+        let mut holes: Vec<Range<usize>> = Vec::new();
+        for at in (0..all).filter(is_absent) {
+            match holes.last_mut() {
+                Some(last) if last.end == at => last.end += 1,
+                _ => holes.push(at..at + 1),
+            }
+        }
+        holes
+    }
+
     /// What has to be where in the output, in bytes; the blocks of the lost may hold anything.
     pub(crate) fn expected(&self, outcome: &Outcome) -> Vec<(usize, Vec<u8>)> {
         use Collective::*;

@@ -5,7 +5,7 @@ use crate::case::{Armed, Case, Fate, ROOT, Setup};
 use crate::footprint::{Footprint, sockets_to};
 use crate::oracle::{Buffers, Oracle};
 use ronde::{
-    Aborted, Call, CallOptions, Collective, CommitOptions, Config, Error, Group, Outcome, Reconnect,
+    Aborted, Call, CallOptions, Collective, CommitOptions, Config, Error, Group, Hole, Outcome, Reconnect,
     ReduceOp, Reduction, Tag, Tolerance,
 };
 use ronde_core::failpoint::{Point, Reached, set_hook};
@@ -229,6 +229,15 @@ fn call(group: &Group, case: &Case, used: &mut Vec<Buffers>) -> Result<String, E
     let said = match &result {
         Ok(outcome) => {
             outputs.iter().for_each(|output| check(case, &oracle, outcome, output));
+            let of_one = |call| oracle.holes(outcome).into_iter().map(move |bytes| Hole { call, bytes });
+            let holes: Vec<Hole> = (0..calls).flat_map(of_one).collect();
+            assert_eq!(
+                outcome.holes,
+                holes,
+                "{case}, rank {}: {absent:?}",
+                oracle.rank,
+                absent = outcome.absent
+            );
             let Outcome { epoch, contributors, absent, parts, .. } = outcome;
             format!("epoch {epoch}, {contributors} contributors, absent {absent:?}, parts {parts:?}")
         }

@@ -41,6 +41,14 @@ pub struct Tally {
     pub ops: usize,
     /// Views that took effect.
     pub views: usize,
+    /// Control connections that were cut and taken up again.
+    pub taken_up: usize,
+    /// Processes that have left in order.
+    pub left: usize,
+    /// One process that goes on alone, of several, since all others have died.
+    pub lone_survivors: usize,
+    /// Processes that were not let go on alone, after the others had finished.
+    pub left_behind: usize,
 }
 
 /// Everything that was seen to happen.
@@ -149,7 +157,7 @@ impl World {
         let works = |&process: &usize| {
             let this = &self.processes[process];
             let listens = this.control.is_some() && this.search.is_none() && !this.ops.frozen;
-            this.active && this.ended.is_none() && listens
+            this.active && this.ended.is_none() && this.closing.is_none() && listens
         };
         self.alive().into_iter().filter(works).collect()
     }
@@ -172,11 +180,24 @@ impl World {
     /// What was seen to happen agrees with where everybody is now.
     pub fn check(&mut self) -> Tally {
         let at_work = self.at_work();
-        self.truth.agree(&at_work);
+        let finished: BTreeSet<usize> = (0..self.processes.len())
+            .filter(|&p| self.processes[p].released() && self.processes[p].goes_on())
+            .collect();
+        self.truth.agree(&at_work.union(&finished).copied().collect());
         let followed: BTreeSet<Option<usize>> = at_work.iter().map(|&p| self.coordinator_of(p)).collect();
         assert!(followed.len() <= 1, "several coordinators are followed: {followed:?}");
         let admitted = self.truth.numbers.len() - self.truth.initial.min(self.truth.numbers.len());
-        Tally { newcomers: self.truth.newcomers, admitted, ..self.truth.tally }
+        let is_over = at_work.is_empty() && !finished.is_empty();
+        let stayed = |p: &usize| *p < self.truth.initial && self.processes[*p].ended.is_some();
+        Tally {
+            newcomers: self.truth.newcomers,
+            admitted,
+            lone_survivors: usize::from(
+                at_work.len() == 1 && finished.is_empty() && self.truth.newcomers == 0,
+            ),
+            left_behind: if is_over { (0..self.processes.len()).filter(stayed).count() } else { 0 },
+            ..self.truth.tally
+        }
     }
 
     fn coordinator_of(&self, process: usize) -> Option<usize> {

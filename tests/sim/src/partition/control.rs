@@ -1,6 +1,7 @@
 //! Coordinators, and what members do with theirs: as the runtime does it.
 
 use super::check::Ending;
+use super::sessions::Beats;
 use super::wires::{Data, Down, Up};
 use super::{Event, HEARTBEAT, JOIN_PATIENCE, SUSPECT_AFTER, World, peer_id, process_of, span};
 use rand::Rng;
@@ -177,6 +178,7 @@ impl World {
                 None if self.processes[host].ended.is_some() && self.processes[host].hosts.is_none() => {
                     self.send_down(connection, Down::Failed);
                 }
+                None if self.alone == Some(host) => self.send_down(connection, Down::Accepted),
                 None => self.send_down(connection, Down::End),
             },
             (Up::Say(message), Some(coordinator)) if self.is_there(coordinator) => {
@@ -185,6 +187,12 @@ impl World {
                 self.perform(coordinator);
                 self.tick(coordinator);
             }
+            // The job has ended there.
+            (Up::Say(FromMember::Rejoin(rejoin)), None) => {
+                let deposed = ToMember::Verdict(Verdict::Deposed(rejoin.epoch));
+                self.send_down(connection, Down::Say(deposed));
+            }
+            (Up::Say(_), None) => self.send_down(connection, Down::Say(ToMember::TryLater)),
             (Up::End, Some(coordinator)) if self.is_there(coordinator) => {
                 self.coordinators[coordinator].machine.handle_closed(connection as u64, now);
                 self.perform(coordinator);
@@ -199,7 +207,7 @@ impl World {
         this.control = Some(connection);
         this.heard = self.now;
         this.followed.extend(self.connections[connection].coordinator);
-        self.schedule(SUSPECT_AFTER, Event::Silence(process, connection));
+        self.schedule(self.silence(), Event::Silence(process, connection));
     }
 
     /// Tells the coordinator, if there is one.
@@ -210,6 +218,8 @@ impl World {
     }
 
     pub(super) fn beat(&mut self, process: usize) {
+        let now = self.now;
+        self.processes[process].beats.note(now);
         if self.processes[process].ended.is_none() {
             self.say(process, FromMember::Heartbeat(CallProgress::default()));
             self.schedule(HEARTBEAT, Event::Beat(process));
@@ -220,18 +230,20 @@ impl World {
         let this = &self.processes[process];
         // Before there is a view nobody beats.
         let waits = this.follower.is_some() || this.first_view.is_some();
-        if this.control != Some(connection) || !waits {
+        if this.control != Some(connection) || !waits || self.connections[connection].taking_up.is_some() {
             return;
         }
         let silent = self.now - this.heard;
-        match silent >= SUSPECT_AFTER {
-            true => self.lose_coordinator(process, true),
-            false => self.schedule(SUSPECT_AFTER - silent, Event::Silence(process, connection)),
+        match silent >= self.silence() {
+            true => self.hears_nothing(process, connection),
+            false => self.schedule(self.silence() - silent, Event::Silence(process, connection)),
         }
     }
 
-    fn lose_coordinator(&mut self, process: usize, silent: bool) {
-        let Some(connection) = self.processes[process].control else { return };
+    pub(super) fn lose_coordinator(&mut self, process: usize, silent: bool) {
+        let this = &self.processes[process];
+        let Some(connection) = this.control.filter(|_| !this.released()) else { return };
+        let silent = silent || this.beats.had_a_pause(self.now);
         if silent {
             self.say(process, FromMember::Succeeded);
         }
@@ -251,15 +263,23 @@ impl World {
 
     pub(super) fn search(&mut self, process: usize) {
         let now = self.instant();
-        if self.processes[process].asking.is_some() {
+        let this = &self.processes[process];
+        if this.asking.is_some() || this.search.is_none() {
             return;
         }
+        // Who has died, or has given this one up, is seen now.
+        self.read_links(process);
         let dead = self.dead_to(process);
         let this = &mut self.processes[process];
+        if let Some(follower) = &mut this.follower {
+            let ended =
+                follower.members().filter(|m| this.ended_by.contains(&process_of(m.peer))).map(|m| m.id);
+            ended.collect::<Vec<_>>().into_iter().for_each(|member| follower.is_ended_by(member));
+        }
         let (Some(search), Some(follower)) = (&mut this.search, &this.follower) else { return };
         let rejoin = follower.rejoin(peer_id(process), dead);
         let (target, host, rejoin) = match search.next(rejoin, follower.heirs(), now) {
-            Step::AskAgain(rejoin) => (self.alone.expect("a coordinator ran alone"), None, rejoin),
+            Step::AskAgain(rejoin) => (self.alone.unwrap_or(0), None, rejoin),
             Step::Ask(heir, rejoin) => (process_of(heir.peer), Some(heir.id), rejoin),
             Step::Host(me, rejoin) => (process, Some(me.id), rejoin),
             Step::GiveUp => return self.fails(process, Ending::CoordinatorLost),
@@ -288,7 +308,7 @@ impl World {
         let this = &mut self.processes[process];
         let (Some(asking), Some(search)) = (this.asking.take(), &mut this.search) else { return };
         let pause = search.not_found(absence, now);
-        if search.may_live() {
+        if search.is_cut_off() {
             this.follower.iter_mut().for_each(Follower::hears_nothing);
         }
         self.send_up(asking.connection, Up::End);
@@ -298,7 +318,7 @@ impl World {
     pub(super) fn member_hears(&mut self, connection: usize, message: Down) {
         let process = self.connections[connection].member;
         let this = &self.processes[process];
-        if !this.alive || this.ended.is_some() {
+        if !this.alive || this.ended.is_some() || this.released() {
             return;
         }
         if this.asking.as_ref().is_some_and(|asking| asking.connection == connection) {
@@ -310,6 +330,7 @@ impl World {
         match message {
             Down::Say(message) => {
                 self.processes[process].heard = self.now;
+                self.connections[connection].was_silent = false;
                 self.hears(process, message);
             }
             Down::Accepted => {
@@ -363,7 +384,9 @@ impl World {
         if let (Some(host), Some(follower)) = (host, &mut this.follower) {
             let view = follower.view();
             let id = view.rank_of(host).map(|rank| view.members[rank.index()].id);
-            follower.hosted_by(id.or(asking.host));
+            if id.is_some() {
+                follower.hosted_by(id);
+            }
         }
         self.follow(process, asking.connection);
         self.say_again(process);
@@ -403,12 +426,12 @@ impl World {
         }
         self.note(&[50, process as u64, other as u64]);
         // The other side sees the end, now or once the link carries something again.
-        self.send_data(process, other, Data::End);
+        self.send_data(process, other, Data::End { farewell: true });
         self.link_ended(process, other, true);
     }
 
     /// The number of another in the view of a process, or in the one that waits for a safe point there.
-    fn member_of(&self, process: usize, other: usize) -> Option<MemberId> {
+    pub(super) fn member_of(&self, process: usize, other: usize) -> Option<MemberId> {
         let follower = self.processes[process].follower.as_ref()?;
         follower.members().find(|m| m.peer == peer_id(other)).map(|m| m.id)
     }
@@ -418,6 +441,9 @@ impl World {
         let this = &mut self.processes[process];
         if !this.ends.insert(other) || this.ended.is_some() {
             return;
+        }
+        if this.left.contains(&other) {
+            return self.miss_the_left(process);
         }
         if let Some(member) = self.member_of(process, other) {
             let reason = format!("process {process} saw it end");
@@ -456,7 +482,9 @@ impl World {
                     self.is_active(process);
                 }
             }
-            ToMember::Prepare { epoch, lost } => self.freeze(process, epoch, lost),
+            ToMember::Left(member) => self.has_left(process, member),
+            ToMember::Released => self.is_released(process),
+            ToMember::Prepare { epoch, lost, .. } => self.freeze(process, epoch, lost),
             ToMember::Resume { plan, shrink, .. } => {
                 self.resumes(process);
                 self.resume(process, &plan);
@@ -469,8 +497,9 @@ impl World {
     fn has_first_view(&mut self, process: usize, view: View) {
         if self.processes[process].first_view.replace(view).is_none() {
             self.processes[process].heard = self.now;
+            self.processes[process].beats = Beats::new(self.now);
             let connection = self.processes[process].control.expect("it has heard from somebody");
-            self.schedule(SUSPECT_AFTER, Event::Silence(process, connection));
+            self.schedule(self.silence(), Event::Silence(process, connection));
             self.schedule(0, Event::Beat(process));
         }
     }
@@ -492,7 +521,7 @@ impl World {
     fn is_active(&mut self, process: usize) {
         self.processes[process].active = true;
         let view = self.processes[process].follower.as_ref().expect("it takes part").view().clone();
-        let goes_on = |p: usize| self.processes[p].alive && self.processes[p].ended.is_none();
+        let goes_on = |p: usize| self.processes[p].goes_on();
         self.truth.is_in_effect(process, &view, &goes_on);
         let delay = self.some_ms(300);
         self.schedule(delay, Event::Call(process));
@@ -582,7 +611,14 @@ impl World {
             return;
         }
         match message {
-            Data::End => self.link_ended(to, from, false),
+            Data::End { farewell } => {
+                if farewell {
+                    self.processes[to].ended_by.insert(from);
+                }
+                self.link_ended(to, from, false);
+            }
+            Data::Ask(op) => self.is_asked(from, to, op),
+            Data::Returned(op) => self.has_returned(from, to, op),
             Data::Contribution { op, attempt, flags } => self.contributes(from, to, op, attempt, flags),
             Data::Result { op, attempt, outcome } => self.is_given(to, op, attempt, outcome),
         }

@@ -12,21 +12,25 @@
 
 mod check;
 mod control;
+mod leaving;
 mod ops;
+mod sessions;
 mod wires;
 
 pub use check::{Ending, Tally};
 
 use check::Truth;
 use control::Seat;
-use ops::Ops;
+use leaving::Closing;
+use ops::{Op, Ops};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use ronde_core::membership::{Follower, MachineId, MemberInfo, Search, View};
 use ronde_core::{Epoch, Instant, MemberId, PeerId};
+use sessions::Beats;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use wires::{Connection, Data, Wire};
+use wires::{Connection, Data, Line, Wire};
 
 /// A millisecond of simulated time.
 pub const MS: u64 = 1_000_000;
@@ -65,6 +69,16 @@ enum Event {
     Impatient(usize),
     /// A process in which the job has failed ends.
     Exit(usize),
+    /// A process sees that its control connection has ended.
+    Ended(usize, usize),
+    /// A process tries to take its control connection up again.
+    TakeUp(usize, usize),
+    /// A process that hosts a coordinator waits, until then, for a control connection that was cut.
+    Await(usize, usize, Option<u64>),
+    /// A process goes on with leaving.
+    Close(usize),
+    /// One that gets to work only now and then does, or does not any more.
+    Falter(usize),
 }
 
 /// One process.
@@ -93,8 +107,17 @@ struct Process {
     /// Coordinators that it has followed, and those of them whose plan it has carried out.
     followed: Vec<usize>,
     obeyed: Vec<usize>,
-    /// Processes to which its link has ended.
+    /// Processes to which its link has ended, and those of them that have said farewell.
     ends: BTreeSet<usize>,
+    ended_by: BTreeSet<usize>,
+    /// Processes that have left in order, as it was told.
+    left: BTreeSet<usize>,
+    beats: Beats,
+    /// It gets to work only now and then.
+    starved: bool,
+    /// It leaves before its next call; it is leaving.
+    leaves: bool,
+    closing: Option<Closing>,
     ops: Ops,
     ended: Option<Ending>,
 }
@@ -117,6 +140,10 @@ pub struct World {
     off: BTreeSet<usize>,
     /// The process that runs a coordinator alone, if one does.
     alone: Option<usize>,
+    /// Control connections that are cut are taken up again.
+    resumes: bool,
+    /// Nobody makes a call after this one.
+    last_op: Option<Op>,
     truth: Truth,
     hash: u64,
 }
@@ -148,6 +175,8 @@ impl World {
             mute: BTreeMap::new(),
             off: BTreeSet::new(),
             alone: None,
+            resumes: false,
+            last_op: None,
             truth: Truth::default(),
             hash: 0,
         };
@@ -180,6 +209,12 @@ impl World {
             followed: Vec::new(),
             obeyed: Vec::new(),
             ends: BTreeSet::new(),
+            ended_by: BTreeSet::new(),
+            left: BTreeSet::new(),
+            beats: Beats::new(self.now),
+            starved: false,
+            leaves: false,
+            closing: None,
             ops: Ops::default(),
             ended: None,
         });
@@ -259,7 +294,12 @@ impl World {
             | Event::Call(process)
             | Event::Enter(process)
             | Event::Impatient(process)
-            | Event::Exit(process) => process,
+            | Event::Exit(process)
+            | Event::Ended(process, _)
+            | Event::TakeUp(process, _)
+            | Event::Await(process, ..)
+            | Event::Close(process) => process,
+            Event::Falter(process) => return self.falter(process),
         };
         if !self.processes[process].alive {
             return;
@@ -268,7 +308,7 @@ impl World {
             return self.processes[process].missed.push(event);
         }
         match event {
-            Event::Arrive(_) => {}
+            Event::Arrive(_) | Event::Falter(_) => {}
             Event::Tick(coordinator, due) => self.tick_if_due(coordinator, due),
             Event::Probed(coordinator, whom) => self.is_probed(coordinator, whom),
             Event::Beat(_) => self.beat(process),
@@ -281,6 +321,10 @@ impl World {
             Event::Enter(_) => self.enter(process),
             Event::Impatient(_) => self.give_joining_up(process),
             Event::Exit(_) => self.end(process, false),
+            Event::Ended(_, connection) => self.sees_end(process, connection),
+            Event::TakeUp(_, connection) => self.take_up(process, connection),
+            Event::Await(_, connection, until) => self.await_member(connection, until),
+            Event::Close(_) => self.go_on_closing(process),
         }
     }
 
@@ -366,28 +410,37 @@ impl World {
     /// The connection of a process to its coordinator loses everything from now on, and neither side sees it.
     pub fn lose_connection(&mut self, process: usize) {
         self.note(&[8, process as u64]);
-        if let Some(connection) = self.processes[process].control {
-            let of = &mut self.connections[connection];
-            of.is_mute = self.processes[of.host].machine != self.processes[process].machine;
+        let Some(connection) = self.processes[process].control else { return };
+        let of = &mut self.connections[connection];
+        if of.line == Line::Whole && self.processes[of.host].machine != self.processes[process].machine {
+            of.line = Line::Mute;
+            if !self.resumes {
+                of.lose_all();
+            }
         }
     }
 
-    /// Something on the way ends the connection of a process that lives to its coordinator, which lives too; seen
+    /// Something on the way cuts the connection of a process that lives to its coordinator, which lives too; seen
     /// by the process, by the coordinator, or both.
     pub fn forge_end(&mut self, process: usize, by_process: bool, by_coordinator: bool) {
         self.note(&[9, process as u64]);
         let Some(connection) = self.processes[process].control else { return };
         let host = self.connections[connection].host;
         if self.processes[host].machine != self.processes[process].machine {
-            self.forge(connection, by_process, by_coordinator);
+            self.cut(connection, by_process, by_coordinator);
         }
     }
 
-    /// A coordinator that ran alone is started again, if it has ended.
+    /// The link between two processes that live is cut, and no other connection can be made for it.
+    pub fn tear_link(&mut self, one: usize, other: usize) {
+        self.note(&[11, one as u64, other as u64]);
+        self.tear(one, other);
+    }
+
+    /// A coordinator that ran alone is started again, if its process has ended. Else it knows which jobs there were.
     pub fn start_coordinator_again(&mut self) {
         let Some(before) = self.alone else { return };
-        let runs = self.processes[before].hosts.is_some_and(|coordinator| self.is_there(coordinator));
-        if !runs {
+        if !self.processes[before].alive {
             let machine = self.processes[before].machine;
             self.note(&[10, machine as u64]);
             self.off.remove(&machine);
@@ -427,7 +480,22 @@ impl World {
     fn end(&mut self, process: usize, suddenly: bool) {
         self.processes[process].alive = false;
         self.end_connections_of(process, suddenly);
-        self.close_all_links(process);
+        self.break_all_links(process);
+    }
+}
+
+impl Process {
+    /// What it has returned stands: it is at work, or has left in order.
+    fn goes_on(&self) -> bool {
+        match &self.closing {
+            Some(closing) if !self.alive => closing.is_done(),
+            _ => self.alive && self.ended.is_none(),
+        }
+    }
+
+    /// It has left in order.
+    fn released(&self) -> bool {
+        self.closing.as_ref().is_some_and(Closing::is_released)
     }
 }
 

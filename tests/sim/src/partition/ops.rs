@@ -45,6 +45,8 @@ pub(super) struct Ops {
     passing: Option<[u32; 2]>,
     /// How many have returned since that was asked for.
     pub(super) returned: usize,
+    /// Who wants to know that an op has returned.
+    pub(super) askers: Vec<(Op, usize)>,
 }
 
 fn formation(generation: u32) -> Formation {
@@ -117,11 +119,14 @@ impl World {
         let this = &mut self.processes[process];
         let flags = this.follower.as_ref().map(|follower| follower.flags()).unwrap_or_default();
         let group = this.ops.groups.get_mut(&generation).expect("the group of the view in effect");
-        if this.ops.frozen || this.ops.passing.is_some() || group.open().is_some() {
+        if this.ops.frozen || this.ops.passing.is_some() || group.open().is_some() || this.closing.is_some() {
             return;
         }
+        let op = (generation, group.ops.len());
+        if this.leaves || self.last_op.is_some_and(|last| op > last) {
+            return self.close(process);
+        }
         group.ops.push((flags, None));
-        let op = (generation, group.ops.len() - 1);
         self.contribute(process, op);
     }
 
@@ -137,6 +142,7 @@ impl World {
             }
         }
         self.return_what_is_complete(process);
+        self.miss_the_left(process);
     }
 
     pub(super) fn contributes(&mut self, from: usize, to: usize, op: Op, attempt: u64, flags: [u32; 2]) {
@@ -147,6 +153,39 @@ impl World {
     pub(super) fn waits_for_an_op(&self, process: usize) -> bool {
         let ops = &self.processes[process].ops;
         self.generation(process).is_some_and(|generation| ops.groups[&generation].open().is_some())
+    }
+
+    /// Processes whose contribution to its open op one waits for.
+    pub(super) fn awaited(&self, process: usize) -> Vec<usize> {
+        let ops = &self.processes[process].ops;
+        let group = self.generation(process).map(|generation| (generation, &ops.groups[&generation]));
+        let Some((generation, group)) = group.filter(|_| !ops.frozen) else { return Vec::new() };
+        let Some(seq) = group.open() else { return Vec::new() };
+        let there = ops.contributions.get(&((generation, seq), group.attempt));
+        let is_missing = |p: &usize| there.is_none_or(|there| !there.contains_key(p));
+        group.present().into_iter().filter(is_missing).collect()
+    }
+
+    /// The op that has returned last, and who has to have it too.
+    pub(super) fn last_returned(&self, process: usize) -> Option<(Op, BTreeSet<usize>)> {
+        let this = &self.processes[process];
+        let (&generation, group) = this.ops.groups.iter().rfind(|(_, group)| !group.ops.is_empty())?;
+        let seq = group.ops.iter().rposition(|(_, outcome)| outcome.is_some())?;
+        let others = group.present().into_iter().filter(|p| *p != process && !this.left.contains(p));
+        Some(((generation, seq), others.collect()))
+    }
+
+    /// The highest op that any process that lives has started.
+    pub(super) fn newest_op(&self) -> Option<Op> {
+        let groups = self.processes.iter().filter(|p| p.goes_on()).flat_map(|p| &p.ops.groups);
+        groups.filter_map(|(&generation, group)| Some((generation, group.ops.len().checked_sub(1)?))).max()
+    }
+
+    pub(super) fn has_outcome(&self, process: usize, op: Op) -> bool {
+        let groups = &self.processes[process].ops.groups;
+        let later = groups.keys().next().is_some_and(|&first| first > op.0);
+        let outcome = groups.get(&op.0).and_then(|group| group.ops.get(op.1)).map(|(_, o)| o.is_some());
+        outcome.unwrap_or(later)
     }
 
     pub(super) fn is_given(&mut self, process: usize, op: Op, attempt: u64, outcome: Outcome) {
@@ -178,8 +217,9 @@ impl World {
         ops.passing = Some(outcome.least);
         ops.returned += 1;
         self.note(&[40, process as u64, u64::from(generation), seq as u64]);
-        let goes_on = |p: usize| self.processes[p].alive && self.processes[p].ended.is_none();
+        let goes_on = |p: usize| self.processes[p].goes_on();
         self.truth.returns(process, op, outcome, &goes_on);
+        self.answer_askers(process);
         let delay = self.some_ms(3);
         self.schedule(delay, Event::Enter(process));
     }
@@ -193,7 +233,7 @@ impl World {
         };
         this.ops.groups.retain(|&generation, _| generation + 1 >= view.generation.0);
         self.note(&[41, process as u64, view.epoch.0]);
-        let goes_on = |p: usize| self.processes[p].alive && self.processes[p].ended.is_none();
+        let goes_on = |p: usize| self.processes[p].goes_on();
         self.truth.is_in_effect(process, &view, &goes_on);
         self.say(process, FromMember::Entered(view.epoch));
     }
@@ -217,7 +257,7 @@ impl World {
         let tags = this.ops.groups.iter().map(|(&generation, group)| group.report(generation)).collect();
         self.note(&[42, process as u64, epoch.0]);
         all_lost.into_iter().for_each(|other| self.close_link(process, other));
-        self.say(process, FromMember::Report(Report { epoch, groups, splits: Vec::new(), tags }));
+        self.say(process, FromMember::Report(Report { epoch, groups, tags, ..Report::default() }));
     }
 
     /// Goes on by the plan.

@@ -49,8 +49,21 @@ pub(super) struct Connection {
     /// This side has ended it.
     pub(super) member_ended: bool,
     pub(super) host_ended: bool,
-    /// Whatever is sent on it is lost.
-    pub(super) is_mute: bool,
+    pub(super) line: Line,
+    /// The member makes another connection: until then at most, and whether it does because nothing came.
+    pub(super) taking_up: Option<(u64, bool)>,
+    /// It has done so since it heard something.
+    pub(super) was_silent: bool,
+}
+
+/// What a control connection carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Line {
+    Whole,
+    /// Nothing, and neither side sees that.
+    Mute,
+    /// Nothing: it has ended.
+    Cut,
 }
 
 /// Between members.
@@ -59,8 +72,13 @@ pub(super) enum Data {
     Contribution { op: (u32, usize), attempt: u64, flags: [u32; 2] },
     /// Of an op that has returned to the sender.
     Result { op: (u32, usize), attempt: u64, outcome: super::ops::Outcome },
-    /// The other side has closed the link, or has ended.
-    End,
+    /// Has this op returned there?
+    Ask(super::ops::Op),
+    /// It has.
+    Returned(super::ops::Op),
+    /// The other side has ended the link. Without a word of farewell it may have died instead, or something in between has cut
+    /// the connection.
+    End { farewell: bool },
 }
 
 fn pop_due<T>(queue: &mut Queue<T>, now: u64) -> Option<T> {
@@ -78,7 +96,9 @@ impl World {
             down: Queue::new(),
             member_ended: false,
             host_ended: false,
-            is_mute: false,
+            line: Line::Whole,
+            taking_up: None,
+            was_silent: false,
         });
         let connection = self.connections.len() - 1;
         self.send_up(connection, Up::Connect);
@@ -97,8 +117,11 @@ impl World {
         let (member, host) = (self.connections[connection].member, self.connections[connection].host);
         let due = self.now + self.latency(member, host);
         let of = &mut self.connections[connection];
-        if !of.is_mute && !of.member_ended {
-            of.member_ended = matches!(message, Up::End);
+        if of.member_ended {
+            return;
+        }
+        of.member_ended = matches!(message, Up::End);
+        if of.line == Line::Whole || self.resumes {
             self.put(Wire::Up(connection), due, |world| &mut world.connections[connection].up, message);
         }
     }
@@ -107,8 +130,11 @@ impl World {
         let (member, host) = (self.connections[connection].member, self.connections[connection].host);
         let due = self.now + self.latency(host, member);
         let of = &mut self.connections[connection];
-        if !of.is_mute && !of.host_ended {
-            of.host_ended = matches!(message, Down::End | Down::Refused | Down::Failed);
+        if of.host_ended {
+            return;
+        }
+        of.host_ended = matches!(message, Down::End | Down::Refused | Down::Failed);
+        if of.line == Line::Whole || self.resumes {
             self.put(Wire::Down(connection), due, |world| &mut world.connections[connection].down, message);
         }
     }
@@ -134,23 +160,21 @@ impl World {
             Wire::Up(connection) => {
                 let (from, to) = (self.connections[connection].member, self.connections[connection].host);
                 while self.gets_through(from, to)
+                    && self.connections[connection].line == Line::Whole
                     && let Some(message) = pop_due(&mut self.connections[connection].up, now)
                 {
                     self.note(&[20, connection as u64]);
-                    if !self.connections[connection].is_mute {
-                        self.host_hears(connection, message);
-                    }
+                    self.host_hears(connection, message);
                 }
             }
             Wire::Down(connection) => {
                 let (from, to) = (self.connections[connection].host, self.connections[connection].member);
                 while self.gets_through(from, to)
+                    && self.connections[connection].line == Line::Whole
                     && let Some(message) = pop_due(&mut self.connections[connection].down, now)
                 {
                     self.note(&[21, connection as u64]);
-                    if !self.connections[connection].is_mute {
-                        self.member_hears(connection, message);
-                    }
+                    self.member_hears(connection, message);
                 }
             }
             Wire::Data(from, to) => {
@@ -182,7 +206,8 @@ impl World {
 
     pub(super) fn look_at_all_wires(&mut self) {
         let mut wires = Vec::new();
-        for (at, connection) in self.connections.iter().enumerate() {
+        let carries = |(_, connection): &(usize, &Connection)| connection.line == Line::Whole;
+        for (at, connection) in self.connections.iter().enumerate().filter(carries) {
             let [up, down] = [connection.up.is_empty(), connection.down.is_empty()];
             wires.extend((!up).then_some(Wire::Up(at)));
             wires.extend((!down).then_some(Wire::Down(at)));
@@ -226,23 +251,41 @@ impl World {
         if suddenly && arrived < all { self.rng.random_range(arrived..=all) } else { all }
     }
 
-    pub(super) fn forge(&mut self, connection: usize, by_process: bool, by_coordinator: bool) {
-        if by_process {
-            self.send_down(connection, Down::End);
-        }
-        if by_coordinator {
-            self.send_up(connection, Up::End);
+    /// Ends a process's link to another, which sees that.
+    fn end_link(&mut self, process: usize, other: usize, farewell: bool) {
+        if self.processes[process].ends.insert(other) {
+            self.send_data(process, other, Data::End { farewell });
         }
     }
 
-    /// Closes a process's link to another, which sees that.
+    /// A process that lives ends its link to another.
     pub(super) fn close_link(&mut self, process: usize, other: usize) {
-        if self.processes[process].ends.insert(other) {
-            self.send_data(process, other, Data::End);
-        }
+        self.end_link(process, other, true);
+    }
+
+    fn others(&self, process: usize) -> impl Iterator<Item = usize> + use<> {
+        (0..self.processes.len()).filter(move |&other| other != process)
     }
 
     pub(super) fn close_all_links(&mut self, process: usize) {
-        (0..self.processes.len()).filter(|&other| other != process).for_each(|o| self.close_link(process, o));
+        self.others(process).for_each(|other| self.close_link(process, other));
+    }
+
+    /// The kernel ends the links of a process that has ended.
+    pub(super) fn break_all_links(&mut self, process: usize) {
+        self.others(process).for_each(|other| self.end_link(process, other, false));
+    }
+
+    /// The link between two that live is cut, and no other connection can be made for it.
+    pub(super) fn tear(&mut self, one: usize, other: usize) {
+        if self.processes[one].machine != self.processes[other].machine {
+            self.send_data(one, other, Data::End { farewell: false });
+            self.send_data(other, one, Data::End { farewell: false });
+        }
+    }
+
+    /// Whoever is at work reads what its links have brought.
+    pub(super) fn read_links(&mut self, process: usize) {
+        self.others(process).for_each(|other| self.arrive(Wire::Data(other, process)));
     }
 }

@@ -84,16 +84,14 @@ impl Layout {
         (of(sends, &self.send[rank]), of(receives, &self.recv[rank]))
     }
 
-    /// The elements of a rank's output that belong to no block.
-    pub(crate) fn gaps(&self, rank: usize) -> Vec<usize> {
+    /// By element of a rank's output, whose block it is in, if it is in one.
+    pub(crate) fn owners(&self, rank: usize) -> Vec<Option<usize>> {
         let Blocks { offsets, counts } = &self.recv[rank];
-        let mut end = 0;
-        let mut gaps = Vec::new();
-        for (start, count) in offsets.iter().zip(counts) {
-            gaps.extend(end..*start);
-            end = start + count;
+        let mut owners = vec![None; extent(&self.recv[rank])];
+        for (owner, (&start, &count)) in offsets.iter().zip(counts).enumerate() {
+            owners[start..start + count].fill(Some(owner));
         }
-        gaps
+        owners
     }
 }
 

@@ -238,7 +238,7 @@ impl Churn {
             let what = format!("op {key:?} {} process {process}", op.collective);
             let rank = views[&key.0].iter().position(|&p| p == process).expect("a member");
             if let Ok(outcome) = &result {
-                op.check(rank, outcome, &what);
+                op.check(rank, outcome, 0, &what);
             }
             results.entry(*key).or_default().insert(process, result);
             worker.calm_ops += usize::from(calm);

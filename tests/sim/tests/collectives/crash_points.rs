@@ -3,6 +3,8 @@
 //! events.
 
 use crate::case::NarrowLimits;
+#[cfg(not(feature = "planted-bugs"))]
+use crate::job::Late;
 use crate::job::{Death, Losses, Moment};
 use crate::random_op::{OpSpec, Reduces};
 use ronde_core::{Collective, Tolerance};
@@ -100,9 +102,19 @@ pub(crate) fn jobs(world: usize, seed: u64) -> Vec<Losses> {
             ops: vec![op(world - 1), op(0)],
             messages: Vec::new(),
             deaths: Vec::new(),
+            late: Vec::new(),
+            abort: None,
         });
     }
     jobs
+}
+
+/// The job in which a rank soon finds its first call late.
+#[cfg(not(feature = "planted-bugs"))]
+fn and_late(job: &Losses) -> Losses {
+    let world = job.nodes.len();
+    let (rank, turns) = (job.seed as usize % world, world + (7 * job.seed as usize) % (12 * world));
+    Losses { late: vec![Late { rank, turns }], ..job.clone() }
 }
 
 /// The job with one more death. That is noticed at once or a while later, as the event says.
@@ -170,7 +182,10 @@ mod tests {
         let start = std::time::Instant::now();
         let step = if cfg!(debug_assertions) { 17 } else { 1 };
         for world in 2..=4 {
-            for job in jobs(world, number("RONDE_SEED").unwrap_or(0)) {
+            let jobs = jobs(world, number("RONDE_SEED").unwrap_or(0));
+            // Four take four times as long as three.
+            let late: Vec<Losses> = jobs.iter().filter(|_| world < 4).map(and_late).collect();
+            for job in jobs.into_iter().chain(late) {
                 let events = runs.play(&job);
                 for event in (0..events).step_by(step) {
                     for job in first_deaths(&job, event) {

@@ -44,6 +44,23 @@ pub(crate) struct Death {
     pub(crate) settles: bool,
 }
 
+/// After so many turns a rank finds that a call is late.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Late {
+    pub(crate) rank: usize,
+    pub(crate) turns: usize,
+}
+
+impl Late {
+    /// Of half of all schedules some calls end so. Everything else stays as it was drawn.
+    pub(crate) fn draw(seed: u64, world: usize, within: usize) -> Vec<Late> {
+        let mut rng = SmallRng::seed_from_u64(seed ^ 0x1a7e);
+        let count = if rng.random() { rng.random_range(1..5) } else { 0 };
+        let mut late = || Late { rank: rng.random_range(0..world), turns: rng.random_range(0..within) };
+        (0..count).map(|_| late()).collect()
+    }
+}
+
 /// A schedule of deaths.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Losses {
@@ -55,6 +72,11 @@ pub(crate) struct Losses {
     pub(crate) ops: Vec<OpSpec>,
     pub(crate) messages: Vec<MessageSpec>,
     pub(crate) deaths: Vec<Death>,
+    #[serde(default)]
+    pub(crate) late: Vec<Late>,
+    /// After so many turns a rank ends the job. Nobody dies then.
+    #[serde(default)]
+    pub(crate) abort: Option<Late>,
 }
 
 impl Losses {
@@ -65,6 +87,10 @@ impl Losses {
         let renumber = |other: &mut usize| *other -= usize::from(*other > rank);
         less.deaths.retain(|death| death.victim != rank);
         less.deaths.iter_mut().for_each(|death| renumber(&mut death.victim));
+        less.abort = less.abort.filter(|abort| abort.rank != rank);
+        less.abort.iter_mut().for_each(|abort| renumber(&mut abort.rank));
+        less.late.retain(|late| late.rank != rank);
+        less.late.iter_mut().for_each(|late| renumber(&mut late.rank));
         less.messages.retain(|message| message.from != rank && message.to != rank);
         less.messages.iter_mut().for_each(|message| {
             renumber(&mut message.from);
@@ -112,6 +138,7 @@ impl Scenario for Losses {
             with_less(&self.ops).into_iter().map(|ops| Losses { ops, ..self.clone() }).collect();
         all.extend(with_less(&self.messages).into_iter().map(|messages| Losses { messages, ..self.clone() }));
         all.extend(with_less(&self.deaths).into_iter().map(|deaths| Losses { deaths, ..self.clone() }));
+        all.extend(with_less(&self.late).into_iter().map(|late| Losses { late, ..self.clone() }));
         if self.nodes.len() > 2 {
             let fewer = (0..self.nodes.len()).rev().map(|rank| self.without(rank));
             all.extend(fewer.filter(|less| less.deaths.len() < less.nodes.len()));
@@ -129,9 +156,9 @@ impl Scenario for Losses {
     }
 
     fn size(&self) -> String {
-        let Losses { nodes, ops, messages, deaths, .. } = self;
-        let [ops, messages, deaths] = [ops.len(), messages.len(), deaths.len()];
-        format!("peers: {}, ops: {ops}, messages: {messages}, deaths: {deaths}", nodes.len())
+        let Losses { nodes, ops, messages, deaths, late, .. } = self;
+        let [ops, messages, deaths, late] = [ops.len(), messages.len(), deaths.len(), late.len()];
+        format!("peers: {}, ops: {ops}, messages: {messages}, deaths: {deaths}, late: {late}", nodes.len())
     }
 }
 
@@ -180,9 +207,18 @@ pub(crate) struct Tally {
     /// The same, results that hold once somebody has returned them.
     pub(crate) certain: usize,
     pub(crate) failed: usize,
+    /// Ended by agreement, since somebody found them late; and those of which some had returned, which bound nobody.
+    pub(crate) late: usize,
+    pub(crate) late_for_some: usize,
+    /// Of jobs that were aborted, calls that ended so, and those that had returned on some ranks by then.
+    pub(crate) aborted: usize,
+    pub(crate) done: usize,
     pub(crate) whole: usize,
     /// Commit groups that were final without somebody.
     pub(crate) together: usize,
+    /// Outputs of calls outside of commit groups with holes, and with more than one.
+    pub(crate) with_holes: usize,
+    pub(crate) with_several: usize,
     /// Deaths that happened.
     pub(crate) deaths: usize,
 }
@@ -212,6 +248,8 @@ struct Job {
     /// By rank: the next message to look at, and those in flight.
     next_message: Vec<usize>,
     in_flight: Vec<Vec<(usize, OpHandle)>>,
+    late: Vec<Late>,
+    abort: Option<Late>,
     turns: usize,
 }
 
@@ -226,6 +264,10 @@ pub(crate) fn play(losses: &Losses, tally: &mut Tally) -> u64 {
     }
     while !job.is_done() {
         job.round();
+    }
+    if losses.abort.is_some() {
+        job.check_end(tally);
+        return job.cluster.events();
     }
     job.check_agreement(tally);
     for rank in (0..losses.nodes.len()).filter(|rank| !job.lives(*rank)) {
@@ -257,6 +299,8 @@ impl Job {
             next_message: vec![0; world],
             in_flight: vec![Vec::new(); world],
             rng,
+            late: losses.late.clone(),
+            abort: losses.abort,
             turns: 0,
         }
     }
@@ -297,6 +341,10 @@ impl Job {
     /// A random rank that lives starts its next op, takes results, or makes a step.
     fn turn(&mut self) {
         self.see_that_it_ends();
+        self.find_late();
+        if let Some(abort) = self.abort.take_if(|abort| abort.turns <= self.turns) {
+            self.cluster.abort(abort.rank);
+        }
         let living = self.cluster.living();
         let rank = living[self.rng.random_range(0..living.len())];
         if self.rng.random_ratio(1, 4) {
@@ -325,7 +373,19 @@ impl Job {
         }
     }
 
+    fn find_late(&mut self) {
+        let Job { late, cluster, turns, .. } = self;
+        let lives = |cluster: &Cluster, rank: usize| cluster.living().binary_search(&rank).is_ok();
+        // One that has no call open waits until it has.
+        late.retain(|late| {
+            late.turns > *turns || lives(cluster, late.rank) && !cluster.finds_late(late.rank)
+        });
+    }
+
     fn start_op(&mut self, rank: usize) {
+        if self.cluster.has_ended(rank) {
+            return;
+        }
         let at = self.next[rank];
         let Some(op) = self.ops.get(at) else {
             (0..2).for_each(|tag| self.seal(rank, tag));
@@ -364,7 +424,7 @@ impl Job {
         let at = self.next_message[rank];
         self.next_message[rank] += 1;
         let message = &self.messages[at];
-        if message.concerns(rank) && self.lives(rank) {
+        if message.concerns(rank) && self.lives(rank) && !self.cluster.has_ended(rank) {
             let handle = self.cluster.start(rank, message.call(rank), false).expect("it has its number");
             self.in_flight[rank].push((at, handle));
         }
@@ -375,7 +435,7 @@ impl Job {
         open[rank].retain(|&(at, handle)| {
             let Some(result) = cluster.peers[rank].executor.take(handle) else { return true };
             if let Ok(outcome) = &result {
-                ops[at].check(rank, outcome, &format!("op {at} {} rank {rank}", ops[at].collective));
+                ops[at].check(rank, outcome, 0, &format!("op {at} {} rank {rank}", ops[at].collective));
             }
             results[rank][at] = Some(result);
             false
@@ -383,10 +443,14 @@ impl Job {
         let Job { seals, cluster, ops, results, .. } = self;
         seals[rank].retain(|(handle, of_group)| {
             let Some(result) = cluster.peers[rank].executor.take(*handle) else { return true };
-            for &at in of_group {
+            for (number, &at) in of_group.iter().enumerate() {
                 if let Ok(outcome) = &result {
                     let what = format!("op {at} {} of {of_group:?} rank {rank}", ops[at].collective);
-                    ops[at].check(rank, outcome, &what);
+                    ops[at].check(rank, outcome, number, &what);
+                    assert!(
+                        outcome.holes.iter().all(|hole| hole.call < of_group.len()),
+                        "{what}: {outcome:?}"
+                    );
                 }
                 results[rank][at] = Some(result.clone());
             }
@@ -406,6 +470,9 @@ impl Job {
                     assert_eq!(message.target.values(), message.values, "message {at}");
                 }
                 Ok(_) => {}
+                Err(error) if cluster.has_ended(rank) => {
+                    assert!(error.to_string().contains("aborted the group"), "message {at}: {error}");
+                }
                 Err(error) => {
                     assert!(error.to_string().contains(&format!("peer {other} ")), "message {at}: {error}");
                     assert!(!cluster.living().contains(&other), "message {at}: {error}");
@@ -417,12 +484,15 @@ impl Job {
 
     fn is_done(&self) -> bool {
         let is_idle = |&rank: &usize| {
-            self.next[rank] == self.ops.len()
-                && self.open[rank].is_empty()
-                && self.unsealed[rank].iter().all(Option::is_none)
-                && self.seals[rank].is_empty()
-                && self.next_message[rank] == self.messages.len()
-                && self.in_flight[rank].is_empty()
+            let has_ended =
+                self.cluster.has_ended(rank) && self.open[rank].is_empty() && self.in_flight[rank].is_empty();
+            has_ended && self.seals[rank].is_empty()
+                || self.next[rank] == self.ops.len()
+                    && self.open[rank].is_empty()
+                    && self.unsealed[rank].iter().all(Option::is_none)
+                    && self.seals[rank].is_empty()
+                    && self.next_message[rank] == self.messages.len()
+                    && self.in_flight[rank].is_empty()
         };
         self.cluster.living().iter().all(is_idle)
     }
@@ -480,21 +550,58 @@ impl Job {
         }
     }
 
+    /// The job was aborted: what has returned anywhere has everywhere, and what was given for all else is as it was.
+    fn check_end(&self, tally: &mut Tally) {
+        for (at, op) in self.ops.iter().enumerate() {
+            let what = format!("op {at} {} of an aborted job", op.collective);
+            let told: Vec<&Result<Outcome>> =
+                self.results.iter().filter_map(|of_rank| of_rank[at].as_ref()).collect();
+            let is_done = told.iter().any(|told| told.is_ok());
+            assert!(op.is_strict() || !is_done || told.len() == self.results.len(), "{what}: {told:?}");
+            let ended = match op.check_agreement(&told, &what) {
+                Told::Done { .. } | Told::Nothing => 0,
+                Told::Lost(error) => usize::from(error.contains("aborted the group")),
+            };
+            for rank in 0..self.results.len() {
+                if let Some(Err(_)) = &self.results[rank][at] {
+                    op.check_untouched(rank, &what);
+                }
+            }
+            tally.aborted += ended;
+            tally.done += usize::from(is_done);
+        }
+    }
+
     /// Survivors agree on every op: contributors, absent ranks, and whether it worked.
     fn check_agreement(&self, tally: &mut Tally) {
-        let (mut reduced, mut failed) = (0, 0);
+        let (mut reduced, mut failed, mut late) = (0, 0, 0);
         let living = self.cluster.living();
         for (at, op) in self.ops.iter().enumerate() {
             let told: Vec<&Result<Outcome>> =
                 living.iter().map(|&rank| self.results[rank][at].as_ref().expect("done")).collect();
             let what = format!("op {at} {}", op.collective);
             match op.check_agreement(&told, &what) {
+                Told::Lost(error) if error.contains("missed its deadline") => {
+                    for &rank in living {
+                        match &self.results[rank][at] {
+                            Some(Err(_)) => op.check_untouched(rank, &what),
+                            _ => assert!(op.is_strict(), "{what}"),
+                        }
+                    }
+                    late += 1;
+                    tally.late_for_some += usize::from(told.iter().any(|told| told.is_ok()));
+                }
                 Told::Lost(error) => {
                     let members: Vec<usize> = (0..self.next.len()).collect();
                     op.check_loss(&error, &members, &|rank| !self.lives(rank), &what);
                     failed += 1;
                 }
                 Told::Done { absent, in_parts } => {
+                    let alone = told.iter().filter(|_| op.commit_group.is_none());
+                    let outcomes = alone.filter_map(|told| told.as_ref().ok());
+                    let holes: Vec<usize> = outcomes.map(|outcome| outcome.holes.len()).collect();
+                    tally.with_holes += holes.iter().filter(|holes| **holes > 0).count();
+                    tally.with_several += holes.iter().filter(|holes| **holes > 1).count();
                     reduced += usize::from(!absent.is_empty());
                     tally.together += usize::from(!absent.is_empty() && op.commit_group.is_some());
                     tally.in_parts += usize::from(in_parts);
@@ -506,6 +613,7 @@ impl Job {
         }
         tally.reduced += reduced;
         tally.failed += failed;
-        tally.whole += self.ops.len() - reduced - failed;
+        tally.late += late;
+        tally.whole += self.ops.len() - reduced - failed - late;
     }
 }

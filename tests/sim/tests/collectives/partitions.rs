@@ -41,6 +41,16 @@ enum Act {
     Mute(u32, bool, bool),
     /// That is over.
     Unmute(u32, bool, bool),
+    /// A process is stopped, and its control connection is cut.
+    Strand(Victim),
+    /// A process gets to work only now and then.
+    Starve(Victim),
+    /// The link between two processes is cut for good.
+    Tear(usize, usize),
+    /// A process leaves in order.
+    Leave(Victim),
+    /// Everybody does, after the same call: so many more than have begun.
+    Finish(usize),
 }
 
 /// Something that happens, in simulated time.
@@ -56,7 +66,7 @@ impl Fault {
     fn end(&self) -> Option<Act> {
         match self.act {
             Act::Cut(side, out, back) => Some(Act::Mend(side, out, back)),
-            Act::Stop(_) => Some(Act::WakeAll),
+            Act::Stop(_) | Act::Strand(_) | Act::Starve(_) => Some(Act::WakeAll),
             Act::Mute(side, out, back) => Some(Act::Unmute(side, out, back)),
             _ => None,
         }
@@ -68,7 +78,11 @@ impl Fault {
             | Act::Kill(Victim::Process(p))
             | Act::PowerOff(Victim::Process(p))
             | Act::LoseConnection(Victim::Process(p))
+            | Act::Strand(Victim::Process(p))
+            | Act::Starve(Victim::Process(p))
+            | Act::Leave(Victim::Process(p))
             | Act::ForgeEnd(Victim::Process(p), ..) => p == process,
+            Act::Tear(one, other) => one == process || other == process,
             _ => false,
         }
     }
@@ -87,6 +101,8 @@ pub(crate) struct Partitions {
     alone: Option<usize>,
     /// Faults last clearly shorter or longer than anybody is patient, and hit both directions of whole machines.
     is_clear: bool,
+    /// Control connections that are cut are taken up again.
+    resumes: bool,
     faults: Vec<Fault>,
 }
 
@@ -129,7 +145,7 @@ fn draw_victim(rng: &mut SmallRng, members: usize) -> Victim {
 
 fn draw_act(rng: &mut SmallRng, members: usize, machines: usize, is_clear: bool) -> Act {
     let side = rng.random_range(1..1 << machines);
-    match rng.random_range(0..if is_clear { 5 } else { 10 }) {
+    match rng.random_range(0..if is_clear { 5 } else { 16 }) {
         0 | 1 => Act::Cut(side, true, true),
         2 => Act::Stop(draw_victim(rng, members)),
         3 => Act::Kill(draw_victim(rng, members)),
@@ -138,8 +154,29 @@ fn draw_act(rng: &mut SmallRng, members: usize, machines: usize, is_clear: bool)
         6 => Act::LoseConnection(draw_victim(rng, members)),
         7 => Act::ForgeEnd(draw_victim(rng, members), rng.random(), rng.random()),
         8 => Act::Mute(side, rng.random(), rng.random()),
-        _ => Act::PowerOff(draw_victim(rng, members)),
+        9 => Act::PowerOff(draw_victim(rng, members)),
+        10 => Act::Strand(draw_victim(rng, members)),
+        11 => Act::Starve(draw_victim(rng, members)),
+        12 => Act::Tear(rng.random_range(0..members), rng.random_range(0..members)),
+        13 | 14 => Act::Leave(draw_victim(rng, members)),
+        _ => Act::Finish(rng.random_range(0..4)),
     }
+}
+
+/// One is left behind, and the others finish soon after.
+fn draw_end(rng: &mut SmallRng, members: usize) -> Vec<Fault> {
+    let at = rng.random_range(0..2000) * MS;
+    let victim = draw_victim(rng, members);
+    let act = match rng.random_range(0..4) {
+        0 => Act::Starve(victim),
+        1 => Act::ForgeEnd(victim, rng.random(), rng.random()),
+        _ => Act::Strand(victim),
+    };
+    let later = rng.random_range(0..3000) * MS;
+    vec![
+        Fault { at, act, lasts: draw_duration(rng, false) },
+        Fault { at: at + later, act: Act::Finish(rng.random_range(0..3)), lasts: 0 },
+    ]
 }
 
 fn draw_faults(rng: &mut SmallRng, members: usize, machines: usize, is_clear: bool) -> Vec<Fault> {
@@ -165,12 +202,16 @@ pub(crate) fn draw(seed: u64) -> Partitions {
     let mut places: Vec<usize> =
         (0..members).map(|p| if machines == members { p } else { rng.random_range(0..machines) }).collect();
     places[0] = 0;
-    let alone = rng.random_ratio(1, 5).then_some(machines);
+    let alone = rng.random_ratio(1, 4).then_some(machines);
     // One for the coordinator that runs alone, one for newcomers.
     let machines = machines + 2;
-    let is_clear = rng.random();
-    let faults = draw_faults(&mut rng, members, machines, is_clear);
-    Partitions { seed: rng.random(), places, machines, alone, is_clear, faults }
+    let is_clear: bool = rng.random();
+    let faults = match !is_clear && rng.random_ratio(1, 4) {
+        true => draw_end(&mut rng, members),
+        false => draw_faults(&mut rng, members, machines, is_clear),
+    };
+    let (seed, resumes) = (rng.random(), rng.random());
+    Partitions { seed, places, machines, alone, is_clear, resumes, faults }
 }
 
 /// A schedule while it is played.
@@ -186,6 +227,7 @@ struct Schedule {
     touched: BTreeSet<usize>,
     newcomers: usize,
     stopped: BTreeSet<usize>,
+    starved: BTreeSet<usize>,
     stopped_hosts: BTreeSet<usize>,
     alone: Option<usize>,
 }
@@ -201,6 +243,10 @@ struct Sum {
     admitted: usize,
     quorums_that_went_on: usize,
     ops: usize,
+    taken_up: usize,
+    left: usize,
+    lone_survivors: usize,
+    left_behind: usize,
 }
 
 fn is_in(side: u32, machine: usize) -> bool {
@@ -209,13 +255,17 @@ fn is_in(side: u32, machine: usize) -> bool {
 
 impl Schedule {
     fn new(partitions: &Partitions) -> Schedule {
-        let Partitions { seed, places, machines, alone, is_clear, faults } = partitions;
+        let Partitions { seed, places, machines, alone, is_clear, resumes, faults } = partitions;
         let begin = faults.iter().map(|fault| (fault.at, fault.act));
         let end = faults.iter().filter_map(|fault| Some((fault.at + fault.lasts, fault.end()?)));
         let mut acts: Vec<(u64, Act)> = begin.chain(end).collect();
         acts.sort_by_key(|(at, _)| *at);
+        let mut world = World::new(places, *alone, *seed);
+        if *resumes {
+            world.take_connections_up_again();
+        }
         Schedule {
-            world: World::new(places, *alone, *seed),
+            world,
             machines: *machines,
             members: places.len(),
             acts,
@@ -226,6 +276,7 @@ impl Schedule {
             touched: BTreeSet::new(),
             newcomers: 0,
             stopped: BTreeSet::new(),
+            starved: BTreeSet::new(),
             stopped_hosts: BTreeSet::new(),
             alone: *alone,
         }
@@ -270,6 +321,9 @@ impl Schedule {
             | Act::Kill(victim)
             | Act::PowerOff(victim)
             | Act::LoseConnection(victim)
+            | Act::Strand(victim)
+            | Act::Starve(victim)
+            | Act::Leave(victim)
             | Act::ForgeEnd(victim, ..) => {
                 let Some(process) = self.resolve(victim) else { return };
                 self.touched.insert(process);
@@ -294,7 +348,23 @@ impl Schedule {
                 self.stopped.insert(victim);
                 self.world.stop(victim);
             }
+            Act::Strand(_) => {
+                self.stopped.insert(victim);
+                self.world.stop(victim);
+                self.world.forge_end(victim, true, true);
+            }
+            Act::Starve(_) => {
+                self.starved.insert(victim);
+                self.world.starve(victim, true);
+            }
+            Act::Tear(one, other) => self.world.tear_link(one, other),
+            Act::Leave(_) => self.world.leave(victim),
+            Act::Finish(more) => self.world.finish(more),
             Act::WakeAll => {
+                for process in std::mem::take(&mut self.starved) {
+                    self.world.starve(process, false);
+                    self.stopped.insert(process);
+                }
                 std::mem::take(&mut self.stopped).into_iter().for_each(|process| self.world.wake(process));
             }
             Act::Kill(_) => self.world.kill(victim),
@@ -387,6 +457,10 @@ fn play_into(partitions: &Partitions, sum: &mut Sum) -> u64 {
     sum.admitted += tally.admitted;
     sum.quorums_that_went_on += usize::from(!quorum.is_empty());
     sum.ops += tally.ops;
+    sum.taken_up += tally.taken_up;
+    sum.left += tally.left;
+    sum.lone_survivors += tally.lone_survivors;
+    sum.left_behind += tally.left_behind;
     schedule.world.hash()
 }
 
@@ -412,6 +486,10 @@ fn one_part_goes_on() {
         sum.deposed_hosts,
         sum.admitted,
         sum.quorums_that_went_on,
+        sum.taken_up,
+        sum.left,
+        sum.lone_survivors,
+        sum.left_behind,
     ];
     assert!(count < 1000 || had.iter().all(|&often| often > count as usize / 50), "{sum:?}");
 }

@@ -99,7 +99,7 @@ fn check_op(spec: &OpSpec, world: usize, seed: u64, what: &str) {
     for (rank, result) in cluster.finish(&handles, BUDGET).into_iter().enumerate() {
         let outcome = result.expect(what);
         assert_eq!(outcome.contributors as usize, world, "{what}");
-        op.check(rank, &outcome, &format!("{what}: rank {rank}"));
+        op.check(rank, &outcome, 0, &format!("{what}: rank {rank}"));
     }
 }
 

@@ -6,7 +6,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use ronde_algorithms::{Algorithm, algorithms_for};
 use ronde_core::call::{Blocks, Call, CallOptions};
-use ronde_core::error::{Error, Outcome};
+use ronde_core::error::{Error, Hole, Outcome};
 use ronde_core::memory::Access;
 use ronde_core::reduce::Reduction;
 use ronde_core::{Collective, DType, ReduceOp, Result, Segment, Tag, Tolerance};
@@ -357,6 +357,17 @@ impl Op {
         assert!(members.iter().enumerate().any(ends), "{what}: {error}");
     }
 
+    /// It has ended by agreement: what a rank gave is as it was. Windows that were final by then stay what they are; a call that
+    /// tolerates no loss keeps nothing of what it overwrites.
+    pub(crate) fn check_untouched(&self, rank: usize, what: &str) {
+        if self.is_strict() || self.tolerance == Tolerance::PerWindow {
+            return;
+        }
+        let given = self.call(rank).input;
+        let is_sub = given.len() < self.inputs[rank].len() * 8;
+        assert!(is_sub || values_of(&given) == self.inputs[rank], "{what}: rank {rank} has another input");
+    }
+
     /// Checks a vector whose parts have contributors of their own.
     fn check_parts(&self, rank: usize, outcome: &Outcome, what: &str) {
         assert_eq!(
@@ -377,6 +388,7 @@ impl Op {
             }
         }
         assert_eq!(end, self.count, "{what}: {:?}", outcome.parts);
+        assert!(outcome.holes.is_empty(), "{what}: {:?}", outcome.holes);
         let last = outcome.parts.last().expect("parts");
         assert_eq!((last.contributors, &last.absent), (outcome.contributors, &outcome.absent), "{what}");
         if !self.in_place {
@@ -384,8 +396,38 @@ impl Op {
         }
     }
 
-    /// Checks what a rank got against the inputs of those who are said to have contributed.
-    pub(crate) fn check<'a>(&'a self, rank: usize, outcome: &Outcome, what: &str) {
+    /// By element of what a rank gets block by block, whose block it is in.
+    fn owners(&self, rank: usize) -> Vec<Option<usize>> {
+        use Collective::*;
+        match self.collective {
+            AllGather | AllGatherV | AllToAll | AllToAllV => self.blocks.owners(rank),
+            Gather | GatherV if rank == self.root => self.blocks.owners(rank),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The holes are what the absent did not give, element by element, and no two of them touch. `number` is that of the call
+    /// in its commit group.
+    fn check_holes(&self, rank: usize, outcome: &Outcome, number: usize, what: &str) {
+        let (owners, holes) = (self.owners(rank), &outcome.holes);
+        let mut is_hole = vec![false; owners.len()];
+        let mut end = None;
+        for Hole { bytes, .. } in holes.iter().filter(|hole| hole.call == number) {
+            assert!(bytes.start % 8 == 0 && bytes.end % 8 == 0, "{what}: part of an element: {holes:?}");
+            assert!(!bytes.is_empty() && end < Some(bytes.start), "{what}: not in order, or one: {holes:?}");
+            assert!(bytes.end <= 8 * owners.len(), "{what}: past the end: {holes:?}");
+            is_hole[bytes.start / 8..bytes.end / 8].fill(true);
+            end = Some(bytes.end);
+        }
+        for (at, owner) in owners.into_iter().enumerate() {
+            let is_absent = owner.is_some_and(|owner| outcome.absent.contains(&(owner as u32)));
+            assert_eq!(is_hole[at], is_absent, "{what}: element {at} of {owner:?}, {holes:?}");
+        }
+    }
+
+    /// Checks what a rank got against the inputs of those who are said to have contributed. `number` is that of the call in
+    /// its commit group.
+    pub(crate) fn check<'a>(&'a self, rank: usize, outcome: &Outcome, number: usize, what: &str) {
         use Collective::*;
         let world = self.inputs.len();
         let here: Vec<usize> = (0..world).filter(|&r| !outcome.absent.contains(&(r as u32))).collect();
@@ -399,6 +441,7 @@ impl Op {
         if !outcome.parts.is_empty() {
             return self.check_parts(rank, outcome, what);
         }
+        self.check_holes(rank, outcome, number, what);
         let got = values_of(&self.memory(rank).1);
         let sum = |i: usize| self.reduced(&here, i);
         let at_root = rank == self.root;
@@ -421,8 +464,9 @@ impl Op {
                 same(&got[start..start + count], expected(r), &format!(": block of {r}"));
             }
             let poisoned = self.memory(rank).1.as_ptr() == self.outputs[rank].segment().as_ptr();
-            let gaps = if poisoned { self.blocks.gaps(rank) } else { Vec::new() };
-            assert!(gaps.iter().all(|&at| got[at] == POISON), "{what}: written between the blocks");
+            let is_gap = |(_, owner): &(usize, Option<usize>)| poisoned && owner.is_none();
+            let mut gaps = self.blocks.owners(rank).into_iter().enumerate().filter(is_gap);
+            assert!(gaps.all(|(at, _)| got[at] == POISON), "{what}: written between the blocks");
         };
         match self.collective {
             AllReduce => same(&got, &(0..c).map(sum).collect::<Vec<_>>(), &""),

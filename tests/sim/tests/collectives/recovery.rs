@@ -1,7 +1,7 @@
 //! Random schedules in which peers die in the middle of ops, and the others go on.
 
 use crate::case::NarrowLimits;
-use crate::job::{Death, Losses, MessageSpec, Moment};
+use crate::job::{Death, Late, Losses, MessageSpec, Moment};
 use crate::random_op::OpSpec;
 use rand::rngs::SmallRng;
 use rand::seq::index::sample;
@@ -41,6 +41,8 @@ pub(crate) fn draw(seed: u64) -> Losses {
         ops: (0..rng.random_range(4..20)).map(|_| OpSpec::draw(&mut rng, world, 2000)).collect(),
         messages: (0..rng.random_range(0..12)).map(|_| draw_message(&mut rng, world)).collect(),
         deaths: draw_deaths(&mut rng, world, deaths, 400),
+        late: Late::draw(seed, world, 800),
+        abort: None,
     };
     OpSpec::draw_commits(seed, &mut losses.ops);
     losses
@@ -70,15 +72,37 @@ mod tests {
     #[test]
     fn survivors_go_on() {
         let (count, tally) = play_all("survivors_go_on", 5000, draw);
-        let Tally { reduced, in_parts, handed_on, stable, failed, whole, together, .. } = tally;
+        let Tally { reduced, in_parts, handed_on, stable, failed, late, whole, together, .. } = tally;
+        let Tally { with_holes, with_several, .. } = tally;
         let enough = reduced > 1000
+            && with_holes > 1000
+            && with_several > 100
             && in_parts > 100
             && handed_on > 20
             && stable > 1000
             && together > 200
             && failed > 100
+            && late > 1000
             && whole > 1000;
         assert!(count < 5000 || enough, "{tally:?}");
+    }
+
+    /// Somebody aborts, and nobody dies.
+    fn draw_aborted(seed: u64) -> Losses {
+        let mut losses = draw(seed);
+        let mut rng = SmallRng::seed_from_u64(seed ^ 0xab0);
+        let (rank, turns) = (rng.random_range(0..losses.nodes.len()), rng.random_range(0..1500));
+        losses.abort = Some(Late { rank, turns });
+        losses.deaths.clear();
+        // Of a call that is late too, some may have been told that before.
+        losses.late.clear();
+        losses
+    }
+
+    #[test]
+    fn aborted_jobs_end_alike() {
+        let (count, tally) = play_all("aborted_jobs_end_alike", 2000, draw_aborted);
+        assert!(count < 2000 || tally.aborted > 1000 && tally.done > 1000, "{tally:?}");
     }
 
     /// 3 to 8 peers, 20 to 30 ops, 2 deaths or more.
@@ -93,6 +117,8 @@ mod tests {
             ops: (0..rng.random_range(20..31)).map(|_| OpSpec::draw(&mut rng, world, 300)).collect(),
             messages: (0..rng.random_range(0..12)).map(|_| draw_message(&mut rng, world)).collect(),
             deaths: draw_deaths(&mut rng, world, deaths, 800),
+            late: Late::draw(seed, world, 1600),
+            abort: None,
         };
         OpSpec::draw_commits(seed, &mut losses.ops);
         losses
@@ -127,6 +153,8 @@ mod tests {
             ops,
             messages: Vec::new(),
             deaths: draw_deaths(&mut rng, world, deaths, 30 * world),
+            late: Late::draw(seed, world, 60 * world),
+            abort: None,
         }
     }
 

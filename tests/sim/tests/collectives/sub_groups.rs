@@ -3,7 +3,7 @@
 use crate::case::{Memory, SMALL};
 use ronde_core::call::{Call, CallOptions};
 use ronde_core::collective::{GroupIndex, Limits};
-use ronde_core::error::Outcome;
+use ronde_core::error::{Hole, Outcome};
 use ronde_core::reduce::Reduction;
 use ronde_core::{Collective, DType, ReduceOp, Result, Segment, Tolerance};
 use ronde_sim::{Cluster, InFlight};
@@ -95,6 +95,16 @@ pub(crate) fn late_members_agree(seed: u64) {
             let ok = told.iter().flatten().filter(|told| told.is_ok()).count();
             assert!(ok == 0 || ok == WORLD - 1, "{what}: {told:?}");
             assert!(ok > 0 || root == victim, "{what}: {told:?}");
+            let survivors = (0..WORLD).filter(|&rank| rank != victim);
+            for (rank, told) in survivors.zip(told.iter().flatten()) {
+                let gathers = collective == Gather && rank == root;
+                let lacks = Hole { call: 0, bytes: victim * COUNT * 8..(victim + 1) * COUNT * 8 };
+                let holes = if gathers { vec![lacks] } else { Vec::new() };
+                assert!(
+                    told.as_ref().is_ok_and(|told| told.holes == holes) || told.is_err(),
+                    "{what}: {told:?}"
+                );
+            }
         }
     }
 }

@@ -272,6 +272,31 @@ fn who_was_cut_off_does_not_go_on_without_a_quorum_even_if_all_others_are_dead()
     }
 }
 
+/// Who has come and leaves before anybody goes on has told whom the others had given up, and in which view they were.
+#[test]
+fn what_those_knew_who_leave_meanwhile_counts() {
+    for was_in_a_later_view in [false, true] {
+        let mut coordinator = successor();
+        let knows = |r: &mut Rejoin| {
+            r.dead.push(MemberId(0));
+            match was_in_a_later_view {
+                true => r.view = r.view.next(Epoch(3), &[MemberId(2)], Vec::new()),
+                false => r.gone.push(MemberId(2)),
+            }
+        };
+        coordinator.handle_message(1, rejoin(1, 3, knows), Instant(MS));
+        coordinator.handle_message(1, FromMember::Leave, Instant(MS));
+        coordinator.handle_message(2, rejoin(2, 3, |r| r.dead.push(MemberId(0))), Instant(MS));
+        let mut effects = effects_when_the_dead_are_found(&mut coordinator);
+        while let Some(due) = coordinator.succession_deadline() {
+            coordinator.handle_tick(due);
+        }
+        effects.extend(coordinator.take_effects());
+        assert_eq!(prepared(&effects), [], "in a later view: {was_in_a_later_view}");
+        assert_eq!(verdicts(&effects).len(), 1, "{effects:?}");
+    }
+}
+
 /// Of two halves of a network the one with the lowest rank that did not host the coordinator goes on.
 #[test]
 fn without_a_quorum_nobody_goes_on() {
@@ -601,4 +626,41 @@ fn who_is_missing_from_an_armed_view_still_counts_when_that_is_in_effect() {
     say(&mut coordinator, &[20], &FromMember::Succeeded, Instant(MS));
     let told = verdicts(&coordinator.take_effects());
     assert!(matches!(told[..], [(_, Verdict::Deposed(_)), ..]), "half, without the tie-break: {told:?}");
+}
+
+/// Of two the host of the coordinator is left, and the other process is found to have ended: while this one was stopped it may have
+/// gone on alone, and finished.
+#[test]
+fn who_ended_while_the_coordinator_was_stopped_may_have_gone_on() {
+    let beats = |coordinator: &mut Coordinator, ms: u64| {
+        for connection in [10, 11] {
+            coordinator.handle_message(
+                connection,
+                FromMember::Heartbeat(CallProgress::default()),
+                Instant(ms * MS),
+            );
+        }
+        coordinator.handle_tick(Instant(ms * MS));
+    };
+    // Milliseconds that it is stopped, and for which it hears the other after that.
+    for (stopped, hears_on, goes_on) in
+        [(0, 0, true), (300, 0, true), (5000, 0, false), (5000, 400, false), (5000, 1200, true)]
+    {
+        let mut coordinator = spread(2);
+        (0..10).for_each(|turn| beats(&mut coordinator, 200 * turn));
+        let woke = 1800 + stopped;
+        (0..=hears_on / 200).for_each(|turn| beats(&mut coordinator, woke + 200 * turn));
+        drop(coordinator.take_effects());
+        let now = Instant((woke + hears_on + 100) * MS);
+        coordinator.handle_closed(11, now);
+        let effects = coordinator.take_effects();
+        assert!(prepared(&effects).is_empty(), "its end is not proven yet");
+        coordinator.handle_ended(PeerId([1; 16]), now);
+        let effects = coordinator.take_effects();
+        let what = format!("stopped for {stopped} ms, then heard for {hears_on} ms");
+        assert_eq!(!prepared(&effects).is_empty(), goes_on, "{what}: {effects:?}");
+        let no_quorum =
+            |(_, verdict): &(u64, Verdict)| matches!(verdict, Verdict::NoQuorum { here: 1, of: 2 });
+        assert_eq!(verdicts(&effects).iter().any(no_quorum), !goes_on, "{what}: {effects:?}");
+    }
 }
