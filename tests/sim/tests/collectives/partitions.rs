@@ -500,34 +500,39 @@ fn one_part_goes_on() {
 #[cfg(not(feature = "planted-bugs"))]
 #[test]
 fn whose_links_fall_silent_goes_alone() {
-    for seed in 0..600 {
-        let members = 3 + seed as usize % 5;
-        let machines: Vec<usize> = (0..members).collect();
-        let alone = (seed % 4 == 0).then_some(members);
-        let mut world = World::new(&machines, alone, seed);
-        world.run_for(2000 * MS);
-        let silent = match seed % 4 {
-            1 if alone.is_none() => BTreeSet::from_iter(members.div_ceil(2)..members),
-            2 if alone.is_none() => BTreeSet::from_iter(0..members.div_ceil(2) - 1),
-            _ => BTreeSet::from([seed as usize / 4 % members]),
-        };
-        let mut mute = BTreeSet::new();
-        for &one in &silent {
-            for other in (0..members).filter(|other| !silent.contains(other)) {
-                mute.extend((seed % 5 != 1).then_some((one, other)));
-                mute.extend((seed % 5 != 2).then_some((other, one)));
-            }
+    (0..SILENT_SEEDS).for_each(the_silent_go_alone);
+}
+
+/// So many of these schedules there are.
+pub(crate) const SILENT_SEEDS: u64 = 600;
+
+pub(crate) fn the_silent_go_alone(seed: u64) {
+    let members = 3 + seed as usize % 5;
+    let machines: Vec<usize> = (0..members).collect();
+    let alone = (seed % 4 == 0).then_some(members);
+    let mut world = World::new(&machines, alone, seed);
+    world.run_for(2000 * MS);
+    let silent = match seed % 4 {
+        1 if alone.is_none() => BTreeSet::from_iter(members.div_ceil(2)..members),
+        2 if alone.is_none() => BTreeSet::from_iter(0..members.div_ceil(2) - 1),
+        _ => BTreeSet::from([seed as usize / 4 % members]),
+    };
+    let mut mute = BTreeSet::new();
+    for &one in &silent {
+        for other in (0..members).filter(|other| !silent.contains(other)) {
+            mute.extend((seed % 5 != 1).then_some((one, other)));
+            mute.extend((seed % 5 != 2).then_some((other, one)));
         }
-        world.mute_only(&mute);
-        world.run_for(30_000 * MS);
-        let others: BTreeSet<usize> = machines.iter().copied().filter(|p| !silent.contains(p)).collect();
-        let at_work = world.at_work();
-        let is_minority = silent.len() > 1 && silent.contains(&0);
-        let is_right = match is_minority {
-            true => !at_work.is_empty() && (at_work.is_subset(&others) || at_work.is_subset(&silent)),
-            false => at_work == others,
-        };
-        assert!(is_right, "seed {seed}: {silent:?} silent, at work {at_work:?}: {:#?}", world.describe());
-        world.check();
     }
+    world.mute_only(&mute);
+    world.run_for(30_000 * MS);
+    let others: BTreeSet<usize> = machines.iter().copied().filter(|p| !silent.contains(p)).collect();
+    let at_work = world.at_work();
+    let is_minority = silent.len() > 1 && silent.contains(&0);
+    let is_right = match is_minority {
+        true => !at_work.is_empty() && (at_work.is_subset(&others) || at_work.is_subset(&silent)),
+        false => at_work == others,
+    };
+    assert!(is_right, "seed {seed}: {silent:?} silent, at work {at_work:?}: {:#?}", world.describe());
+    world.check();
 }

@@ -193,6 +193,7 @@ mod planted {
                     || fails(|| churn::play(&churn::draw(*seed)))
                     || fails(|| partitions::play(&partitions::draw(*seed)))
                     || *seed < FEW && fails(|| sub_groups::late_members_agree(*seed))
+                    || *seed < partitions::SILENT_SEEDS && fails(|| partitions::the_silent_go_alone(*seed))
             };
             let found = (0..WITHIN).find(is_noticed);
             plant(None);
