@@ -44,8 +44,8 @@ pub(crate) struct EarlyFrames {
     by_op: Vec<u32>,
 }
 
-/// Entries of [`EarlyFrames::by_op`].
-const DIGESTS: usize = 1 << 16;
+/// Entries of [`EarlyFrames::by_op`]: 16 KiB, since they are looked up at every step of a call.
+const DIGESTS: usize = 1 << 12;
 
 fn digest(op: &OpId) -> usize {
     let mixed = (op.seq.0 ^ u64::from(op.tag.0) << 40 ^ op.group.0).wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -723,6 +723,11 @@ impl<P: Plan> Executor<P> {
     pub fn staging_peak(&self) -> usize {
         self.shared.pool.peak()
     }
+
+    /// Bytes of staging in use, and of links' memory that is read in place: none once all calls have ended and the log is empty.
+    pub fn bytes_in_use(&self) -> usize {
+        self.shared.pool.in_use() + self.shared.held_views.iter().sum::<usize>()
+    }
 }
 
 /// What an op waits for.

@@ -9,6 +9,7 @@ const STEPS: usize = 16;
 
 /// Blocks of memory by size class, kept for reuse.
 pub(crate) struct SlotPool {
+    /// By class, as far as any came back.
     free: Vec<Vec<Arena>>,
     /// Bytes handed out and not given back.
     in_use: usize,
@@ -31,7 +32,7 @@ fn class(size: usize) -> usize {
 
 impl SlotPool {
     pub(crate) fn new() -> SlotPool {
-        SlotPool { free: (0..usize::BITS as usize * STEPS).map(|_| Vec::new()).collect(), in_use: 0, peak: 0 }
+        SlotPool { free: Vec::new(), in_use: 0, peak: 0 }
     }
 
     /// A block of at least `bytes`, with arbitrary content.
@@ -39,13 +40,23 @@ impl SlotPool {
         let size = block_size(bytes);
         self.in_use += size;
         self.peak = self.peak.max(self.in_use);
-        self.free[class(size)].pop().unwrap_or_else(|| Arena::new(size))
+        let kept = self.free.get_mut(class(size)).and_then(Vec::pop);
+        kept.unwrap_or_else(|| Arena::new(size))
     }
 
     /// Takes a block back.
     pub(crate) fn give(&mut self, block: Arena) {
         self.in_use -= block.len();
-        self.free[class(block.len())].push(block);
+        let class = class(block.len());
+        if self.free.len() <= class {
+            self.free.resize_with(class + 1, Vec::new);
+        }
+        self.free[class].push(block);
+    }
+
+    /// Bytes that are handed out.
+    pub(crate) fn in_use(&self) -> usize {
+        self.in_use
     }
 
     /// Most bytes that were handed out at one time.

@@ -4,6 +4,7 @@ use crate::peer::{peer_id, process_of};
 use crate::{Cluster, InFlight};
 use rand::Rng;
 use rand::rngs::SmallRng;
+use rand::seq::IteratorRandom;
 use ronde_core::call::Call;
 use ronde_core::collective::GroupIndex;
 use ronde_core::error::PeerLost;
@@ -163,8 +164,8 @@ impl Cluster {
     }
 
     /// Counts an event of the control plane; some may die of it.
-    fn count_event(&mut self) {
-        self.network.count_event();
+    fn count_event(&mut self, what: &[u64]) {
+        self.network.count_event(what);
         self.bury_the_struck();
     }
 
@@ -222,12 +223,12 @@ impl Cluster {
             1 => self.finish_linking(),
             2 if self.rng.random_ratio(1, 4) => self.wait_for_coordinator(),
             _ => {
-                let process = self.rng.random_range(0..self.peers.len());
-                if self.dead[process] || self.control.to_members.get(&process).is_none_or(VecDeque::is_empty)
-                {
-                    return;
-                }
-                self.count_event();
+                let waits = |process: &usize| {
+                    self.control.to_members.get(process).is_some_and(|queue| !queue.is_empty())
+                };
+                let waiting = self.living.iter().copied().filter(waits);
+                let Some(process) = waiting.choose(&mut self.rng) else { return };
+                self.count_event(&[1, process as u64]);
                 let queue = self.control.to_members.get_mut(&process).filter(|_| !self.dead[process]);
                 match queue.and_then(VecDeque::pop_front) {
                     Some(Some(message)) => self.member_hears(process, message),
@@ -243,7 +244,7 @@ impl Cluster {
         if self.control.to_coordinator.is_empty() {
             return;
         }
-        self.count_event();
+        self.count_event(&[2, self.control.to_coordinator.len() as u64]);
         if let Some((from, message)) = self.control.to_coordinator.pop_front() {
             self.control.coordinator.handle_message(from as u64, message, Instant(self.now));
             self.route_control();
@@ -306,7 +307,7 @@ impl Cluster {
         let all_came = self.control.to_coordinator.is_empty() && !self.control.to_members.iter().any(orphans);
         if self.control.coordinator.is_succeeding() && self.control.host.is_some() && all_came {
             // Who has not come is dead, which those who have see from their links long before time is up.
-            self.count_event();
+            self.count_event(&[3]);
             if self.control.host.is_none() {
                 return;
             }
@@ -421,6 +422,11 @@ impl Cluster {
         self.control.to_coordinator.is_empty() && !self.control.to_members.iter().any(waits)
     }
 
+    /// Nothing is on its way, on the links either.
+    pub fn is_still(&self) -> bool {
+        self.is_quiet() && self.living.iter().all(|&process| self.network.is_still(process))
+    }
+
     fn freeze(&mut self, process: usize, epoch: Epoch, lost: Vec<PeerLost>) {
         let peer = &mut self.peers[process];
         let follower = peer.follower.as_mut().expect("it takes part");
@@ -431,6 +437,7 @@ impl Cluster {
             peer.left.retain(|&left| left != lost.member);
             if !peer.lost.contains(&lost.member) {
                 peer.lost.push(lost.member);
+                peer.planners.clear();
             }
         }
         let report = peer.executor.freeze(epoch, &lost, Instant(self.now), &mut peer.links);
@@ -443,8 +450,8 @@ impl Cluster {
 
     fn resume(&mut self, process: usize, plan: &RecoveryPlan) {
         let whole = self.planner(process, self.peers[process].group);
-        let parts = self.peers[process].parts.iter();
-        let parts: Vec<_> = parts.map(|&(group, _)| (group, self.planner(process, group))).collect();
+        let parts: Vec<GroupIndex> = self.peers[process].parts.iter().map(|(group, _)| *group).collect();
+        let parts: Vec<_> = parts.into_iter().map(|group| (group, self.planner(process, group))).collect();
         let mut replan = |group: GroupIndex, call: &Call| {
             let part = parts.iter().find(|(part, _)| *part == group);
             part.map_or(&whole, |(_, planner)| planner).plan(call, call.input.overlaps(&call.output))

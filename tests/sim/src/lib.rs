@@ -299,6 +299,11 @@ impl Cluster {
         self.network.events()
     }
 
+    /// What they were, in one number.
+    pub fn trace(&self) -> u64 {
+        self.network.trace()
+    }
+
     fn bury_the_struck(&mut self) {
         while self.has_doomed
             && let Some((process, in_flight)) = self.network.take_struck()

@@ -153,6 +153,8 @@ struct Wire {
     due: Vec<Vec<u64>>,
     /// Frames accepted or delivered and control messages delivered so far.
     events: u64,
+    /// What they were, in one number.
+    trace: u64,
     dooms: Vec<Doom>,
     /// Whose doom has come and was not asked for yet.
     struck: Vec<(usize, InFlight)>,
@@ -181,9 +183,12 @@ impl Wire {
     }
 
     /// Something is about to happen, unless somebody's death prevents it.
-    fn count_event(&mut self) {
+    fn count_event(&mut self, what: &[u64]) {
         let event = self.events;
         self.events += 1;
+        for word in what {
+            self.trace = (self.trace ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
+        }
         while let Some(at) = self.dooms.iter().position(|doom| doom.event == event) {
             let Doom { process, in_flight, .. } = self.dooms.swap_remove(at);
             if !self.dead[process] {
@@ -193,10 +198,12 @@ impl Wire {
         }
     }
 
-    /// Counts an event of a process, unless that is dead; false if it does not happen.
-    fn happens_to(&mut self, process: usize) -> bool {
+    /// Counts what a process does with a frame, unless that is dead; false if it does not happen.
+    fn happens_to(&mut self, process: usize, header: &Header) -> bool {
         if !self.dead[process] {
-            self.count_event();
+            let Header { kind, payload_len, op, epoch, window, label, digest, .. } = header;
+            let frame = u64::from(*payload_len) << 32 | u64::from(*label) << 8 | *kind as u64;
+            self.count_event(&[process as u64, frame, op.seq.0, epoch.0 << 32 | u64::from(*window), *digest]);
         }
         !self.dead[process]
     }
@@ -218,6 +225,7 @@ impl Network {
             dead: vec![false; processes],
             due: vec![vec![0; processes.div_ceil(64)]; processes],
             events: 0,
+            trace: 0,
             dooms: Vec::new(),
             struck: Vec::new(),
             pool: Pool::default(),
@@ -246,8 +254,8 @@ impl Network {
     }
 
     /// Counts an event that is about to happen elsewhere than on a link.
-    pub(crate) fn count_event(&self) {
-        self.wire().count_event();
+    pub(crate) fn count_event(&self, what: &[u64]) {
+        self.wire().count_event(what);
     }
 
     /// Events until now.
@@ -255,9 +263,19 @@ impl Network {
         self.wire().events
     }
 
+    /// What they were, in one number.
+    pub(crate) fn trace(&self) -> u64 {
+        self.wire().trace
+    }
+
     /// A process whose doom has come.
     pub(crate) fn take_struck(&self) -> Option<(usize, InFlight)> {
         self.wire().struck.pop()
+    }
+
+    /// The links of a process have nothing to do.
+    pub(crate) fn is_still(&self, process: usize) -> bool {
+        self.wire().due[process].iter().all(|bits| *bits == 0)
     }
 
     /// The processes to which the links of one have something to do.
@@ -388,11 +406,9 @@ impl SimLink {
 
     /// The rest of a payload comes, unless something else comes first. Of one that died, what had left it.
     fn deliver_rest(&mut self, receiver: &mut dyn Receiver) -> bool {
-        if self.half.is_none() {
-            return false;
-        }
+        let Some((Message { header, .. }, _)) = &self.half else { return false };
         let mut wire = self.wire();
-        if wire.rng.random() && !wire.dead[self.other] || !wire.happens_to(self.me) {
+        if wire.rng.random() && !wire.dead[self.other] || !wire.happens_to(self.me, header) {
             wire.make_due(self.me, self.other);
             return false;
         }
@@ -430,15 +446,15 @@ impl SimLink {
         if is_over(&wire) {
             return Err(LinkFailure::PeerDied);
         }
-        if wire.directions[back].frames.is_empty() {
+        let Some(first) = wire.directions[back].frames.first().map(|message| message.header) else {
             return Ok(None);
-        }
+        };
         if wire.rng.random_range(0..256) < self.rates.hold {
             wire.make_due(self.me, self.other);
             return Ok(None);
         }
         let reorder = wire.rng.random_range(0..256) < self.rates.reorder;
-        if !wire.happens_to(self.me) {
+        if !wire.happens_to(self.me, &first) {
             return Ok(None);
         }
         if is_over(&wire) {
@@ -465,7 +481,7 @@ impl Link for SimLink {
     }
 
     fn submit(&mut self, header: &Header, payload: &Segment, cookie: u64) -> Submit {
-        let rates = self.rates.clone();
+        let rates = &self.rates;
         let out = self.out;
         let mut wire = self.wire();
         let bytes = ring_bytes(payload.len());
@@ -477,7 +493,7 @@ impl Link for SimLink {
         }
         let pending = chance(rates.pending);
         let duplicated = chance(rates.duplicate) && header.kind != FrameKind::Mismatch;
-        if !wire.happens_to(self.me) {
+        if !wire.happens_to(self.me, header) {
             return Submit::Sent;
         }
         wire.directions[out].used += bytes * (1 + usize::from(duplicated));

@@ -8,7 +8,8 @@ use ronde_core::error::Result;
 use ronde_core::membership::{Follower, View};
 use ronde_core::plan;
 use ronde_core::reduce::Reduction;
-use ronde_core::{Formation, GroupId, MemberId, PeerId};
+use ronde_core::{Epoch, Formation, GroupId, MemberId, PeerId};
+use std::sync::Arc;
 
 /// One simulated process.
 pub struct Peer {
@@ -29,6 +30,8 @@ pub struct Peer {
     pub(crate) first_view: Option<View>,
     /// Members that it knows to be lost.
     pub(crate) lost: Vec<MemberId>,
+    /// What it plans its calls with, while its view and those who are lost stay the same.
+    pub(crate) planners: Vec<((GroupIndex, Epoch), Arc<Planner>)>,
     /// Members that have left in order and were not missed.
     pub(crate) left: Vec<MemberId>,
 }
@@ -103,6 +106,7 @@ impl Peer {
             node,
             first_view: None,
             lost: Vec::new(),
+            planners: Vec::new(),
             left: Vec::new(),
         }
     }
@@ -125,7 +129,18 @@ impl Cluster {
     }
 
     /// What a process plans calls of a group with, among those that it knows to be there.
-    pub(crate) fn planner(&self, process: usize, group: GroupIndex) -> Planner {
+    pub(crate) fn planner(&mut self, process: usize, group: GroupIndex) -> Arc<Planner> {
+        let key = (group, self.peers[process].view().epoch);
+        let known = &self.peers[process].planners;
+        if let Some((_, planner)) = known.iter().find(|(known, _)| *known == key) {
+            return planner.clone();
+        }
+        let planner = Arc::new(self.make_planner(process, group));
+        self.peers[process].planners.push((key, planner.clone()));
+        planner
+    }
+
+    fn make_planner(&self, process: usize, group: GroupIndex) -> Planner {
         let peer = &self.peers[process];
         let members = &peer.view().members;
         let node = |at: usize| self.peers[process_of(members[at].peer)].node;
@@ -181,6 +196,7 @@ impl Cluster {
             }
             assert!(peer.links[at].is_none(), "a number is in use");
             peer.lost.retain(|&lost| lost != member.id);
+            peer.planners.clear();
             if other != process {
                 peer.links[at] = Some(network.link(process, other, at));
                 if peer.numbers.len() <= other {

@@ -158,7 +158,7 @@ mod tests {
             let events = Cell::new(0);
             check(self.test, None, job, &|job| {
                 let mut tally = self.tally.get();
-                events.set(play(job, &mut tally));
+                events.set(play(job, &mut tally).events);
                 self.tally.set(tally);
             });
             self.runs.set(self.runs.get() + 1);

@@ -3,7 +3,7 @@
 
 use crate::case::{BUDGET, Memory, NarrowLimits, POISON, SMALL};
 use crate::random_op::{Op, OpSpec, Told, with_one_simpler};
-use crate::scenario::{Scenario, with_less};
+use crate::scenario::{Scenario, counts, with_less};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use ronde_core::call::{Call, CallOptions};
@@ -195,33 +195,37 @@ impl Message {
     }
 }
 
-/// What became of ops: done without somebody, some of them in parts, or by another than the root of a broadcast;
-/// failed; done with everybody.
-#[derive(Clone, Copy, Default, Debug)]
-pub(crate) struct Tally {
-    pub(crate) reduced: usize,
-    pub(crate) in_parts: usize,
-    pub(crate) handed_on: usize,
-    /// Of those that died, results that were stable.
-    pub(crate) stable: usize,
-    /// The same, results that hold once somebody has returned them.
-    pub(crate) certain: usize,
-    pub(crate) failed: usize,
-    /// Ended by agreement, since somebody found them late; and those of which some had returned, which bound nobody.
-    pub(crate) late: usize,
-    pub(crate) late_for_some: usize,
-    /// Of jobs that were aborted, calls that ended so, and those that had returned on some ranks by then.
-    pub(crate) aborted: usize,
-    pub(crate) done: usize,
-    pub(crate) whole: usize,
-    /// Commit groups that were final without somebody.
-    pub(crate) together: usize,
-    /// Outputs of calls outside of commit groups with holes, and with more than one.
-    pub(crate) with_holes: usize,
-    pub(crate) with_several: usize,
-    /// Deaths that happened.
-    pub(crate) deaths: usize,
+counts! {
+    /// What became of ops: done without somebody, some of them in parts, or by another than the root of a broadcast;
+    /// failed; done with everybody.
+    Tally {
+        reduced,
+        in_parts,
+        handed_on,
+        /// Of those that died, results that were stable.
+        stable,
+        /// The same, results that hold once somebody has returned them.
+        certain,
+        failed,
+        /// Ended by agreement, since somebody found them late; and those of which some had returned, which bound nobody.
+        late,
+        late_for_some,
+        /// Of jobs that were aborted, calls that ended so, and those that had returned on some ranks by then.
+        aborted,
+        done,
+        whole,
+        /// Commit groups that were final without somebody.
+        together,
+        /// Outputs of calls outside of commit groups with holes, and with more than one.
+        with_holes,
+        with_several,
+        /// Deaths that happened.
+        deaths,
+    }
 }
+
+/// When all calls have ended memory comes back within so many steps of each rank.
+const ROUNDS_TO_GIVE_BACK: usize = 2000;
 
 /// Calls that one rank has made together.
 struct Together {
@@ -253,30 +257,18 @@ struct Job {
     turns: usize,
 }
 
-/// Plays a schedule; panics where a survivor is told something wrong, or nothing. Gives the number of events.
-pub(crate) fn play(losses: &Losses, tally: &mut Tally) -> u64 {
-    let mut job = Job::new(losses);
-    for death in &losses.deaths {
-        if !job.die(death) {
-            break;
-        }
-        tally.deaths += 1;
-    }
-    while !job.is_done() {
-        job.round();
-    }
-    if losses.abort.is_some() {
-        job.check_end(tally);
-        return job.cluster.events();
-    }
-    job.check_agreement(tally);
-    for rank in (0..losses.nodes.len()).filter(|rank| !job.lives(*rank)) {
-        job.check_stable(rank, tally);
-        job.check_certain(rank, tally);
-    }
-    job.cluster.events()
+/// What happened: how often something did, and what, in one number.
+pub(crate) struct Played {
+    pub(crate) events: u64,
+    pub(crate) trace: u64,
 }
 
+/// Plays a schedule; panics where a survivor is told something wrong, or nothing.
+pub(crate) fn play(losses: &Losses, tally: &mut Tally) -> Played {
+    let mut job = Job::new(losses);
+    job.play(losses, tally);
+    Played { events: job.cluster.events(), trace: job.cluster.trace() }
+}
 impl Job {
     fn new(losses: &Losses) -> Job {
         let mut rng = SmallRng::seed_from_u64(losses.seed);
@@ -305,6 +297,46 @@ impl Job {
         }
     }
 
+    fn play(&mut self, losses: &Losses, tally: &mut Tally) {
+        for death in &losses.deaths {
+            if !self.die(death) {
+                break;
+            }
+            tally.deaths += 1;
+        }
+        while !self.is_done() {
+            self.round();
+        }
+        if losses.abort.is_some() {
+            return self.check_end(tally);
+        }
+        self.check_agreement(tally);
+        self.see_all_memory_back();
+        for rank in (0..losses.nodes.len()).filter(|rank| !self.lives(*rank)) {
+            self.check_stable(rank, tally);
+            self.check_certain(rank, tally);
+        }
+    }
+
+    /// Once everybody knows that all have returned from all calls, nobody holds memory of any kind.
+    fn see_all_memory_back(&mut self) {
+        let living = self.cluster.living().to_vec();
+        for _ in 0..ROUNDS_TO_GIVE_BACK {
+            let holds = |&rank: &usize| {
+                !self.cluster.is_drained(rank) || self.cluster.peers[rank].executor.bytes_in_use() > 0
+            };
+            let holders: Vec<usize> = living.iter().copied().filter(holds).collect();
+            if holders.is_empty() {
+                return;
+            }
+            living.iter().for_each(|&rank| _ = self.cluster.step(rank));
+            // The last death may not have been heard of.
+            self.cluster.step_control();
+        }
+        let held = living.iter().map(|&rank| self.cluster.peers[rank].executor.bytes_in_use());
+        panic!("not given back: {:?} bytes", held.collect::<Vec<usize>>());
+    }
+
     fn lives(&self, rank: usize) -> bool {
         self.cluster.living().binary_search(&rank).is_ok()
     }
@@ -313,7 +345,7 @@ impl Job {
     fn die(&mut self, death: &Death) -> bool {
         match death.moment {
             Moment::Turns(turns) => {
-                (0..turns).for_each(|_| self.turn());
+                self.turns(turns);
                 self.cluster.kill(death.victim, death.in_flight);
             }
             Moment::Event(_) => {
@@ -325,12 +357,22 @@ impl Job {
                 }
             }
         }
-        (0..death.unnoticed).for_each(|_| self.turn());
+        self.turns(death.unnoticed);
         self.cluster.notice_death(death.victim);
         while death.settles && !self.cluster.is_quiet() {
             self.turn();
         }
         true
+    }
+
+    /// So many turns, or fewer if nothing happens any more.
+    fn turns(&mut self, turns: usize) {
+        for turn in 0..turns {
+            if turn % 16 == 0 && self.is_done() && self.cluster.is_still() {
+                break;
+            }
+            self.turn();
+        }
     }
 
     /// As many turns as there are ranks.
@@ -353,8 +395,9 @@ impl Job {
         if self.rng.random_ratio(1, 4) && self.next_message[rank] < self.messages.len() {
             self.start_message(rank);
         }
-        self.cluster.step(rank);
-        if self.rng.random_ratio(1, 3) {
+        // Who waits for the coordinator finds nothing else to do: what is on the way there comes then.
+        let has_moved = self.cluster.step(rank);
+        if self.rng.random_ratio(if has_moved { 1 } else { 2 }, 3) {
             self.cluster.step_control();
         }
         // It may have died of any of these.

@@ -55,18 +55,12 @@ mod tests {
     use crate::replay::play_seeds;
     use ronde_algorithms::algorithms_for;
     use ronde_core::Collective;
-    use std::cell::Cell;
 
     /// Plays schedules and adds up what became of their ops.
-    fn play_all(test: &str, usually: u64, draw: impl Fn(u64) -> Losses) -> (u64, Tally) {
-        let sum = Cell::new(Tally::default());
-        let count = play_seeds(test, usually, draw, &|losses| {
-            let mut tally = sum.get();
-            play(losses, &mut tally);
-            sum.set(tally);
-        });
-        println!("{:?}", sum.get());
-        (count, sum.get())
+    fn play_all(test: &str, usually: u64, draw: impl Fn(u64) -> Losses + Sync) -> (u64, Tally) {
+        let (count, sum) = play_seeds(test, usually, draw, |losses, tally| play(losses, tally).trace);
+        println!("{sum:?}");
+        (count, sum)
     }
 
     #[test]
@@ -251,7 +245,7 @@ mod planted {
             plant(Some(*bug));
             let mut all = jobs(2, 0).into_iter().chain(jobs(3, 0));
             let shows = all.any(|job| {
-                let events = 0..play(&job, &mut Tally::default());
+                let events = 0..play(&job, &mut Tally::default()).events;
                 events
                     .into_iter()
                     .any(|event| first_deaths(&job, event).any(|job| fails(|| play_quietly(&job))))

@@ -3,31 +3,75 @@
 //! `RONDE_SEED=N` replays the schedule of one seed, `RONDE_SEEDS=N` runs so many (from that one on), and
 //! `RONDE_SCENARIO=…` replays one that was printed.
 
-use crate::scenario::{Scenario, line, parse, shrink};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use crate::scenario::{Scenario, Sum, line, parse, shrink};
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
-/// Plays the scenarios of so many seeds, or those that the environment names, and says how long it took. Gives their
-/// number.
-pub(crate) fn play_seeds<S: Scenario>(
+/// Of so many schedules one is played twice; of all if the environment says `RONDE_TWICE=1`.
+const TWICE: u64 = 16;
+
+/// Plays the scenarios of so many seeds on all processors, or those that the environment names, and says how long it took.
+/// Gives their number and what they came to. `play` gives what happened in one number, which is always the same.
+pub(crate) fn play_seeds<S: Scenario, C: Sum>(
     test: &str,
     usually: u64,
-    draw: impl Fn(u64) -> S,
-    play: &dyn Fn(&S),
-) -> u64 {
+    draw: impl Fn(u64) -> S + Sync,
+    play: impl Fn(&S, &mut C) -> u64 + Sync,
+) -> (u64, C) {
+    let mut sum = C::default();
     if let Some(scenario) = named(test) {
-        play(&scenario);
-        return 1;
+        play(&scenario, &mut sum);
+        return (1, sum);
     }
     let (from, count) = (number("RONDE_SEED"), number("RONDE_SEEDS"));
     let count = count.unwrap_or(if from.is_some() { 1 } else { usually });
     let first = from.unwrap_or(0);
-    let start = std::time::Instant::now();
-    for seed in first..first + count {
-        check(test, Some(seed), &draw(seed), play);
-    }
+    let twice = if number("RONDE_TWICE") == Some(1) { 1 } else { TWICE };
+    let start = Instant::now();
+    let (next, failed) = (AtomicU64::new(first), AtomicBool::new(false));
+    let work = || {
+        let sum = RefCell::new(C::default());
+        let _fails = Fails(&failed);
+        while !failed.load(Ordering::Relaxed) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= first + count {
+                break;
+            }
+            let trace = Cell::new(0);
+            let scenario = draw(seed);
+            check(test, Some(seed), &scenario, &|scenario| {
+                trace.set(play(scenario, &mut sum.borrow_mut()));
+            });
+            if seed.is_multiple_of(twice) {
+                let again = play(&scenario, &mut C::default());
+                assert_eq!(trace.get(), again, "what follows of seed {seed} is not always the same");
+            }
+        }
+        sum.into_inner()
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(count as usize);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            sum.add(worker.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        }
+    });
     let seconds = start.elapsed().as_secs_f64();
     println!("{count} schedules in {seconds:.1} s, {:.0} a second", count as f64 / seconds);
-    count
+    (count, sum)
+}
+
+/// Who fails keeps the others from going on.
+struct Fails<'a>(&'a AtomicBool);
+
+impl Drop for Fails<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 /// A number in the environment.

@@ -87,3 +87,31 @@ pub(crate) fn with_less<T: Clone>(list: &[T]) -> Vec<Vec<T>> {
     }
     all
 }
+
+/// What many schedules came to.
+#[cfg_attr(
+    feature = "planted-bugs",
+    expect(dead_code, reason = "nothing is added up where mistakes are planted")
+)]
+pub(crate) trait Sum: Default + Send {
+    /// Takes in what others came to.
+    fn add(&mut self, others: Self);
+}
+
+/// Numbers that are counted: a struct, and how they are added up.
+macro_rules! counts {
+    ($(#[$meta:meta])* $name:ident { $($(#[$of_field:meta])* $field:ident,)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Default, Debug)]
+        pub(crate) struct $name {
+            $($(#[$of_field])* pub(crate) $field: usize,)+
+        }
+
+        impl $crate::scenario::Sum for $name {
+            fn add(&mut self, others: $name) {
+                $(self.$field += others.$field;)+
+            }
+        }
+    };
+}
+pub(crate) use counts;
