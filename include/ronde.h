@@ -30,7 +30,8 @@
  * Loss. When another peer is lost, or leaves, the others go on: their ops succeed, and the outcome, which is the
  * same on all of them, says who is absent. Ranks and sizes keep their meaning until the next safe point. A
  * contribution is in a result as a whole or not at all; averages divide by the contributors. Blocks of the absent
- * in what is gathered or exchanged hold anything: the outcome says which bytes (`holes`). RONDE_PEER_LOST is the end
+ * in what is gathered or exchanged hold anything: the outcome says which bytes (`holes`); a block of a gather that a
+ * survivor holds whole is handed on, and its owner is not absent. RONDE_PEER_LOST is the end
  * only of ops that need the lost peer (its messages, an op with it as root) and of those with RONDE_NONE.
  *
  * Growth. With `min_peers` in ronde_config a job starts once so many processes are there. At safe points,

@@ -169,6 +169,7 @@ mod tests {
             peer: 0,
             send: &none,
             recv: &none,
+            stand_ins: &[],
             in_place: false,
             ordered: false,
             narrow,

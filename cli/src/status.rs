@@ -4,7 +4,7 @@ use crate::args::StatusArgs;
 use crate::bench::to_json;
 use crate::say::say;
 use anyhow::{Context, Result};
-use ronde::{Config, Status};
+use ronde::{Config, Status, Suspicion};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -58,6 +58,11 @@ fn show(status: &Status) -> String {
         let members: Vec<String> = next.waits_for.iter().map(ToString::to_string).collect();
         text += &format!("next: {} ranks; {what} of members {} missing\n", next.ranks, members.join(", "));
     }
-    text += &status.suspicion.iter().map(|why| format!("suspicion: {why}\n")).collect::<String>();
+    for Suspicion { member, by, reason, judged_in_ms } in &status.suspicions {
+        let by = by.map_or_else(|| "the coordinator".into(), |by| format!("member {by}"));
+        let until = judged_in_ms
+            .map_or_else(|| "until it is known to have ended".into(), |ms| format!("for {ms} ms"));
+        text += &format!("suspicion: member {member}, by {by}: {reason} (waits {until})\n");
+    }
     text
 }

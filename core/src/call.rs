@@ -29,6 +29,15 @@ impl Blocks {
     }
 }
 
+/// A rank that was lost, and one that holds its block of a gather whole: the block counts as if the rank were there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StandIn {
+    /// Whose block it is.
+    pub lost: u32,
+    /// Who has it.
+    pub holder: u32,
+}
+
 /// Options of one call; the defaults suit almost everybody.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CallOptions {
@@ -82,6 +91,8 @@ pub struct Call {
     pub output: Segment,
     /// The output is the caller's input, of which a changed copy is sent: after an error it is as before.
     pub input_in_output: bool,
+    /// Set by the executor where a call starts again after a loss: blocks of the lost that somebody holds.
+    pub stand_ins: Vec<StandIn>,
     /// Options.
     pub options: CallOptions,
 }
@@ -99,6 +110,7 @@ impl Call {
         input: Segment::EMPTY,
         output: Segment::EMPTY,
         input_in_output: false,
+        stand_ins: Vec::new(),
         options: CallOptions {
             timeout: None,
             tag: Tag(0),
@@ -116,6 +128,12 @@ impl Call {
     /// A collective that tolerates no loss.
     pub fn is_strict(&self) -> bool {
         self.options.tolerance == Tolerance::None && !self.collective.is_point_to_point()
+    }
+
+    /// Blocks of all ranks come together, on one rank or on all, as each gave them to all others alike.
+    pub fn gathers(&self) -> bool {
+        use Collective::{AllGather, AllGatherV, Gather, GatherV};
+        matches!(self.collective, AllGather | AllGatherV | Gather | GatherV)
     }
 }
 
@@ -138,6 +156,8 @@ pub struct Shape<'a> {
     pub send: &'a Blocks,
     /// As in [`Call`].
     pub recv: &'a Blocks,
+    /// As in [`Call`].
+    pub stand_ins: &'a [StandIn],
     /// Input and output share memory, in the way stated at [`Call`].
     pub in_place: bool,
     /// Operands must be combined in ascending rank order (user-defined operators), so only plans that

@@ -54,6 +54,8 @@ bugs! {
     OnlyOneHoleIsSaid,
     HolesNameNoCall,
     NobodyIsCutOff,
+    PartsOfBlocksAreWhole,
+    StandInsAreForgotten,
 }
 
 #[cfg(feature = "planted-bugs")]

@@ -14,6 +14,12 @@
 //!
 //! A broadcast whose root was lost starts again from a survivor that holds all of it.
 //!
+//! Of a gather that starts again, the block of a lost member counts if a survivor holds it whole, which hands it on. Not so
+//! while an op is made again from which the lost may have returned: its block may follow from a result that nobody has.
+//!
+//! Of a gather that starts again, the block of a lost member counts if a survivor holds it whole, which hands it on. Not so
+//! while an op is made again from which the lost may have returned: its block may follow from a result that nobody has.
+//!
 //! Calls of two that each commit for itself stand while both are there, whatever is said of them here.
 //!
 //! Ops that start again commit by Done, on every rank and also where they had not been started yet: the plan
@@ -50,6 +56,10 @@ pub struct TagReport {
     pub partial: Vec<Partial>,
     /// Broadcasts that have not returned, but whose data is here.
     pub held: Vec<Seq>,
+    /// Of gathers that have not returned, the lost members whose blocks are here whole.
+    pub blocks: Vec<(Seq, Vec<MemberId>)>,
+    /// Ops that have not returned here, from which others return without a word of this member.
+    pub unannounced: Vec<Seq>,
     /// Ops that an earlier plan has ended by agreement, also if they have not been started here.
     pub aborted: Vec<(Seq, Verdict)>,
 }
@@ -146,6 +156,8 @@ pub struct RecoveryPlan {
     pub rests: Vec<(Formation, Tag, Seq, u64)>,
     /// Who has the data of a broadcast, if its root should be lost.
     pub sources: Vec<(Formation, Tag, Seq, MemberId)>,
+    /// Of gathers, lost members whose blocks count, each with the one that has it.
+    pub stand_ins: Vec<(Formation, Tag, Seq, MemberId, MemberId)>,
     /// By group and tag: ops below this one commit by Done.
     pub horizons: Vec<(Formation, Tag, Seq)>,
     /// Ops that end with an error, also where they have not been started.
@@ -164,6 +176,18 @@ impl RecoveryPlan {
     pub fn source(&self, formation: Formation, tag: Tag, seq: Seq) -> Option<MemberId> {
         let known = self.sources.iter().find(|known| (known.0, known.1, known.2) == (formation, tag, seq));
         known.map(|known| known.3)
+    }
+
+    /// Of a gather, lost members whose blocks count, each with the one that has it.
+    pub fn stand_ins(
+        &self,
+        formation: Formation,
+        tag: Tag,
+        seq: Seq,
+    ) -> impl Iterator<Item = (MemberId, MemberId)> + '_ {
+        let of_op =
+            self.stand_ins.iter().filter(move |known| (known.0, known.1, known.2) == (formation, tag, seq));
+        of_op.map(|known| (known.3, known.4))
     }
 
     /// Why an op ends by agreement.
@@ -193,6 +217,8 @@ pub fn plan(reports: &BTreeMap<MemberId, Report>, wishes: &Wishes) -> RecoveryPl
     let told = reports.values().find_map(|report| report.ending.clone());
     let ending = told.or(wishes.ending.clone()).map(Box::new);
     let mut plan = RecoveryPlan { ending, ..RecoveryPlan::default() };
+    // Somebody who was lost may have returned from an op that is made again.
+    let mut is_unsure = false;
     for ((formation, tag), said) in by_tag {
         let named: BTreeSet<MemberId> = reports
             .values()
@@ -228,11 +254,17 @@ pub fn plan(reports: &BTreeMap<MemberId, Report>, wishes: &Wishes) -> RecoveryPl
         let is_open = |seq: &Seq| !committed.contains(seq) && !aborts.contains_key(seq);
         let sources = sources(&members).into_iter().filter(|(seq, _)| is_open(seq));
         plan.sources.extend(sources.map(|(seq, source)| (formation, tag, seq, source)));
+        is_unsure |= said.values().flat_map(|tag| &tag.unannounced).any(|seq| !committed.contains(seq));
+        let stand_ins = stand_ins(&members).into_iter().filter(|((seq, _), _)| is_open(seq));
+        plan.stand_ins.extend(stand_ins.map(|((seq, lost), holder)| (formation, tag, seq, lost, holder)));
         // Of what ends, too, what is final stays.
         let rests = rests(&members).into_iter().filter(|(seq, _)| !committed.contains(seq));
         plan.rests.extend(rests.map(|(seq, begin)| (formation, tag, seq, begin)));
         plan.commits.extend(commits);
         plan.aborts.extend(aborts.into_iter().map(|(seq, verdict)| (formation.op(tag, seq), verdict)));
+    }
+    if is_unsure {
+        plan.stand_ins.clear();
     }
     plan
 }
@@ -267,6 +299,22 @@ fn sources(members: &[(MemberId, &TagReport)]) -> BTreeMap<Seq, MemberId> {
         sources.remove(seq);
     }
     sources
+}
+
+/// Who has the blocks of the lost, by op and lost member; nobody where an op has ended with an error.
+fn stand_ins(members: &[(MemberId, &TagReport)]) -> BTreeMap<(Seq, MemberId), MemberId> {
+    let mut holders = BTreeMap::new();
+    for (member, tag) in members {
+        for (seq, lost) in tag.blocks.iter().take(MOST_OPS as usize) {
+            for &lost in lost {
+                holders.entry((*seq, lost)).or_insert(*member);
+            }
+        }
+    }
+    for failed in members.iter().flat_map(|(_, tag)| &tag.failed) {
+        holders.retain(|(seq, _), _| seq != failed);
+    }
+    holders
 }
 
 /// What is final of ops that commit window by window.
@@ -334,11 +382,8 @@ mod tests {
             started: Seq(started),
             returned: Seq(returned),
             returned_ahead: seqs(ahead),
-            failed: Vec::new(),
             complete: complete.iter().map(|&seq| (Seq(seq), Epoch(1))).collect(),
-            partial: Vec::new(),
-            held: Vec::new(),
-            aborted: Vec::new(),
+            ..TagReport::default()
         };
         Report { epoch: Epoch(2), groups: vec![GROUP], splits: vec![], tags: vec![tag], ending: None }
     }
@@ -417,6 +462,60 @@ mod tests {
         let mut failed = report(1, 1, &[], &[]);
         failed.tags[0].failed = vec![Seq(0)];
         assert_eq!(plan_of(vec![failed, holds]).sources, []);
+    }
+
+    fn holds_blocks(op: u64, lost: &[u32]) -> Report {
+        let mut report = report(op + 1, op, &[], &[]);
+        report.tags[0].blocks = vec![(Seq(op), lost.iter().copied().map(MemberId).collect())];
+        report
+    }
+
+    fn stand_ins_of(plan: &RecoveryPlan, op: u64) -> Vec<(u32, u32)> {
+        plan.stand_ins(GROUP, Tag(0), Seq(op)).map(|(lost, holder)| (lost.0, holder.0)).collect()
+    }
+
+    #[test]
+    fn blocks_of_the_lost_come_from_the_first_who_has_them() {
+        let lacks = || report(4, 3, &[], &[]);
+        let plan = plan_of(vec![lacks(), holds_blocks(3, &[7]), holds_blocks(3, &[8, 7])]);
+        assert_eq!(stand_ins_of(&plan, 3), [(7, 1), (8, 2)]);
+        assert_eq!(stand_ins_of(&plan, 4), []);
+        let late = plan_with(vec![lacks(), holds_blocks(3, &[7])], &abort(3, false));
+        assert_eq!(stand_ins_of(&late, 3), [], "it ends");
+        let returned = plan_of(vec![report(4, 4, &[], &[]), holds_blocks(3, &[7])]);
+        assert_eq!(stand_ins_of(&returned, 3), [], "it is over");
+        let mut failed = lacks();
+        failed.tags[0].failed = vec![Seq(3)];
+        assert_eq!(stand_ins_of(&plan_of(vec![failed, holds_blocks(3, &[7])]), 3), []);
+    }
+
+    /// What a lost member gave to one op may follow from the result of another that only it had.
+    #[test]
+    fn blocks_do_not_count_while_the_lost_may_know_what_nobody_else_does() {
+        let waits = |seq: u64| {
+            let mut report = holds_blocks(3, &[7]);
+            report.tags.push(TagReport {
+                formation: GROUP,
+                tag: Tag(1),
+                started: Seq(seq + 1),
+                unannounced: vec![Seq(seq)],
+                ..TagReport::default()
+            });
+            report
+        };
+        assert_eq!(stand_ins_of(&plan_of(vec![report(4, 3, &[], &[]), waits(0)]), 3), []);
+        // Another has returned from it too: it stays as it was.
+        let mut has_returned = report(4, 3, &[], &[]);
+        let tag = Tag(1);
+        let (formation, started) = (GROUP, Seq(1));
+        has_returned.tags.push(TagReport {
+            formation,
+            tag,
+            started,
+            returned: Seq(1),
+            ..TagReport::default()
+        });
+        assert_eq!(stand_ins_of(&plan_of(vec![has_returned, waits(0)]), 3), [(7, 1)]);
     }
 
     #[test]

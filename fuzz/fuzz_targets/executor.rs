@@ -94,6 +94,7 @@ fn start(executor: &mut Executor<AnyPlan>, links: &mut Links, memory: &Arena, co
         peer: call.peer,
         send: &call.send,
         recv: &call.recv,
+        stand_ins: &[],
         in_place: false,
         ordered: false,
         narrow: false,

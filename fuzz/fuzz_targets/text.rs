@@ -51,6 +51,7 @@ fn costs(text: &str, count: u32) {
             peer: 0,
             send: &blocks,
             recv: &blocks,
+            stand_ins: &[],
             in_place: false,
             ordered: false,
             narrow: false,

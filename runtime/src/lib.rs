@@ -48,7 +48,7 @@ pub use ronde_core::error::{Aborted, Hole, Misuse, Outcome, Part, PeerLost};
 pub mod memory {
     pub use ronde_core::memory::{Lender, Pod, lend};
 }
-pub use ronde_core::membership::{MemberStatus, NextStatus, PendingStatus, Status};
+pub use ronde_core::membership::{LastCall, MemberStatus, NextStatus, PendingStatus, Status, Suspicion};
 pub use ronde_core::reduce::{Reduction, UserReduce};
 pub use ronde_core::{Collective, DType, Error, Rank, ReduceOp, Result, Segment, Tag, Tolerance};
 pub use ronde_shm::SharedBuffer;

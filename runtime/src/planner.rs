@@ -83,6 +83,7 @@ impl Planner {
             peer: call.peer,
             send: &call.send,
             recv: &call.recv,
+            stand_ins: &call.stand_ins,
             // They are the same memory or disjoint, as was checked.
             in_place: call.input.overlaps(&call.output),
             ordered: matches!(call.reduction, Some(Reduction::User(_))),

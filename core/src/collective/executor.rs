@@ -10,7 +10,7 @@ use super::op::{Commit, Digests, Divergence, OpState, Owed, Phase};
 use super::recent::RecentCalls;
 use super::slots::SlotPool;
 use super::{Descriptor, Links};
-use crate::call::Call;
+use crate::call::{Call, StandIn};
 use crate::error::{Aborted, Error, Outcome, PeerLost};
 use crate::failpoint::{self, Point};
 use crate::frame::{FrameKind, Header};
@@ -270,6 +270,8 @@ pub struct Executor<P> {
     pub(super) agreed: Agreed,
     /// Who sends, by the last plan, broadcasts that have not started here and whose root was lost.
     pub(super) sources: Vec<(crate::Formation, Tag, crate::Seq, MemberId)>,
+    /// Of gathers, those who were lost and whose blocks somebody has.
+    pub(super) stand_ins: Vec<(crate::Formation, Tag, crate::Seq, MemberId, MemberId)>,
     pub(super) generation: Generation,
     /// The view that takes effect at the next safe point.
     pub(super) armed: Option<Armed>,
@@ -298,6 +300,7 @@ impl<P: Plan> Executor<P> {
             horizons: Vec::new(),
             agreed: Agreed::default(),
             sources: Vec::new(),
+            stand_ins: Vec::new(),
             generation: Generation(0),
             armed: None,
             vacant_groups: Vec::new(),
@@ -362,6 +365,20 @@ impl<P: Plan> Executor<P> {
         let known = self.sources.iter().find(|known| (known.0, known.1, known.2) == (formation, tag, seq))?;
         let rank = state.rank_of(known.3.index()).filter(|&rank| !state.is_lost(rank) && rank != state.me)?;
         Some(rank as u32)
+    }
+
+    /// To be asked before a call is planned that starts next, and given with it: of a gather that others have started again, the
+    /// blocks of the lost that count.
+    pub fn stand_ins(&mut self, group: GroupIndex, call: &Call) -> Vec<StandIn> {
+        if self.stand_ins.is_empty() || !call.gathers() || call.is_strict() {
+            return Vec::new();
+        }
+        let state = &mut self.shared.groups[group.0];
+        let (formation, tag) = (state.formation, call.options.tag);
+        let seq = state.tag(tag).next();
+        let of_op =
+            self.stand_ins.iter().filter(|known| (known.0, known.1, known.2) == (formation, tag, seq));
+        of_op.filter_map(|known| state.stand_in(known.3, known.4)).collect()
     }
 
     /// Starts a call with its plan. The caller has checked the call's buffers against the plan.
@@ -451,6 +468,7 @@ impl<P: Plan> Executor<P> {
             fingerprint: op.descriptor.fingerprint(),
             ..Header::EMPTY
         };
+        op.count_stand_ins();
         failpoint::reach(Point::Started, &op.id, 0);
         op.plan_windows(state);
         op.plan_backup(&self.shared.limits);

@@ -109,6 +109,7 @@ impl<P: Plan> Executor<P> {
         self.early.forget_frames(&mut self.shared.pool, |_, header| header.op.generation < now);
         self.horizons.retain(|(formation, ..)| formation.generation >= now);
         self.sources.retain(|(formation, ..)| formation.generation >= now);
+        self.stand_ins.retain(|(formation, ..)| formation.generation >= now);
         self.agreed.forget_before(now);
         moved
     }

@@ -1,8 +1,9 @@
 //! What the executor knows of a group.
 
+use crate::call::StandIn;
 use crate::frame::Header;
 use crate::recovery::TagReport;
-use crate::{Epoch, Formation, Generation, GroupId, OpId, Rank, Seq, Tag};
+use crate::{Epoch, Formation, Generation, GroupId, MemberId, OpId, Rank, Seq, Tag};
 
 /// Number of a group within one executor.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
@@ -140,6 +141,13 @@ impl GroupState {
         self.lost[rank]
     }
 
+    /// A lost member for whose block another stands in, by their ranks.
+    pub(crate) fn stand_in(&self, lost: MemberId, holder: MemberId) -> Option<StandIn> {
+        let (lost, holder) = (self.rank_of(lost.index())?, self.rank_of(holder.index())?);
+        let is_right = self.is_lost(lost) && !self.is_lost(holder);
+        is_right.then_some(StandIn { lost: lost as u32, holder: holder as u32 })
+    }
+
     /// Ranks of the members that are gone.
     pub(crate) fn lost_ranks(&self) -> impl Iterator<Item = u32> + '_ {
         self.lost.iter().zip(0..).filter(|(lost, _)| **lost).map(|(_, rank)| rank)
@@ -168,10 +176,7 @@ impl GroupState {
             returned: state.returned,
             returned_ahead: state.returned_ahead.clone(),
             failed: state.failed.clone(),
-            complete: Vec::new(),
-            partial: Vec::new(),
-            held: Vec::new(),
-            aborted: Vec::new(),
+            ..TagReport::default()
         })
     }
 

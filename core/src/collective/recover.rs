@@ -143,6 +143,14 @@ impl<P: Plan> Executor<P> {
             if op.holds_data() {
                 tag.held.push(op.id.seq);
             }
+            let group = &self.shared.groups[op.group.0];
+            let blocks: Vec<MemberId> = op.blocks_of_the_lost(group).collect();
+            if !blocks.is_empty() {
+                tag.blocks.push((op.id.seq, blocks));
+            }
+            if op.lets_others_return() {
+                tag.unannounced.push(op.id.seq);
+            }
         }
         let used = |group: &&GroupState| tags.iter().any(|tag| tag.formation == group.formation);
         let is_split = |group: &&GroupState| group.formation.group != GroupId(0) && used(group);
@@ -184,6 +192,10 @@ impl<P: Plan> Executor<P> {
         self.sources.clear();
         if !planted::has(Bug::SourcesAreForgotten) {
             self.sources.extend_from_slice(&plan.sources);
+        }
+        self.stand_ins.clear();
+        if !planted::has(Bug::StandInsAreForgotten) {
+            self.stand_ins.extend_from_slice(&plan.stand_ins);
         }
         self.learn_aborts(plan, links);
         self.settle_attempts();
@@ -276,6 +288,7 @@ impl<P: Plan> Executor<P> {
             return;
         }
         op.restore_input(&mut self.shared.pool);
+        op.take_stand_ins(&self.shared.groups[op.group.0], plan);
         let Some(call) = &op.call else { return };
         let again = replan(op.group, call);
         match again {

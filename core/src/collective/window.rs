@@ -3,7 +3,7 @@
 use super::slots::SlotPool;
 use crate::Segment;
 use crate::memory::{Access, Arena};
-use crate::plan::{Action, Place, Plan, Span, StepId, Window};
+use crate::plan::{Action, Place, Plan, Span, Step, StepId, Window};
 use crate::transport::ViewToken;
 
 /// A view that a receive step holds: read in place instead of copied to the slot.
@@ -142,6 +142,16 @@ impl Running {
         steps
             .into_iter()
             .all(|(step, state)| !matches!(step.action, Action::Recv { .. }) || *state == State::Waiting)
+    }
+
+    /// Steps that are over.
+    pub(crate) fn steps_done(&self) -> impl Iterator<Item = &Step> {
+        self.plan
+            .steps
+            .iter()
+            .zip(&self.state)
+            .filter(|(_, state)| **state == State::Done)
+            .map(|(step, _)| step)
     }
 
     pub(crate) fn is_finished(&self) -> bool {

@@ -15,8 +15,8 @@ mod message;
 mod search;
 
 pub use coordinator::{
-    Coordinator, CoordinatorOptions, Effect, MemberStatus, NextStatus, PendingStatus, QUORUM_SILENCES,
-    Status, VERSION,
+    Coordinator, CoordinatorOptions, Effect, LastCall, MemberStatus, NextStatus, PendingStatus,
+    QUORUM_SILENCES, Status, Suspicion, VERSION,
 };
 pub use follower::Follower;
 pub use message::{

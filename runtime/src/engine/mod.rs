@@ -309,15 +309,17 @@ impl Engine {
         self.start_locked(&mut lock(&self.inner), prepared, call)
     }
 
-    fn start_locked(&self, inner: &mut Inner, prepared: Prepared, call: Call) -> Result<OpHandle> {
+    fn start_locked(&self, inner: &mut Inner, prepared: Prepared, mut call: Call) -> Result<OpHandle> {
         if let Some(error) = self.failure() {
             return Err(error);
         }
         let Prepared { current, planned, now, deadline, scratch, commit_group } = prepared;
         inner.refuse_past(&current)?;
         let source = inner.executor.redirect(current.index, &call);
+        call.stand_ins = inner.executor.stand_ins(current.index, &call);
         let plan = match source {
             Some(peer) => current.planner.plan(&Call { peer, ..call.clone() })?.plan,
+            None if !call.stand_ins.is_empty() => current.planner.plan(&call)?.plan,
             None => current.planner.renew(planned, &call)?,
         };
         let new = NewOp { group: current.index, call, plan, source, now, deadline, commit_group };

@@ -220,10 +220,9 @@ impl Group {
             returned_ahead,
             failed: all(&|op| matches!(op.phase, Phase::Ended(End::Loss | End::Late, _))),
             complete: complete.map(|(op, seq)| (Seq(seq), op.epoch)).collect(),
-            // Calls commit as a whole here, and what a root sends nobody else has.
-            partial: Vec::new(),
-            held: Vec::new(),
             aborted: aborted.iter().map(|&seq| (Seq(seq as u64), late(self.op_id(tag, seq)))).collect(),
+            // Calls commit as a whole here, and what a member gives nobody else has.
+            ..TagReport::default()
         })
     }
 }

@@ -4,7 +4,6 @@ use crate::peer::{peer_id, process_of};
 use crate::{Cluster, InFlight};
 use rand::Rng;
 use rand::rngs::SmallRng;
-use rand::seq::IteratorRandom;
 use ronde_core::call::Call;
 use ronde_core::collective::GroupIndex;
 use ronde_core::error::PeerLost;
@@ -223,11 +222,11 @@ impl Cluster {
             1 => self.finish_linking(),
             2 if self.rng.random_ratio(1, 4) => self.wait_for_coordinator(),
             _ => {
-                let waits = |process: &usize| {
-                    self.control.to_members.get(process).is_some_and(|queue| !queue.is_empty())
-                };
-                let waiting = self.living.iter().copied().filter(waits);
-                let Some(process) = waiting.choose(&mut self.rng) else { return };
+                let process = self.rng.random_range(0..self.peers.len());
+                if self.dead[process] || self.control.to_members.get(&process).is_none_or(VecDeque::is_empty)
+                {
+                    return;
+                }
                 self.count_event(&[1, process as u64]);
                 let queue = self.control.to_members.get_mut(&process).filter(|_| !self.dead[process]);
                 match queue.and_then(VecDeque::pop_front) {

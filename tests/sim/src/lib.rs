@@ -150,10 +150,11 @@ impl Cluster {
         &mut self,
         group: GroupIndex,
         process: usize,
-        call: Call,
+        mut call: Call,
         in_place: bool,
         commit_group: Option<CommitGroupId>,
     ) -> Result<OpHandle> {
+        call.stand_ins = self.peers[process].executor.stand_ins(group, &call);
         let source = self.peers[process].executor.redirect(group, &call);
         let planned = Call { peer: source.unwrap_or(call.peer), ..call.clone() };
         let plan = self.planner(process, group).plan(&planned, in_place)?;

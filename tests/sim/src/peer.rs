@@ -68,6 +68,7 @@ impl Planner {
             peer: call.peer,
             send: &call.send,
             recv: &call.recv,
+            stand_ins: &call.stand_ins,
             in_place,
             ordered: matches!(call.reduction, Some(Reduction::User(_))),
             narrow: call.dtype.is_narrow_float(),

@@ -19,6 +19,7 @@ impl<P: Plan> OpState<P> {
         self.counted = false;
         self.planned = false;
         self.holds_data = false;
+        self.whole_blocks.clear();
         self.interruptions = 0;
         self.interrupted_after = Duration::ZERO;
         self.interrupted_for = Duration::ZERO;
@@ -105,6 +106,7 @@ impl<P: Plan> OpState<P> {
         let disagrees = self.disagrees && matches!(self.phase, Phase::Stalled);
         if disagrees || matches!(self.phase, Phase::Running) {
             self.frozen_at = self.held_windows();
+            self.note_blocks(shared.groups[self.group.0].me);
             let is_broadcast =
                 self.call.as_ref().is_some_and(|call| call.collective == Collective::Broadcast);
             self.holds_data |=

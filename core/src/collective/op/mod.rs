@@ -3,6 +3,7 @@
 
 mod attempt;
 mod backup;
+mod blocks;
 mod commit;
 mod digest;
 mod holes;
@@ -66,6 +67,8 @@ pub(crate) struct OpState<P> {
     pub(crate) lost_root: Option<u32>,
     /// All that a broadcast brings is here.
     holds_data: bool,
+    /// Of a gather, by group rank: its block has come whole.
+    whole_blocks: Vec<bool>,
     /// Counts plans that differed from the one before.
     plan_number: u64,
     /// This op has a plan: one that starts after a report gets it with the plan of recovery.
@@ -157,6 +160,7 @@ impl<P: Plan> OpState<P> {
             plan: None,
             lost_root: None,
             holds_data: false,
+            whole_blocks: Vec::new(),
             plan_number: 0,
             planned: false,
             windows: 0,

@@ -1,6 +1,7 @@
 //! Who is lost, and what follows of that for views and quorums. How the others go on stands in [`round`](super::round).
 
 use super::round::Round;
+use super::status::Suspicion;
 use super::{Coordinator, Effect, State};
 use crate::error::PeerLost;
 use crate::membership::{MemberInfo, Verdict};
@@ -141,7 +142,7 @@ impl Coordinator {
     }
 
     /// Members to which a member's link has failed, for all that they say who are here.
-    fn lacking(&self, id: MemberId) -> BTreeSet<MemberId> {
+    pub(super) fn lacking(&self, id: MemberId) -> BTreeSet<MemberId> {
         let here = self.accusations.iter().filter(|a| self.members.contains_key(&a.accuser));
         let others = here.filter_map(|a| match a.by {
             Some(by) if by == id => Some(a.member),
@@ -222,6 +223,24 @@ impl Coordinator {
         let member = self.connection_of(id).map(|connection| &self.members[&connection]);
         let is_unheard = |woke: Instant| member.is_none_or(|member| member.lives_since < woke);
         self.woke.is_some_and(is_unheard)
+    }
+
+    /// Who may be lost, and why.
+    pub(super) fn suspicions(&self, now: Instant) -> Vec<Suspicion> {
+        let of_links = self.accusations.iter().map(|accusation| Suspicion {
+            member: accusation.member,
+            by: accusation.by,
+            reason: accusation.reason.clone(),
+            judged_in_ms: (!self.is_held(accusation)).then(|| accusation.due.since(now).as_millis() as u64),
+        });
+        let awaited = self.closed.values().filter(|closed| closed.awaited);
+        let of_connections = awaited.map(|Closed { info, .. }| Suspicion {
+            member: info.id,
+            by: None,
+            reason: CLOSED.to_owned(),
+            judged_in_ms: None,
+        });
+        of_links.chain(of_connections).collect()
     }
 
     /// One that was just ending when it was asked for may have ended now.

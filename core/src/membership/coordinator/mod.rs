@@ -16,7 +16,7 @@ use crate::{Epoch, Incarnation, Instant, MemberId, OpId, PeerId, Rank};
 use flapping::Flapping;
 use losses::{Accusation, Closed};
 use round::Round;
-pub use status::{MemberStatus, NextStatus, PendingStatus, Status};
+pub use status::{LastCall, MemberStatus, NextStatus, PendingStatus, Status, Suspicion};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 use succession::Gathered;
@@ -24,7 +24,7 @@ pub use succession::QUORUM_SILENCES;
 use views::NextView;
 
 /// Version of the control protocol.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 
 /// Others find the same silence of a link as much later as they began to wait, or hear of it: so many silences are enough.
 const SILENCES_OF_A_LINK: u32 = 2;

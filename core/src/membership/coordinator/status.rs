@@ -91,8 +91,34 @@ pub struct Status {
     pub pending: Vec<PendingStatus>,
     /// The view on its way to effect.
     pub next: Option<NextStatus>,
-    /// A link that was reported and not judged yet.
-    pub suspicion: Option<String>,
+    /// Who may be lost, and is not given up yet.
+    pub suspicions: Vec<Suspicion>,
+}
+
+/// A member that may be lost.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Suspicion {
+    /// Its number in the job.
+    pub member: MemberId,
+    /// Who says so: whose link to it has failed; `None` for the coordinator itself.
+    pub by: Option<MemberId>,
+    /// Why.
+    pub reason: String,
+    /// Milliseconds until it is judged; `None` while a proof that its process has ended is waited for.
+    pub judged_in_ms: Option<u64>,
+}
+
+/// The last collective or message that a member has begun.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct LastCall {
+    /// Its name.
+    pub collective: String,
+    /// The group's number: 0 for the group of all.
+    pub group: u64,
+    /// Its tag.
+    pub tag: u32,
+    /// Its number in this tag of the group; of a message, among those of the two.
+    pub seq: u64,
 }
 
 /// A member.
@@ -110,12 +136,18 @@ pub struct MemberStatus {
     pub pid: u32,
     /// Where it listens.
     pub addresses: Vec<String>,
+    /// Transports that it may use.
+    pub transports: Vec<String>,
+    /// Ranks to which its link has failed, as one of the two has reported.
+    pub lacks_links_to: Vec<u32>,
     /// `here`, `left`, `lost`, or `reported` and `awaited` while the others recover.
     pub state: String,
     /// Milliseconds since it was heard of.
     pub silent_ms: Option<u64>,
     /// Calls that have ended there, as it last said.
     pub calls_ended: Option<u64>,
+    /// The last call that it has begun, as it last said.
+    pub last_call: Option<LastCall>,
     /// The call that it has been in for longest, or the last that it has made.
     pub in_call: Option<String>,
 }
@@ -142,6 +174,13 @@ pub struct NextStatus {
     pub waits_for: Vec<MemberId>,
 }
 
+impl LastCall {
+    fn of((op, collective): (OpId, Collective)) -> LastCall {
+        let (group, tag, seq) = (op.group.0, op.tag.0, op.seq.0);
+        LastCall { collective: collective.to_string(), group, tag, seq }
+    }
+}
+
 impl Coordinator {
     /// The job as it is now.
     pub fn status(&self, now: Instant) -> Status {
@@ -154,6 +193,7 @@ impl Coordinator {
             State::SteppedDown => ("stepped_down", None),
             State::Failed(verdict) => ("failed", Some(crate::Error::from(verdict.clone()).to_string())),
         };
+        let rank_of = |id: MemberId| self.view.rank_of_member(id).map(|rank| rank.0);
         let members = self.view.members.iter().zip(0..).map(|(info, rank)| {
             let member = self.connection_of(info.id).and_then(|connection| self.members.get(&connection));
             MemberStatus {
@@ -163,9 +203,12 @@ impl Coordinator {
                 host: info.host.clone(),
                 pid: info.pid,
                 addresses: info.addresses.iter().map(ToString::to_string).collect(),
+                transports: info.transports.clone(),
+                lacks_links_to: self.lacking(info.id).into_iter().filter_map(rank_of).collect(),
                 state: self.state_of(info.id).to_owned(),
                 silent_ms: member.map(|member| now.since(member.heard).as_millis() as u64),
                 calls_ended: member.and_then(|member| member.progress).map(|progress| progress.ended),
+                last_call: member.and_then(|member| member.progress?.last).map(LastCall::of),
                 in_call: member.and_then(|member| member.progress).map(|progress| describe(&progress)),
             }
         });
@@ -176,13 +219,13 @@ impl Coordinator {
             epoch: self.epoch,
             incarnation: self.view.incarnation,
             generation: self.view.generation,
-            host: self.view.host.and_then(|host| self.view.rank_of_member(host)).map(|rank| rank.0),
+            host: self.view.host.and_then(rank_of),
             members: members.collect(),
             pending: waiting
                 .map(|m| PendingStatus { host: m.hello.info.host.clone(), pid: m.hello.info.pid })
                 .collect(),
             next: self.next.as_ref().map(|next| next.status()),
-            suspicion: self.accusations.first().map(|a| format!("member {}: {}", a.member, a.reason)),
+            suspicions: self.suspicions(now),
         }
     }
 

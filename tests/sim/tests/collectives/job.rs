@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use ronde_core::call::{Call, CallOptions};
 use ronde_core::collective::{CommitGroupId, OpHandle};
 use ronde_core::error::Outcome;
-use ronde_core::{Collective, DType, Result, Segment, Tag};
+use ronde_core::{Collective, DType, Epoch, Result, Segment, Tag};
 use ronde_sim::{Cluster, InFlight};
 use serde::{Deserialize, Serialize};
 
@@ -202,6 +202,8 @@ counts! {
         reduced,
         in_parts,
         handed_on,
+        /// Gathers made again with blocks of the dead.
+        stood_in,
         /// Of those that died, results that were stable.
         stable,
         /// The same, results that hold once somebody has returned them.
@@ -255,11 +257,15 @@ struct Job {
     late: Vec<Late>,
     abort: Option<Late>,
     turns: usize,
+    /// Before anybody died.
+    first_epoch: Epoch,
+    had_no_late: bool,
 }
 
 /// What happened: how often something did, and what, in one number.
 pub(crate) struct Played {
     pub(crate) events: u64,
+    #[cfg_attr(feature = "planted-bugs", expect(dead_code, reason = "nothing is played twice there"))]
     pub(crate) trace: u64,
 }
 
@@ -274,6 +280,7 @@ impl Job {
         let mut rng = SmallRng::seed_from_u64(losses.seed);
         let world = losses.nodes.len();
         let mut cluster = Cluster::new(&losses.nodes, losses.seed, &losses.limits.limits(), SMALL);
+        let first_epoch = cluster.peers[0].view().epoch;
         for death in &losses.deaths {
             if let Moment::Event(event) = death.moment {
                 cluster.doom(death.victim, event, death.in_flight);
@@ -294,6 +301,8 @@ impl Job {
             late: losses.late.clone(),
             abort: losses.abort,
             turns: 0,
+            first_epoch,
+            had_no_late: losses.late.is_empty(),
         }
     }
 
@@ -395,9 +404,8 @@ impl Job {
         if self.rng.random_ratio(1, 4) && self.next_message[rank] < self.messages.len() {
             self.start_message(rank);
         }
-        // Who waits for the coordinator finds nothing else to do: what is on the way there comes then.
-        let has_moved = self.cluster.step(rank);
-        if self.rng.random_ratio(if has_moved { 1 } else { 2 }, 3) {
+        self.cluster.step(rank);
+        if self.rng.random_ratio(1, 3) {
             self.cluster.step_control();
         }
         // It may have died of any of these.
@@ -615,6 +623,14 @@ impl Job {
         }
     }
 
+    /// Nobody is absent of an attempt that began when somebody was lost. Calls that are late begin epochs too.
+    fn has_stand_ins(&self, at: usize, absent: &[u32]) -> bool {
+        let living = self.cluster.living().iter();
+        let mut outcomes = living.filter_map(|&rank| self.results[rank][at].as_ref()?.as_ref().ok());
+        let began_later = outcomes.any(|outcome| outcome.epoch > self.first_epoch);
+        self.had_no_late && absent.is_empty() && began_later
+    }
+
     /// Survivors agree on every op: contributors, absent ranks, and whether it worked.
     fn check_agreement(&self, tally: &mut Tally) {
         let (mut reduced, mut failed, mut late) = (0, 0, 0);
@@ -646,6 +662,7 @@ impl Job {
                     tally.with_holes += holes.iter().filter(|holes| **holes > 0).count();
                     tally.with_several += holes.iter().filter(|holes| **holes > 1).count();
                     reduced += usize::from(!absent.is_empty());
+                    tally.stood_in += usize::from(self.has_stand_ins(at, &absent));
                     tally.together += usize::from(!absent.is_empty() && op.commit_group.is_some());
                     tally.in_parts += usize::from(in_parts);
                     let root_is_gone = op.collective.has_root() && absent.contains(&(op.root as u32));

@@ -501,7 +501,7 @@ pub(crate) const SILENT_SEEDS: u64 = 600;
 pub(crate) fn the_silent_go_alone(seed: u64) {
     let members = 3 + seed as usize % 5;
     let machines: Vec<usize> = (0..members).collect();
-    let alone = (seed % 4 == 0).then_some(members);
+    let alone = seed.is_multiple_of(4).then_some(members);
     let mut world = World::new(&machines, alone, seed);
     world.run_for(2000 * MS);
     let silent = match seed % 4 {

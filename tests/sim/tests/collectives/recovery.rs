@@ -67,12 +67,13 @@ mod tests {
     fn survivors_go_on() {
         let (count, tally) = play_all("survivors_go_on", 5000, draw);
         let Tally { reduced, in_parts, handed_on, stable, failed, late, whole, together, .. } = tally;
-        let Tally { with_holes, with_several, .. } = tally;
+        let Tally { with_holes, with_several, stood_in, .. } = tally;
         let enough = reduced > 1000
             && with_holes > 1000
             && with_several > 100
             && in_parts > 100
             && handed_on > 20
+            && stood_in > 20
             && stable > 1000
             && together > 200
             && failed > 100
@@ -191,6 +192,7 @@ mod planted {
             };
             let found = (0..WITHIN).find(is_noticed);
             plant(None);
+            assert!(!found.is_some_and(|seed| is_noticed(&seed)), "{bug:?}: {found:?} fails without it too");
             (bug, found)
         };
         // A mistake is that of a thread.
