@@ -45,6 +45,15 @@ struct Kill {
     join_ms: f64,
 }
 
+/// What it costs to ask whether anybody wants to come, when nobody does, and the smallest all-reduce, in turn: medians of the
+/// lowest rank.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct SafePoint {
+    safe_point_us: f64,
+    /// Of 8 bytes.
+    all_reduce_us: f64,
+}
+
 /// Medians over the kills at one moment.
 #[derive(Serialize)]
 struct Row {
@@ -60,6 +69,8 @@ struct Row {
     fault_free_ms: f64,
     extra_bytes: i64,
     join_ms: f64,
+    #[serde(flatten)]
+    safe_point: SafePoint,
 }
 
 /// Runs all jobs and prints a table. In a process of such a job: takes part in it.
@@ -122,13 +133,15 @@ fn available_memory() -> Option<u64> {
 fn measure(args: &BenchArgs, ranks: &[u32], swept: &[u64], rows: &mut Vec<Row>) -> Result<()> {
     print_head(args);
     let mut all = Vec::new();
+    let mut safe_points = Vec::new();
     for &ranks in ranks {
         for size in sizes(args, swept, ranks) {
-            let kills = run_job(args, ranks, size)?;
+            let (kills, safe_point) = run_job(args, ranks, size)?;
+            safe_points.push((ranks, safe_point));
             let moments = &args.recover.moments;
             for (turn, &moment) in moments.iter().enumerate() {
                 let of_moment: Vec<&Kill> = kills.iter().skip(turn).step_by(moments.len()).collect();
-                let row = Row::new((ranks, size, moment), &of_moment);
+                let row = Row::new((ranks, size, moment), &of_moment, safe_point);
                 row.print();
                 rows.push(row);
             }
@@ -136,11 +149,19 @@ fn measure(args: &BenchArgs, ranks: &[u32], swept: &[u64], rows: &mut Vec<Row>) 
         }
     }
     print_foot(&all);
+    // It is the same whatever size is reduced otherwise.
+    safe_points.dedup_by_key(|(ranks, _)| *ranks);
+    for (ranks, SafePoint { safe_point_us, all_reduce_us }) in safe_points {
+        say!(
+            "# {ranks} ranks: a safe point with nobody waiting {safe_point_us:.1} us, an all-reduce of 8 bytes \
+             {all_reduce_us:.1} us\n"
+        );
+    }
     Ok(())
 }
 
-/// Runs one job and returns its deaths in order.
-fn run_job(args: &BenchArgs, ranks: u32, size: u64) -> Result<Vec<Kill>> {
+/// Runs one job and returns its deaths in order, and what a safe point cost before.
+fn run_job(args: &BenchArgs, ranks: u32, size: u64) -> Result<(Vec<Kill>, SafePoint)> {
     let notes = Notes::new()?;
     let restarts = args.recover.kills * args.recover.moments.len() as u32;
     let command = member_command(size, notes.folder())?;
@@ -155,7 +176,7 @@ fn run_job(args: &BenchArgs, ranks: u32, size: u64) -> Result<Vec<Kill>> {
     }
     let kills = notes.kills()?;
     ensure!(kills.len() == restarts as usize, "{} of {restarts} deaths were measured", kills.len());
-    Ok(kills)
+    Ok((kills, notes.safe_point()?))
 }
 
 /// This program as it was started, as one process of a job.
@@ -168,7 +189,7 @@ fn member_command(size: u64, folder: PathBuf) -> Result<Vec<OsString>> {
 }
 
 impl Row {
-    fn new((ranks, size, moment): (u32, u64, f64), kills: &[&Kill]) -> Row {
+    fn new((ranks, size, moment): (u32, u64, f64), kills: &[&Kill], safe_point: SafePoint) -> Row {
         let median = |figure: fn(&Kill) -> f64| percentile(kills.iter().map(|kill| figure(kill)), 50);
         Row {
             collective: "all_reduce",
@@ -183,6 +204,7 @@ impl Row {
             fault_free_ms: median(|kill| kill.fault_free_ms),
             extra_bytes: median(|kill| kill.extra_bytes) as i64,
             join_ms: median(|kill| kill.join_ms),
+            safe_point,
         }
     }
 

@@ -1,10 +1,10 @@
 //! The part of one process: operations without a death, one with, and then work until another process has come.
 //! Whoever came last goes on with the others, so that a job has as many deaths as are wanted.
 
-use super::Kill;
 use super::death::{Fuse, machine_clock};
 use super::notes::Notes;
 use super::vectors::Vectors;
+use super::{Kill, SafePoint};
 use crate::args::BenchArgs;
 use crate::bench::options;
 use crate::exit::{Code, Failure, code_of};
@@ -16,6 +16,9 @@ use std::time::Instant;
 
 /// Operations before each death, to compare with.
 const CALM: usize = 5;
+/// Safe points that are measured, and how many come before.
+const SAFE_POINTS: usize = 500;
+const SAFE_POINTS_BEFORE: usize = 200;
 
 pub(super) fn run(args: &BenchArgs, notes: &Notes) -> Code {
     let Err(error) = take_part(args, notes) else { return Code::Ok };
@@ -46,6 +49,7 @@ fn take_part(args: &BenchArgs, notes: &Notes) -> Result<()> {
         member.check(&first.outcome)?;
     } else {
         member.meet(0.0)?;
+        member.pass_safe_points()?;
     }
     member.play()?;
     Ok(group.close()?)
@@ -99,6 +103,26 @@ impl Member<'_> {
             if self.group.rank() == 0 {
                 self.notes.add(&Kill { join_ms, ..kill })?;
             }
+        }
+        Ok(())
+    }
+
+    /// In turn with all-reduces, since the machine may be busy for a while.
+    fn pass_safe_points(&self) -> Result<()> {
+        let (mut safe_points, mut all_reduces) = (Vec::new(), Vec::new());
+        for _ in 0..SAFE_POINTS_BEFORE + SAFE_POINTS {
+            let start = Instant::now();
+            let update = self.group.update()?;
+            safe_points.push(ms_since(start) * 1e3);
+            ensure!(!update.changed, "somebody came who was not asked");
+            let start = Instant::now();
+            let _ = self.group.all_reduce(&mut [1f64], ReduceOp::Sum)?;
+            all_reduces.push(ms_since(start) * 1e3);
+        }
+        let median = |all: Vec<f64>| super::percentile(all.into_iter().skip(SAFE_POINTS_BEFORE), 50);
+        let (safe_point_us, all_reduce_us) = (median(safe_points), median(all_reduces));
+        if self.group.rank() == 0 {
+            self.notes.tell_safe_point(&SafePoint { safe_point_us, all_reduce_us })?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What the processes of one job leave for each other in a folder: some of them will be dead when it is read.
 
-use super::Kill;
+use super::{Kill, SafePoint};
 use crate::exit::{Code, Failure, code_of};
 use anyhow::{Context, Result, bail};
 use std::fs::{File, OpenOptions};
@@ -74,6 +74,16 @@ impl Notes {
             std::thread::sleep(PAUSE);
         }
         bail!("a new process was started, but nobody wanted it")
+    }
+
+    /// What a safe point costs.
+    pub(super) fn tell_safe_point(&self, safe_point: &SafePoint) -> Result<()> {
+        Ok(std::fs::write(self.path("safe-point"), serde_json::to_vec(safe_point)?)?)
+    }
+
+    /// What was told of that.
+    pub(super) fn safe_point(&self) -> Result<SafePoint> {
+        Ok(serde_json::from_slice(&std::fs::read(self.path("safe-point"))?)?)
     }
 
     /// What one more death cost.

@@ -79,7 +79,7 @@ impl<P: Plan> OpState<P> {
 
     /// Another may have returned from it, and not have told: also one that was lost.
     pub(crate) fn lets_others_return(&self) -> bool {
-        self.planned && matches!(self.commit, Commit::Log | Commit::Pair)
+        self.planned && (matches!(self.commit, Commit::Log | Commit::Pair) || self.is_strict())
     }
 
     /// Whose blocks count in the attempt to come. Those of others who were lost never will: others may go on without them.
