@@ -32,6 +32,8 @@ pub(crate) struct Control {
     probes: Vec<usize>,
     /// Processes that are making the links of a view.
     linking: Vec<(usize, Epoch)>,
+    /// A process that lives and has no connection to the coordinator any more.
+    cut_off: Option<usize>,
 }
 
 fn hello(process: usize, size: Option<u32>) -> FromMember {
@@ -72,13 +74,15 @@ impl Control {
         let view = coordinator.view().clone();
         let (to_members, to_coordinator) = (BTreeMap::new(), VecDeque::new());
         let (probes, linking) = (Vec::new(), Vec::new());
-        (Control { coordinator, host: Some(0), to_members, to_coordinator, probes, linking }, view)
+        let (host, cut_off) = (Some(0), None);
+        (Control { coordinator, host, to_members, to_coordinator, probes, linking, cut_off }, view)
     }
 
     pub(crate) fn send(&mut self, from: usize, message: FromMember) {
         // What is said to a coordinator that is gone is lost.
         let connected = |queue: &VecDeque<Option<ToMember>>| !queue.iter().any(Option::is_none);
-        if self.host.is_none() || !self.to_members.get(&from).is_none_or(connected) {
+        let is_connected = self.to_members.get(&from).is_none_or(connected) && self.cut_off != Some(from);
+        if self.host.is_none() || !is_connected {
             return;
         }
         self.to_coordinator.push_back((from, message));
@@ -88,6 +92,7 @@ impl Control {
     fn route(&mut self) {
         for effect in self.coordinator.take_effects() {
             match effect {
+                Effect::Send(to, _) if self.cut_off == Some(to as usize) => {}
                 Effect::Send(to, message) => {
                     self.to_members.entry(to as usize).or_default().push_back(Some(message));
                 }
@@ -186,6 +191,27 @@ impl Cluster {
         if self.control.coordinator.is_succeeding() {
             self.tell_that_links_ended(process);
         }
+    }
+
+    /// The connection of a process to the coordinator is cut, while it lives: the others go on without it, unless they are too
+    /// few for that before it is known to have ended. False while no coordinator is at work, and of the process that hosts it.
+    pub fn cut_off(&mut self, process: usize, in_flight: InFlight) -> bool {
+        if self.control.host.is_none_or(|host| host == process) || self.control.coordinator.is_succeeding() {
+            return false;
+        }
+        self.silence(process, in_flight);
+        self.control.to_members.remove(&process);
+        self.control.cut_off = Some(process);
+        self.notice_death(process);
+        true
+    }
+
+    /// A process that was cut off ends, and the coordinator finds that out.
+    pub fn end_cut_off(&mut self, process: usize, in_flight: InFlight) {
+        self.kill(process, in_flight);
+        self.control.cut_off = None;
+        self.control.coordinator.handle_ended(peer_id(process), Instant(self.now));
+        self.route_control();
     }
 
     /// A process that has no part in the job any more ends.

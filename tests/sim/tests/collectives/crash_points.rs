@@ -120,7 +120,8 @@ fn and_late(job: &Losses) -> Losses {
 /// The job with one more death. That is noticed at once or a while later, as the event says.
 fn and_death(job: &Losses, victim: usize, event: u64, in_flight: InFlight) -> Losses {
     let unnoticed = if event.is_multiple_of(2) { 0 } else { 10 * job.nodes.len() };
-    let death = Death { victim, moment: Moment::Event(event), in_flight, unnoticed, settles: false };
+    let death =
+        Death { victim, moment: Moment::Event(event), in_flight, unnoticed, settles: false, lingers: 0 };
     let mut job = job.clone();
     job.deaths.push(death);
     job

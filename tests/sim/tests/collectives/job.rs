@@ -42,6 +42,22 @@ pub(crate) struct Death {
     pub(crate) unnoticed: usize,
     /// The others go on without it before anything else happens.
     pub(crate) settles: bool,
+    /// The coordinator takes it for dead so many turns before: it goes on, and hears of nothing, as one that was stopped and
+    /// wakes. Not of the one that hosts the coordinator.
+    #[serde(default)]
+    pub(crate) lingers: usize,
+}
+
+impl Death {
+    /// In half of all schedules some linger. Everything else stays as it was drawn.
+    pub(crate) fn draw_lingering(seed: u64, deaths: &mut [Death], within: usize) {
+        let mut rng = SmallRng::seed_from_u64(seed ^ 0x1a57);
+        if rng.random() {
+            deaths.iter_mut().for_each(|death| {
+                death.lingers = if rng.random() { rng.random_range(1..within) } else { 0 };
+            });
+        }
+    }
 }
 
 /// After so many turns a rank finds that a call is late.
@@ -118,6 +134,10 @@ impl Losses {
             }
             if death.in_flight != InFlight::Delivered {
                 simpler.push(Death { in_flight: InFlight::Delivered, ..*death });
+            }
+            if death.lingers > 0 {
+                simpler.push(Death { lingers: 0, ..*death });
+                simpler.push(Death { lingers: death.lingers / 2, ..*death });
             }
             if death.settles {
                 simpler.push(Death { settles: false, ..*death });
@@ -221,8 +241,9 @@ counts! {
         /// Outputs of calls outside of commit groups with holes, and with more than one.
         with_holes,
         with_several,
-        /// Deaths that happened.
+        /// Deaths that happened, and those before which the dead had been given up.
         deaths,
+        lingered,
     }
 }
 
@@ -257,6 +278,8 @@ struct Job {
     late: Vec<Late>,
     abort: Option<Late>,
     turns: usize,
+    /// Ranks that were given up before they died.
+    given_up: Vec<usize>,
     /// Before anybody died.
     first_epoch: Epoch,
     had_no_late: bool,
@@ -301,6 +324,7 @@ impl Job {
             late: losses.late.clone(),
             abort: losses.abort,
             turns: 0,
+            given_up: Vec::new(),
             first_epoch,
             had_no_late: losses.late.is_empty(),
         }
@@ -308,7 +332,7 @@ impl Job {
 
     fn play(&mut self, losses: &Losses, tally: &mut Tally) {
         for death in &losses.deaths {
-            if !self.die(death) {
+            if !self.die(death, tally) {
                 break;
             }
             tally.deaths += 1;
@@ -351,11 +375,19 @@ impl Job {
     }
 
     /// False if everything is over before.
-    fn die(&mut self, death: &Death) -> bool {
+    fn die(&mut self, death: &Death, tally: &mut Tally) -> bool {
+        let Death { victim, in_flight, .. } = *death;
         match death.moment {
             Moment::Turns(turns) => {
                 self.turns(turns);
-                self.cluster.kill(death.victim, death.in_flight);
+                if death.lingers > 0 && self.cluster.cut_off(victim, in_flight) {
+                    tally.lingered += 1;
+                    self.given_up.push(victim);
+                    self.turns(death.lingers);
+                    self.cluster.end_cut_off(victim, in_flight);
+                    return true;
+                }
+                self.cluster.kill(victim, in_flight);
             }
             Moment::Event(_) => {
                 while self.lives(death.victim) {
@@ -511,7 +543,7 @@ impl Job {
 
     /// A message arrives as it was sent, or ends with an error that names its other side, which is dead.
     fn take_messages(&mut self, rank: usize) {
-        let Job { in_flight, messages, cluster, .. } = self;
+        let Job { in_flight, messages, cluster, given_up, .. } = self;
         in_flight[rank].retain(|(at, handle)| {
             let Some(result) = cluster.peers[rank].executor.take(*handle) else { return true };
             let message = &messages[*at];
@@ -526,7 +558,8 @@ impl Job {
                 }
                 Err(error) => {
                     assert!(error.to_string().contains(&format!("peer {other} ")), "message {at}: {error}");
-                    assert!(!cluster.living().contains(&other), "message {at}: {error}");
+                    let is_given_up = [rank, other].iter().any(|rank| given_up.contains(rank));
+                    assert!(is_given_up || !cluster.living().contains(&other), "message {at}: {error}");
                 }
             }
             false

@@ -25,6 +25,7 @@ fn draw_deaths(rng: &mut SmallRng, world: usize, deaths: usize, within: usize) -
         in_flight: in_flight[rng.random_range(0..in_flight.len())],
         unnoticed: rng.random_range(0..within / 4),
         settles: rng.random(),
+        lingers: 0,
     };
     victims.into_iter().map(&mut death).collect()
 }
@@ -45,6 +46,7 @@ pub(crate) fn draw(seed: u64) -> Losses {
         abort: None,
     };
     OpSpec::draw_commits(seed, &mut losses.ops);
+    Death::draw_lingering(seed, &mut losses.deaths, 300);
     losses
 }
 
@@ -67,13 +69,14 @@ mod tests {
     fn survivors_go_on() {
         let (count, tally) = play_all("survivors_go_on", 5000, draw);
         let Tally { reduced, in_parts, handed_on, stable, failed, late, whole, together, .. } = tally;
-        let Tally { with_holes, with_several, stood_in, .. } = tally;
+        let Tally { with_holes, with_several, stood_in, lingered, .. } = tally;
         let enough = reduced > 1000
             && with_holes > 1000
             && with_several > 100
             && in_parts > 100
             && handed_on > 20
             && stood_in > 20
+            && lingered > 500
             && stable > 1000
             && together > 200
             && failed > 100
@@ -116,6 +119,7 @@ mod tests {
             abort: None,
         };
         OpSpec::draw_commits(seed, &mut losses.ops);
+        Death::draw_lingering(seed, &mut losses.deaths, 600);
         losses
     }
 
