@@ -1,6 +1,6 @@
 //! Blocks of a gather that are here whole, so that what members gave who were lost is not lost with them.
 
-use super::holes::holes;
+use super::holes::{holes, merge};
 use super::{Commit, OpState};
 use crate::MemberId;
 use crate::call::StandIn;
@@ -9,19 +9,6 @@ use crate::plan::{Place, Plan, Span, Window};
 use crate::planted::{self, Bug};
 use crate::recovery::RecoveryPlan;
 use std::ops::Range;
-
-/// Ranges in order, those that touch as one.
-fn joined(mut ranges: Vec<Range<usize>>) -> Vec<Range<usize>> {
-    ranges.sort_unstable_by_key(|range| range.start);
-    ranges.dedup_by(|next, last| {
-        let touches = next.start <= last.end;
-        if touches {
-            last.end = last.end.max(next.end);
-        }
-        touches
-    });
-    ranges
-}
 
 impl<P: Plan> OpState<P> {
     /// Before an attempt ends: whose blocks have come. A commit group has one set of contributors, so that of its calls none
@@ -66,7 +53,8 @@ impl<P: Plan> OpState<P> {
         for window in &self.open {
             window.steps_done().for_each(|step| add(step.action.target()));
         }
-        joined(written)
+        merge(&mut written);
+        written
     }
 
     /// Lost members whose blocks are here.

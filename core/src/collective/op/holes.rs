@@ -28,6 +28,18 @@ fn block(blocks: &Blocks, rank: usize) -> Option<(usize, usize)> {
     Some((*blocks.offsets.get(rank)?, *blocks.counts.get(rank)?))
 }
 
+/// Puts ranges in order, those that touch as one.
+pub(super) fn merge(ranges: &mut Vec<Range<usize>>) {
+    ranges.sort_unstable_by_key(|range| range.start);
+    ranges.dedup_by(|next, last| {
+        let touches = next.start <= last.end;
+        if touches {
+            last.end = last.end.max(next.end);
+        }
+        touches
+    });
+}
+
 /// Blocks of the absent in bytes, without empty ones, those that touch as one.
 fn joined(call: &Call, absent: &[u32], block: impl Fn(usize) -> Option<(usize, usize)>) -> Vec<Hole> {
     let size = call.dtype.size();
@@ -35,14 +47,7 @@ fn joined(call: &Call, absent: &[u32], block: impl Fn(usize) -> Option<(usize, u
     let mut holes: Vec<Range<usize>> =
         blocks.map(|(first, count)| first * size..(first + count) * size).collect();
     // Blocks lie where the caller put them.
-    holes.sort_unstable_by_key(|bytes| bytes.start);
-    holes.dedup_by(|next, last| {
-        let touches = next.start <= last.end;
-        if touches {
-            last.end = last.end.max(next.end);
-        }
-        touches
-    });
+    merge(&mut holes);
     let most = if planted::has(Bug::OnlyOneHoleIsSaid) { 1 } else { usize::MAX };
     holes.into_iter().take(most).map(|bytes| Hole { call: 0, bytes }).collect()
 }
