@@ -359,7 +359,8 @@ impl Job {
                 !self.cluster.is_drained(rank) || self.cluster.peers[rank].executor.bytes_in_use() > 0
             };
             let holders: Vec<usize> = living.iter().copied().filter(holds).collect();
-            if holders.is_empty() {
+            // Who dies only now, of an event to come, is another matter.
+            if holders.is_empty() || self.cluster.living() != living {
                 return;
             }
             living.iter().for_each(|&rank| _ = self.cluster.step(rank));
