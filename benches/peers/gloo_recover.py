@@ -4,7 +4,7 @@ takes, measured as `ronde bench recover` measures it.
 usage: gloo_recover.py RANKS BYTES MOMENTS KILLS     prints a JSON object for each moment
 
 This process plays the agent that a launcher has on each machine: it hosts the store, sees at once that a process has ended, says
-who it was, and starts another in its place. That is more than Gloo's users get by default, and costs them nothing here.
+who it was, and has another one ready to take its place. That is more than Gloo's users get by default, and costs them nothing here.
 
 When an all-reduce fails, the survivors leave the group, learn from the store who is gone, make a new group, agree whether the
 operation has failed for any of them, and if so restore their input and do it again. A process that comes makes all leave the
@@ -17,20 +17,108 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 CALM = 5  # operations before each death, to compare with
 PERIOD = 127  # prime, so that pieces in a wrong place are noticed
-PATIENCE = timedelta(seconds=30)
-DEADLINE_S = 900
+BLOCK = PERIOD << 10  # elements that are compared at a time
+PATIENCE = timedelta(seconds=30)  # of Gloo
+DEADLINE_S = 1100  # of a job: less than systems.py waits, so that the job itself says what has failed
+SLEEP_ERROR_NS = 200_000  # sleeping ends late by less than this, mostly
+FIGURES = ("detect_ms", "recover_ms", "total_ms", "fault_free_ms", "join_ms")
+
+
+class Agent:
+    def __init__(self, ranks, size, moments, kills, folder):
+        # Its children's ends are waited for as signals: asking again and again would take time from the job.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=PATIENCE)
+        self.job = {"port": self.store.port, "founders": ranks, "size": size, "folder": folder}
+        self.job |= {"moments": moments, "kills": kills * len(moments)}
+        self.members, self.deaths, self.spares = {}, 0, 0
+
+    def start(self, member):
+        environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, __file__, "--member", json.dumps({**self.job, "member": member})]
+        self.members[member] = subprocess.Popen(command, env=environment)
+
+    def run(self):
+        """Returns what has failed, if anything."""
+        end = time.monotonic() + DEADLINE_S
+        try:
+            for member in range(self.job["founders"]):
+                self.start(member)
+            while self.members:
+                failure = self.reap()
+                if failure or time.monotonic() > end:
+                    return failure or f"no end after {DEADLINE_S} s"
+                self.start_spare()
+                # A spare is wanted at times when nothing is measured, and nobody dies before it is there.
+                signal.sigtimedwait({signal.SIGCHLD}, 0.001 if self.lacks_spare() else 1)
+        finally:
+            for process in self.members.values():
+                process.kill()
+                process.wait()
+        return None
+
+    def reap(self):
+        for member, process in list(self.members.items()):
+            if process.poll() is None:
+                continue
+            del self.members[member]
+            at = self.moment_of_death() if process.returncode == -signal.SIGKILL else None
+            if at is not None:
+                self.store.set(f"dead/{self.deaths}", json.dumps({"member": member, "at": at}))
+                self.deaths += 1
+            elif process.returncode != 0:
+                told = self.store.check(["failure"])
+                return self.store.get("failure").decode() if told else f"member {member} ended with {process.returncode}"
+        return None
+
+    def moment_of_death(self):
+        """None if it was another who killed the process, as the system does where memory is short."""
+        note = death_note(self.job["folder"], self.deaths)
+        return int(note.read_text()) if note.exists() and note.stat().st_size else None
+
+    def lacks_spare(self):
+        return self.spares == self.deaths and self.spares < self.job["kills"]
+
+    def start_spare(self):
+        if self.lacks_spare() and self.store.check([f"wanted/{self.spares}"]):
+            # Members have numbers in the order in which they are started.
+            self.start(self.job["founders"] + self.spares)
+            self.spares += 1
+
+    def kills(self):
+        keys = [f"kill/{kill}" for kill in range(self.job["kills"])]
+        return [json.loads(self.store.get(key)) if self.store.check([key]) else None for key in keys]
+
+
+def death_note(folder, kill):
+    """The dying leaves the moment here, which takes it less time than to tell the store."""
+    return Path(folder) / f"death-{kill}"
+
+
+def row(ranks, size, moment, kills, failure):
+    """A row that lacks kills says why, instead of figures of some of them."""
+    measured = [kill for kill in kills if kill]
+    head = {"collective": "all_reduce", "ranks": ranks, "size": size, "moment": moment, "kills": len(measured)}
+    if len(measured) < len(kills):
+        return {**head, "failed": failure or "not all deaths were measured"}
+    # As Ronde does: of an even number the lower one.
+    medians = {name: statistics.median_low(kill[name] for kill in measured) for name in FIGURES}
+    return {**head, **medians, "detect_max_ms": max(kill["detect_ms"] for kill in measured)}
 
 
 def pattern(count, weight):
+    """Small whole numbers of both signs: their sums are exact."""
     return ((torch.arange(count) % PERIOD) - PERIOD // 2).to(torch.float32) * weight
 
 
@@ -38,64 +126,74 @@ def weight_of(member):
     return 1 + member * 7 % 199
 
 
-def agent(ranks, size, moments, kills):
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=PATIENCE)
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-
-    def start(member, founders):
-        work = [str(part) for part in (store.port, member, founders, size, ",".join(map(str, moments)), kills)]
-        return subprocess.Popen([sys.executable, __file__, "--member", *work], env=environment)
-
-    members = {member: start(member, ranks) for member in range(ranks)}
-    end = time.monotonic() + DEADLINE_S
-    deaths = 0
-    try:
-        while members:
-            for member, process in list(members.items()):
-                if process.poll() is None:
-                    continue
-                del members[member]
-                if process.returncode == -signal.SIGKILL:
-                    store.set(f"dead/{deaths}", str(member))
-                    deaths += 1
-                    # Members have numbers in the order in which they are started.
-                    members[ranks + deaths - 1] = start(ranks + deaths - 1, ranks)
-                elif process.returncode != 0:
-                    raise SystemExit(f"member {member} ended with {process.returncode}")
-            if time.monotonic() > end:
-                raise SystemExit(f"no end after {DEADLINE_S} s")
-            time.sleep(0.0005)
-    finally:
-        for process in members.values():
-            process.kill()
-    rows = json.loads(store.get("kills"))
-    for turn, moment in enumerate(moments):
-        print(json.dumps(summary(rows[turn :: len(moments)], moment, ranks, size)))
+def ms_since(start_ns):
+    return (time.monotonic_ns() - start_ns) / 1e6
 
 
-def summary(kills, moment, ranks, size):
-    row = {"collective": "all_reduce", "ranks": ranks, "size": size, "moment": moment, "kills": len(kills)}
-    for name in ("detect_ms", "recover_ms", "total_ms", "fault_free_ms", "join_ms"):
-        row[name] = statistics.median(kill[name] for kill in kills)
-    row["detect_max_ms"] = max(kill["detect_ms"] for kill in kills)
-    return row
+class Vectors:
+    def __init__(self, count, weight):
+        # Both written once, so that no operation is the first to touch their memory.
+        self.input, self.output = pattern(count, weight), torch.full((count,), float("nan"))
+
+    def load(self):
+        """Gloo works in place, and leaves anything there when it fails."""
+        self.output.copy_(self.input)
+
+    def check(self, members):
+        expected = pattern(min(BLOCK, len(self.output)), sum(weight_of(member) for member in members))
+        for part in self.output.split(BLOCK):
+            if not torch.equal(part, expected[: len(part)]):
+                raise ValueError("the sum is wrong")
+
+
+class Fuse:
+    """A thread that kills this process at a moment that it is told later. It is there before, so that small operations are not
+    over by the time it runs."""
+
+    def __init__(self, note):
+        self.note, self.at, self.lit = open(note, "wb", buffering=0), 0, threading.Event()
+        threading.Thread(target=self.burn, daemon=True).start()
+
+    def light(self, at):
+        self.at = at
+        self.lit.set()
+
+    def burn(self):
+        self.lit.wait()
+        time.sleep(max(0, self.at - time.monotonic_ns() - SLEEP_ERROR_NS) / 1e9)
+        while time.monotonic_ns() < self.at:
+            time.sleep(0)  # leaves the interpreter to the operation
+        self.note.write(str(time.monotonic_ns()).encode())
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Member:
-    def __init__(self, port, member, founders, size, moments, kills):
-        self.store = dist.TCPStore("127.0.0.1", int(port), is_master=False, timeout=timedelta(seconds=DEADLINE_S))
-        self.me, founders = int(member), int(founders)
-        self.moments = [float(moment) for moment in moments.split(",")]
-        self.kills = int(kills) * len(self.moments)
-        self.count = max(1, int(size) // 4)
-        self.input = pattern(self.count, weight_of(self.me))
-        self.output = torch.empty(self.count)
-        self.members, self.generation, self.done = list(range(founders)), 0, 0
-        self.rows = []
-        if self.me >= founders:
-            self.come(founders)
-        else:
+    def __init__(self, store, job):
+        self.store, self.job, self.me = store, job, job["member"]
+        self.members, self.generation, self.done = list(range(job["founders"])), 0, 0
+        torch.set_num_threads(1)
+
+    def take_part(self):
+        if self.me < self.job["founders"]:
+            self.vectors = self.make_vectors()
             self.make_group()
+        else:
+            self.come()
+        while self.done < self.job["kills"]:
+            kill = self.lose_one(self.job["moments"][self.done % len(self.job["moments"])])
+            self.done += 1
+            kill["join_ms"] = self.await_newcomer()
+            if self.leads():
+                self.store.set(f"kill/{self.done - 1}", json.dumps(kill))
+        dist.barrier()
+        dist.destroy_process_group()
+
+    def leads(self):
+        """The first has been there for longest."""
+        return self.members[0] == self.me
+
+    def make_vectors(self):
+        return Vectors(max(1, self.job["size"] // 4), weight_of(self.me))
 
     def make_group(self):
         prefix = dist.PrefixStore(f"group{self.generation}", self.store)
@@ -107,31 +205,24 @@ class Member:
         self.members, self.generation = members, self.generation + 1
         self.make_group()
 
-    def come(self, founders):
-        """Takes the place of one that was killed, once it is wanted."""
-        self.done = self.me - founders + 1
+    def come(self):
+        """Takes the place of one that was killed, once it is wanted. It takes memory and time from nobody before."""
+        self.store.set(f"ready/{self.me}", "")
+        self.done = self.me - self.job["founders"] + 1
         self.store.wait([f"vacancy/{self.done}"])
-        asked = time.monotonic()
+        self.vectors = self.make_vectors()
+        self.vectors.load()
+        asked = time.monotonic_ns()
         self.store.set(f"comes/{self.done}", str(self.me))
         told = json.loads(self.store.get(f"group/{self.done}"))
         self.members, self.generation = told["members"], told["generation"]
         self.make_group()
-        self.reduce_all()
-        self.largest([(time.monotonic() - asked) * 1e3])
-        self.check()
+        self.reduce()
+        self.largest([ms_since(asked)])
+        self.vectors.check(self.members)
 
-    def reduce_all(self):
-        """Gloo works in place, and leaves anything there when it fails."""
-        self.output.copy_(self.input)
-        start = time.monotonic()
-        dist.all_reduce(self.output)
-        return (time.monotonic() - start) * 1e3
-
-    def check(self):
-        expected = pattern(self.count, sum(weight_of(member) for member in self.members))
-        if not torch.equal(self.output, expected):
-            raise SystemExit("the sum is wrong")
-        self.output.fill_(float("nan"))
+    def reduce(self):
+        dist.all_reduce(self.vectors.output)
 
     @staticmethod
     def largest(figures):
@@ -142,101 +233,108 @@ class Member:
     def calm(self):
         times = []
         for _ in range(CALM):
+            self.vectors.load()
             dist.barrier()
-            times.append(self.reduce_all())
-            self.check()
+            start = time.monotonic_ns()
+            self.reduce()
+            times.append(ms_since(start))
+            self.vectors.check(self.members)
         return self.largest([statistics.median(times)])[0]
 
-    def play(self):
-        while self.done < self.kills:
-            kill = self.lose_one(self.moments[self.done % len(self.moments)])
-            self.done += 1
-            kill["join_ms"] = self.await_newcomer()
-            self.rows = self.rows + [kill] if self.members.index(self.me) == 0 else []
-        if self.members.index(self.me) == 0:
-            self.store.set("kills", json.dumps(self.rows))
-        dist.barrier()
-        dist.destroy_process_group()
+    def await_spare(self):
+        """Whoever will come has started before one dies: to load torch takes seconds of a processor."""
+        if self.leads():
+            self.store.set(f"wanted/{self.done}", "")
+        self.store.wait([f"ready/{self.job['founders'] + self.done}"])
 
     def lose_one(self, moment):
+        """An operation in which one dies. Returns what it cost, but for the joining of another."""
+        self.await_spare()
         calm = self.calm()
-        # The first has been there for longest and writes down what the others say; the next one dies.
-        victim = self.members[1]
-        fuse = threading.Event()
-        if self.me == victim:
-            threading.Thread(target=self.burn, args=(fuse, calm * moment / 1e3), daemon=True).start()
+        # Not the first, who writes down what the others say.
+        dies = self.me == self.members[1]
+        fuse = Fuse(death_note(self.job["folder"], self.done)) if dies else None
+        self.vectors.load()
         dist.barrier()
-        fuse.set()
-        start = time.monotonic()
-        failed = False
-        try:
-            self.reduce_all()
-            total = (time.monotonic() - start) * 1e3
-            self.check()
-        except RuntimeError:
-            failed = True
-        if self.me == victim:
-            time.sleep(DEADLINE_S)
-        noticed = time.monotonic() if failed else self.await_failure()
+        if fuse:
+            fuse.light(time.monotonic_ns() + int(calm * moment * 1e6))
+        start = time.monotonic_ns()
+        failed = self.fails(self.reduce)
+        total = ms_since(start)
+        while fuse:
+            time.sleep(1)
+        noticed = self.await_failure(failed)
         # Who it was, which Gloo does not say.
-        gone = int(self.store.get(f"dead/{self.done}"))
-        self.change_group([member for member in self.members if member != gone])
-        recovered = time.monotonic()
+        dead = json.loads(self.store.get(f"dead/{self.done}"))
+        contributors = self.members
+        self.change_group([member for member in self.members if member != dead["member"]])
+        recovered = time.monotonic_ns()
         if self.largest([float(failed)])[0] > 0:
-            self.reduce_all()
-            total = (time.monotonic() - start) * 1e3
-            self.check()
-        death = float(self.store.get(f"death/{self.done}"))
-        names = ("detect_ms", "recover_ms", "total_ms")
-        figures = self.largest([(noticed - death) * 1e3, (recovered - noticed) * 1e3, total])
-        return {**dict(zip(names, figures)), "fault_free_ms": calm}
+            contributors = self.members
+            self.vectors.load()
+            self.reduce()
+            total = ms_since(start)
+        self.vectors.check(contributors)
+        mine = [(noticed - dead["at"]) / 1e6, (recovered - noticed) / 1e6, total]
+        return {**dict(zip(FIGURES, self.largest(mine))), "fault_free_ms": calm}
 
-    def burn(self, fuse, delay):
-        # Connected before, so that it takes no time at the end.
-        store = dist.TCPStore("127.0.0.1", self.store.port, is_master=False, timeout=PATIENCE)
-        fuse.wait()
-        until = time.monotonic() + delay
-        while time.monotonic() < until:
-            time.sleep(min(0.0002, max(0.0, until - time.monotonic())))
-        store.set(f"death/{self.done}", repr(time.monotonic()))
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def await_failure(self):
-        small = torch.ones(1)
+    @staticmethod
+    def fails(operate):
         try:
-            while True:
-                dist.all_reduce(small)
+            operate()
+            return False
         except RuntimeError:
-            return time.monotonic()
+            return True
+
+    def await_failure(self, failed):
+        """When the loss was noticed. If the operation was over in time for the dead, small ones follow at once until one fails."""
+        small = torch.ones(1)
+        while not failed:
+            failed = self.fails(lambda: dist.all_reduce(small))
+        return time.monotonic_ns()
 
     def await_newcomer(self):
-        """Works, and looks after each operation whether somebody wants to come."""
-        leads = self.members.index(self.me) == 0
-        if leads:
+        """Works, and looks after each operation whether somebody wants to come. Returns how long its joining took."""
+        if self.leads():
             self.store.set(f"vacancy/{self.done}", "")
-        while True:
-            self.reduce_all()
-            self.check()
-            comes = float(leads and self.store.check([f"comes/{self.done}"]))
-            if self.largest([comes])[0] > 0:
-                break
+        comes = 0
+        self.vectors.load()
+        while comes == 0:
+            self.reduce()
+            self.vectors.check(self.members)
+            self.vectors.load()
+            comes = self.largest([float(self.leads() and self.store.check([f"comes/{self.done}"]))])[0]
         members = self.members + [int(self.store.get(f"comes/{self.done}"))]
-        if leads:
+        if self.leads():
             told = {"members": members, "generation": self.generation + 1}
             self.store.set(f"group/{self.done}", json.dumps(told))
         self.change_group(members)
-        self.reduce_all()
+        self.reduce()
         join_ms = self.largest([0.0])[0]
-        self.check()
+        self.vectors.check(self.members)
         return join_ms
+
+
+def be_member(job):
+    store = dist.TCPStore("127.0.0.1", job["port"], is_master=False, timeout=timedelta(seconds=DEADLINE_S))
+    try:
+        Member(store, job).take_part()
+    except Exception as error:
+        # The first word counts: what fails later fails because of it.
+        store.compare_set("failure", "", f"member {job['member']}: {error}")
+        raise
 
 
 def main():
     if sys.argv[1] == "--member":
-        Member(*sys.argv[2:]).play()
-        return
-    ranks, size, moments, kills = sys.argv[1:]
-    agent(int(ranks), int(size), [float(moment) for moment in moments.split(",")], int(kills))
+        return be_member(json.loads(sys.argv[2]))
+    ranks, size, kills = (int(sys.argv[at]) for at in (1, 2, 4))
+    moments = [float(moment) for moment in sys.argv[3].split(",")]
+    with tempfile.TemporaryDirectory() as folder:
+        agent = Agent(ranks, size, moments, kills, folder)
+        failure = agent.run()
+        for turn, moment in enumerate(moments):
+            print(json.dumps(row(ranks, size, moment, agent.kills()[turn :: len(moments)], failure)))
 
 
 if __name__ == "__main__":
