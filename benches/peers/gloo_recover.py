@@ -2,6 +2,7 @@
 takes, measured as `ronde bench recover` measures it.
 
 usage: gloo_recover.py RANKS BYTES MOMENTS KILLS     prints a JSON object for each moment
+       gloo_recover.py --bare KILLS                  prints how many ms a socket takes to show that such a process was killed
 
 This process plays the agent that a launcher has on each machine: it hosts the store, sees at once that a process has ended, says
 who it was, and has another one ready to take its place. That is more than Gloo's users get by default, and costs them nothing here.
@@ -14,6 +15,7 @@ group and make a new one once more.
 import json
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -325,7 +327,33 @@ def be_member(job):
         raise
 
 
+def bare_end_ms():
+    """From the death of a process that has loaded torch and done nothing until a socket shows it: no library hears of it before,
+    since the system takes the memory of the process apart first."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen([sys.executable, __file__, "--idle", str(theirs.fileno())], pass_fds=[theirs.fileno()])
+    with ours:
+        ours.settimeout(PATIENCE.total_seconds())
+        ours.recv(1)
+        start = time.monotonic_ns()
+        process.kill()
+        ours.recv(1)
+        took_ms = ms_since(start)
+    process.wait()
+    return took_ms
+
+
+def idle(descriptor):
+    os.write(descriptor, b"!")
+    time.sleep(PATIENCE.total_seconds())
+
+
 def main():
+    if sys.argv[1] == "--bare":
+        return print(statistics.median_low(bare_end_ms() for _ in range(int(sys.argv[2]))))
+    if sys.argv[1] == "--idle":
+        return idle(int(sys.argv[2]))
     if sys.argv[1] == "--member":
         return be_member(json.loads(sys.argv[2]))
     ranks, size, kills = (int(sys.argv[at]) for at in (1, 2, 4))
