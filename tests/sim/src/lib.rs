@@ -12,7 +12,7 @@ mod network;
 pub mod partition;
 mod peer;
 
-pub use network::{InFlight, Network, Rates};
+pub use network::{Faults, InFlight, Network, Rates};
 pub use peer::Peer;
 
 use control::Control;
@@ -303,6 +303,11 @@ impl Cluster {
     /// What they were, in one number.
     pub fn trace(&self) -> u64 {
         self.network.trace()
+    }
+
+    /// What links have done to the processes until now.
+    pub fn faults(&self) -> Faults {
+        self.network.faults()
     }
 
     fn bury_the_struck(&mut self) {

@@ -26,11 +26,16 @@ pub struct Rates {
     views: bool,
     /// Bytes of a direction of a link with views; they come back in the order in which they went.
     ring: usize,
+    /// In 65536ths: the connection of a link without views is cut. What was lost is sent again once there is another.
+    cut: u32,
 }
 
 impl Rates {
     /// Rates from a seed's generator.
     pub fn draw(rng: &mut SmallRng) -> Rates {
+        // Everything else stays as it was drawn.
+        let mut others = SmallRng::seed_from_u64(rng.clone().random::<u64>() ^ 0xc07);
+        let cut = if others.random() { others.random_range(0..512) } else { 0 };
         let mut rate = |most: u32| if rng.random() { rng.random_range(0..most) } else { 0 };
         Rates {
             full: rate(128),
@@ -41,6 +46,7 @@ impl Rates {
             halves: rate(128),
             views: rate(2) == 1 || rng.random(),
             ring: 1 << rng.random_range(12..17),
+            cut,
         }
     }
 }
@@ -78,6 +84,8 @@ struct Doom {
 
 /// Idle polls after which views that hold up the ring are asked back.
 const STUCK_POLLS: u32 = 8;
+/// So often at most either side of a connection that is cut looks before there is another.
+const LONGEST_CUT: u32 = 200;
 
 enum Bytes {
     /// The sender's memory, not to be touched by it before delivery.
@@ -140,6 +148,8 @@ struct Direction {
     used: usize,
     /// Memory that was lent has been taken back.
     revoked: bool,
+    /// The connection was cut when its sender died: what had not arrived never does.
+    lost: bool,
 }
 
 struct Wire {
@@ -147,6 +157,10 @@ struct Wire {
     streams: bool,
     /// By (from, to).
     directions: Vec<Direction>,
+    /// By (lower, higher): for so many looks its connection is cut.
+    cut_for: Vec<u32>,
+    /// What links did to those who use them.
+    faults: Faults,
     /// By process: it has died.
     dead: Vec<bool>,
     /// By process, a bit for each other: polling its link would do something.
@@ -162,7 +176,40 @@ struct Wire {
     rng: SmallRng,
 }
 
+/// What links have done to those who use them.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Faults {
+    /// Connections that were cut, and what was on its way sent again.
+    pub cuts: usize,
+    /// Payloads that were still being written when their link was fenced or closed.
+    pub late_writes: usize,
+}
+
 impl Wire {
+    /// Where the connection of two is among all.
+    fn pair(&self, one: usize, other: usize) -> usize {
+        one.min(other) * self.dead.len() + one.max(other)
+    }
+
+    /// Whether nothing arrives just now, seen by one of both: its connection is cut, perhaps since now.
+    fn is_cut(&mut self, one: usize, other: usize, rate: u32) -> bool {
+        if rate == 0 {
+            return false;
+        }
+        let pair = self.pair(one, other);
+        if self.cut_for[pair] > 0 {
+            self.cut_for[pair] -= 1;
+            return true;
+        }
+        // Nobody makes another connection to the dead.
+        if self.dead[one] || self.dead[other] || self.rng.random_range(0..1 << 16) >= rate {
+            return false;
+        }
+        self.cut_for[pair] = self.rng.random_range(1..LONGEST_CUT);
+        self.faults.cuts += 1;
+        true
+    }
+
     fn make_due(&mut self, process: usize, other: usize) {
         self.due[process][other / 64] |= 1 << (other % 64);
     }
@@ -171,7 +218,11 @@ impl Wire {
         let processes = self.dead.len();
         self.dead[process] = true;
         for other in (0..processes).filter(|&other| other != process) {
-            let frames = &mut self.directions[process * processes + other].frames;
+            let pair = self.pair(process, other);
+            let is_cut = std::mem::take(&mut self.cut_for[pair]) > 0;
+            let in_flight = if is_cut { InFlight::Lost } else { in_flight };
+            let Direction { frames, lost, .. } = &mut self.directions[process * processes + other];
+            *lost = is_cut;
             let kept = in_flight.kept(frames.len(), &mut self.rng);
             let torn = in_flight == InFlight::Cut && self.streams && kept < frames.len();
             frames.truncate(kept + usize::from(torn));
@@ -222,6 +273,8 @@ impl Network {
         let wire = Wire {
             streams: !rates.views,
             directions: (0..processes * processes).map(|_| Direction::default()).collect(),
+            cut_for: vec![0; processes * processes],
+            faults: Faults::default(),
             dead: vec![false; processes],
             due: vec![vec![0; processes.div_ceil(64)]; processes],
             events: 0,
@@ -266,6 +319,11 @@ impl Network {
     /// What they were, in one number.
     pub(crate) fn trace(&self) -> u64 {
         self.wire().trace
+    }
+
+    /// What links have done until now.
+    pub(crate) fn faults(&self) -> Faults {
+        self.wire().faults
     }
 
     /// A process whose doom has come.
@@ -325,7 +383,8 @@ struct SimLink {
     /// Handed out: copies (a ring), or the sender's own memory (registered memory).
     views: Vec<(u64, Bytes)>,
     next_view: u64,
-    /// Half of it is here, and where the rest goes.
+    /// Half of it is here, and where the rest goes. Until it has come, that is written at any time, as by an adapter that
+    /// reaches into memory.
     half: Option<(Message, Segment)>,
     /// Views in order, with their bytes in the ring, and whether they were given back.
     records: VecDeque<(u64, usize, bool)>,
@@ -335,6 +394,12 @@ struct SimLink {
     /// Room for cookies.
     sent: Vec<u64>,
     ended: bool,
+}
+
+/// The rest of a payload is written, which is not said.
+fn write_rest(payload: &Segment, memory: &Segment) {
+    let half = payload.len() / 2;
+    payload.slice(half, payload.len() - half).copy_to(&memory.slice(half, payload.len() - half));
 }
 
 /// Bytes of a frame in a ring.
@@ -354,6 +419,10 @@ impl SimLink {
             if let Placement::Into(memory) = receiver.place(self.peer, &header) {
                 let half = payload.len() / 2;
                 payload.slice(0, half).copy_to(&memory.slice(0, half));
+                if self.half.is_none() {
+                    self.half = Some((Message { header, bytes, torn }, memory));
+                    return;
+                }
             }
         } else if self.rates.views {
             let token = self.next_view;
@@ -391,6 +460,13 @@ impl SimLink {
         }
     }
 
+    /// Nothing is written to its memory any more, but until now something was.
+    fn give_up(&self, (message, memory): (Message, Segment)) {
+        write_rest(&message.bytes.segment(), &memory);
+        self.wire().faults.late_writes += 1;
+        self.spend(message.bytes);
+    }
+
     fn comes_by_halves(&self) -> bool {
         // Who sends streams sends nothing twice.
         if self.rates.duplicate > 0 {
@@ -406,17 +482,21 @@ impl SimLink {
 
     /// The rest of a payload comes, unless something else comes first. Of one that died, what had left it.
     fn deliver_rest(&mut self, receiver: &mut dyn Receiver) -> bool {
-        let Some((Message { header, .. }, _)) = &self.half else { return false };
+        let Some((Message { header, torn, bytes }, memory)) = &self.half else { return false };
         let mut wire = self.wire();
-        if wire.rng.random() && !wire.dead[self.other] || !wire.happens_to(self.me, header) {
+        if *torn || wire.directions[self.back].lost {
+            return false;
+        }
+        let waits =
+            wire.cut_for[wire.pair(self.me, self.other)] > 0 || wire.rng.random() && !wire.dead[self.other];
+        if waits || !wire.happens_to(self.me, header) {
             wire.make_due(self.me, self.other);
+            write_rest(&bytes.segment(), memory);
             return false;
         }
         drop(wire);
         let Some((Message { header, bytes, .. }, memory)) = self.half.take() else { return false };
-        let payload = bytes.segment();
-        let half = payload.len() / 2;
-        payload.slice(half, payload.len() - half).copy_to(&memory.slice(half, payload.len() - half));
+        write_rest(&bytes.segment(), &memory);
         receiver.arrived(self.peer, &header, Payload::Placed);
         self.spend(bytes);
         true
@@ -449,7 +529,8 @@ impl SimLink {
         let Some(first) = wire.directions[back].frames.first().map(|message| message.header) else {
             return Ok(None);
         };
-        if wire.rng.random_range(0..256) < self.rates.hold {
+        if wire.is_cut(self.me, self.other, self.rates.cut) || wire.rng.random_range(0..256) < self.rates.hold
+        {
             wire.make_due(self.me, self.other);
             return Ok(None);
         }
@@ -564,8 +645,8 @@ impl Link for SimLink {
     }
 
     fn fence(&mut self, is_over: &dyn Fn(&Header) -> bool) {
-        if let Some((message, _)) = self.half.take_if(|(message, _)| is_over(&message.header)) {
-            self.spend(message.bytes);
+        if let Some(half) = self.half.take_if(|(message, _)| is_over(&message.header)) {
+            self.give_up(half);
         }
         // What is on its way is not read from the caller's memory any more.
         let mut wire = self.wire();
@@ -591,8 +672,8 @@ impl Link for SimLink {
 
     fn close(&mut self) {
         self.ended = true;
-        if let Some((message, _)) = self.half.take() {
-            self.spend(message.bytes);
+        if let Some(half) = self.half.take() {
+            self.give_up(half);
         }
         if self.lent > 0 {
             let mut wire = self.wire();

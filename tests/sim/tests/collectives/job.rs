@@ -10,7 +10,7 @@ use ronde_core::call::{Call, CallOptions};
 use ronde_core::collective::{CommitGroupId, OpHandle};
 use ronde_core::error::Outcome;
 use ronde_core::{Collective, DType, Epoch, Result, Segment, Tag};
-use ronde_sim::{Cluster, InFlight};
+use ronde_sim::{Cluster, Faults, InFlight};
 use serde::{Deserialize, Serialize};
 
 /// A message between two ranks, of which either may die.
@@ -244,6 +244,10 @@ counts! {
         /// Deaths that happened, and those before which the dead had been given up.
         deaths,
         lingered,
+        /// Connections that were cut while both sides lived, and payloads that were still being written when nobody wanted them
+        /// any more.
+        cuts,
+        late_writes,
     }
 }
 
@@ -296,8 +300,12 @@ pub(crate) struct Played {
 pub(crate) fn play(losses: &Losses, tally: &mut Tally) -> Played {
     let mut job = Job::new(losses);
     job.play(losses, tally);
+    let Faults { cuts, late_writes } = job.cluster.faults();
+    tally.cuts += cuts;
+    tally.late_writes += late_writes;
     Played { events: job.cluster.events(), trace: job.cluster.trace() }
 }
+
 impl Job {
     fn new(losses: &Losses) -> Job {
         let mut rng = SmallRng::seed_from_u64(losses.seed);
@@ -437,12 +445,12 @@ impl Job {
         if self.rng.random_ratio(1, 4) && self.next_message[rank] < self.messages.len() {
             self.start_message(rank);
         }
-        self.cluster.step(rank);
+        let moved = self.cluster.step(rank);
         if self.rng.random_ratio(1, 3) {
             self.cluster.step_control();
         }
-        // It may have died of any of these.
-        if self.lives(rank) {
+        // What has ended otherwise it sees later. It may have died of any of these.
+        if (moved || self.turns.is_multiple_of(4)) && self.lives(rank) {
             self.take(rank);
             self.take_messages(rank);
         }

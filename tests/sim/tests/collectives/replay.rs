@@ -1,4 +1,4 @@
-//! Plays schedules; one that fails is replayed from a line that is printed, and made smaller first.
+//! Plays schedules, each twice; one that fails is replayed from a line that is printed, and made smaller first.
 //!
 //! `RONDE_SEED=N` replays the schedule of one seed, `RONDE_SEEDS=N` runs so many (from that one on), and
 //! `RONDE_SCENARIO=…` replays one that was printed.
@@ -8,9 +8,6 @@ use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
-
-/// Of so many schedules one is played twice; of all if the environment says `RONDE_TWICE=1`.
-const TWICE: u64 = 16;
 
 /// Plays the scenarios of so many seeds on all processors, or those that the environment names, and says how long it took.
 /// Gives their number and what they came to. `play` gives what happened in one number, which is always the same.
@@ -28,7 +25,6 @@ pub(crate) fn play_seeds<S: Scenario, C: Sum>(
     let (from, count) = (number("RONDE_SEED"), number("RONDE_SEEDS"));
     let count = count.unwrap_or(if from.is_some() { 1 } else { usually });
     let first = from.unwrap_or(0);
-    let twice = if number("RONDE_TWICE") == Some(1) { 1 } else { TWICE };
     let start = Instant::now();
     let (next, failed) = (AtomicU64::new(first), AtomicBool::new(false));
     let work = || {
@@ -44,10 +40,8 @@ pub(crate) fn play_seeds<S: Scenario, C: Sum>(
             check(test, Some(seed), &scenario, &|scenario| {
                 trace.set(play(scenario, &mut sum.borrow_mut()));
             });
-            if seed.is_multiple_of(twice) {
-                let again = play(&scenario, &mut C::default());
-                assert_eq!(trace.get(), again, "what follows of seed {seed} is not always the same");
-            }
+            let again = play(&scenario, &mut C::default());
+            assert_eq!(trace.get(), again, "what follows of seed {seed} is not always the same");
         }
         sum.into_inner()
     };
@@ -59,7 +53,10 @@ pub(crate) fn play_seeds<S: Scenario, C: Sum>(
         }
     });
     let seconds = start.elapsed().as_secs_f64();
-    println!("{count} schedules in {seconds:.1} s, {:.0} a second", count as f64 / seconds);
+    println!(
+        "{count} schedules, each twice, in {seconds:.1} s: {:.0} a second",
+        2.0 * count as f64 / seconds
+    );
     (count, sum)
 }
 
