@@ -56,6 +56,7 @@ bugs! {
     NobodyIsCutOff,
     PartsOfBlocksAreWhole,
     StandInsAreForgotten,
+    WhatEndedCountsAsReturned,
 }
 
 #[cfg(feature = "planted-bugs")]

@@ -10,7 +10,7 @@ use crate::membership::Verdict;
 use crate::plan::Plan;
 use crate::planted::{self, Bug};
 use crate::recovery::{RecoveryPlan, TagReport};
-use crate::{Generation, OpId};
+use crate::{Generation, MemberId, OpId};
 
 /// What is to end, and what has.
 #[derive(Default)]
@@ -21,6 +21,8 @@ pub(crate) struct Agreed {
     aborted: Vec<(OpId, Verdict)>,
     /// The job is to end.
     ending: Option<Verdict>,
+    /// The coordinator that says so is in the process of this member.
+    host: Option<MemberId>,
     /// A plan has said so.
     has_ended: bool,
 }
@@ -41,8 +43,10 @@ impl Agreed {
 }
 
 impl<P: Plan> Executor<P> {
-    /// To be said before [`Executor::freeze`]: these ops are to end, or everything is.
-    pub fn is_to_end(&mut self, held: &[OpId], ending: Option<&Verdict>) {
+    /// To be said before [`Executor::freeze`]: these ops are to end, or everything is. So says the coordinator, which is in the process
+    /// of member `host`, or in none.
+    pub fn is_to_end(&mut self, held: &[OpId], ending: Option<&Verdict>, host: Option<MemberId>) {
+        self.agreed.host = host;
         self.agreed.held = held.to_vec();
         if let Some(verdict) = ending {
             self.agreed.ending.get_or_insert_with(|| verdict.clone());
@@ -139,11 +143,18 @@ impl<P: Plan> Executor<P> {
         plan.ending.is_some() && !(op.starts_again() && is_committed && goes_on)
     }
 
-    /// It ends with all the others that are not final. What has returned behind it may be told to have.
+    /// It ends with all the others that are not final. What has returned behind it may be told to have. Another coordinator, if
+    /// this one was lost before all had heard of the end, hears that nothing was returned from it.
     pub(super) fn wait_for_the_end(&mut self, at: usize) {
         let op = &mut self.ops[at];
         op.phase = Phase::Stalled;
         op.count_as_returned(&mut self.shared);
+        if let Some(verdict) = self.agreed.ending()
+            && op.starts_again()
+            && !planted::has(Bug::WhatEndedCountsAsReturned)
+        {
+            self.agreed.aborted.push((op.id, verdict));
+        }
     }
 
     /// The error with which a call ends that is only made now.
@@ -155,9 +166,29 @@ impl<P: Plan> Executor<P> {
 
     /// After the job has ended by agreement: something that is final goes on, or another may lack what has returned here.
     pub fn is_needed(&mut self, links: &mut Links) -> bool {
-        // Who has ended its link needs nothing more.
-        let gone = (0..links.len()).filter(|&link| links[link].is_none());
-        gone.for_each(|link| self.peer_left(link));
+        // Who has ended its link needs nothing more, and says nothing: no plan will tell who was lost since the last, unless that was
+        // the coordinator's host.
+        let host = self.agreed.host;
+        for link in (0..links.len()).filter(|&link| links[link].is_none()) {
+            self.peer_left(link);
+            if host.is_some_and(|host| host.index() == link) {
+                continue;
+            }
+            for at in self.active.clone() {
+                let op = &mut self.ops[at];
+                let group = &self.shared.groups[op.group.0];
+                let rank = group.rank_of(link).filter(|rank| *rank != group.me);
+                rank.into_iter().for_each(|rank| op.confirm_without(rank));
+                let awaits_it = match op.phase {
+                    Phase::Awaiting => op.provider == Some(link),
+                    Phase::Running => op.commit == Commit::Pair && rank.is_some(),
+                    _ => false,
+                };
+                if awaits_it {
+                    self.wait_for_the_end(at);
+                }
+            }
+        }
         self.shared.ask_laggards(links);
         let goes_on = |at: &usize| !matches!(self.ops[*at].phase, Phase::Stalled);
         self.active.iter().any(goes_on) || self.has_unsent() || !self.log_is_empty()

@@ -260,8 +260,9 @@ impl<P: Plan> Executor<P> {
         }
         // Others count as returned also where they ended with an error, for want of somebody who was lost:
         // what does not commit by log has no result to wait for, and ends alike here.
-        if committed && op.commits_by_log() {
+        if let Some(commit) = commit.filter(|_| committed && op.commits_by_log()) {
             op.phase = Phase::Awaiting;
+            op.provider = commit.provider.map(MemberId::index);
             // The provider may be lost with half of it sent.
             op.save_input(&mut self.shared.pool);
             self.deliver_early(at);

@@ -14,7 +14,7 @@ impl Engine {
     /// Ends all attempts and reports how far the ops here are.
     pub(super) fn freeze(&self, inner: &mut Inner, round: Round) {
         let Round { epoch, lost, held, ending } = round;
-        if inner.failed {
+        if inner.failed && inner.executor.ended_by().is_none() {
             // Nothing is here any more for which the others should wait.
             return self.control.say(&FromMember::Report(Report { epoch, ..Report::default() }));
         }
@@ -27,7 +27,7 @@ impl Engine {
             inner.follower.is_lost(peer);
             tracing::warn!("{peer}");
         }
-        inner.executor.is_to_end(&held, ending.as_deref());
+        inner.executor.is_to_end(&held, ending.as_deref(), inner.follower.view().host);
         let report = inner.executor.freeze(epoch, &lost, self.now(), &mut inner.links);
         self.forget_descriptors(inner, &lost);
         let Inner { groups, executor, follower, .. } = inner;

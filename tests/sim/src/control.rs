@@ -362,7 +362,8 @@ impl Cluster {
     fn member_hears(&mut self, process: usize, message: ToMember) {
         match message {
             ToMember::Prepare { epoch, lost, held, ending } => {
-                self.peers[process].executor.is_to_end(&held, ending.as_deref());
+                let host = self.peers[process].follower.as_ref().and_then(|follower| follower.view().host);
+                self.peers[process].executor.is_to_end(&held, ending.as_deref(), host);
                 self.freeze(process, epoch, lost);
             }
             ToMember::Resume { plan, shrink, .. } => {

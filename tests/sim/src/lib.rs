@@ -234,7 +234,8 @@ impl Cluster {
     fn end_if_over(&mut self, process: usize) {
         let peer = &mut self.peers[process];
         let Some(error) = peer.executor.ended_by() else { return };
-        if !peer.executor.is_needed(&mut peer.links) {
+        let is_settled = peer.links.iter().flatten().all(|link| link.is_settled());
+        if is_settled && !peer.executor.is_needed(&mut peer.links) {
             self.network.kill(process, InFlight::Delivered);
             peer.executor.fail_all(&mut peer.links, &error);
             self.ended[process] = true;
@@ -338,7 +339,8 @@ impl Cluster {
     pub fn is_drained(&mut self, process: usize) -> bool {
         let peer = &mut self.peers[process];
         peer.executor.ask_for_acknowledgement(&mut peer.links);
-        peer.executor.log_is_empty() && !peer.executor.has_unsent()
+        let is_settled = peer.links.iter().flatten().all(|link| link.is_settled());
+        is_settled && peer.executor.log_is_empty() && !peer.executor.has_unsent()
     }
 
     /// The coordinator's verdict reaches a process: everything ends with this error.

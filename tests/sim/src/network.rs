@@ -666,6 +666,11 @@ impl Link for SimLink {
         None
     }
 
+    fn is_settled(&self) -> bool {
+        let wire = self.wire();
+        wire.cut_for[wire.pair(self.me, self.other)] == 0
+    }
+
     fn is_sound(&self) -> bool {
         !self.wire().directions[self.back].revoked
     }

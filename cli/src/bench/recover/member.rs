@@ -207,6 +207,7 @@ impl Member<'_> {
                 notice.stood_still_ms,
                 operation.took_ms,
                 operation.outcome.bytes_sent as f64 - calm.bytes_sent as f64,
+                calm.bytes_sent as f64,
             ],
         )
     }
@@ -227,18 +228,20 @@ impl Member<'_> {
     }
 
     /// The figures of the survivors, of which the largest count, and the sum of the bytes.
-    fn compare(&self, calm: &Calm, mine: [f64; 4]) -> Result<Kill> {
+    fn compare(&self, calm: &Calm, mine: [f64; 5]) -> Result<Kill> {
         let mut all = vec![0f64; mine.len() * self.group.size() as usize];
         let outcome = self.group.all_gather(&mine, &mut all)?;
         let survivors = all.chunks(mine.len()).zip(0..).filter(|(_, rank)| !outcome.absent.contains(rank));
         let survivors: Vec<&[f64]> = survivors.map(|(figures, _)| figures).collect();
         let largest = |at: usize| survivors.iter().map(|figures| figures[at]).fold(f64::MIN, f64::max);
+        let sum = |at: usize| survivors.iter().map(|figures| figures[at]).sum();
         Ok(Kill {
             detect_ms: largest(0),
             recover_ms: largest(1),
             total_ms: largest(2),
             fault_free_ms: calm.took_ms,
-            extra_bytes: survivors.iter().map(|figures| figures[3]).sum(),
+            extra_bytes: sum(3),
+            fault_free_bytes: sum(4),
             join_ms: 0.0,
         })
     }

@@ -19,6 +19,7 @@ impl<P: Plan> OpState<P> {
         self.counted = false;
         self.planned = false;
         self.holds_data = false;
+        self.provider = None;
         self.whole_blocks.clear();
         self.interruptions = 0;
         self.interrupted_after = Duration::ZERO;
@@ -61,6 +62,15 @@ impl<P: Plan> OpState<P> {
         self.phase = Phase::Running;
         self.header.epoch = group.epoch;
         self.expect(group, holders);
+    }
+
+    /// One of those who hold the result of an op that is confirmed cannot tell any more.
+    pub(crate) fn confirm_without(&mut self, rank: usize) {
+        let waits = self.commit == Commit::Done && matches!(self.phase, Phase::Running) && self.is_complete();
+        if waits && self.done_from.get(rank) == Some(&false) {
+            self.done_from[rank] = true;
+            self.done_missing -= 1;
+        }
     }
 
     /// Nothing has come yet. The op commits once it and the others of these ranks have told each other Done.

@@ -65,6 +65,8 @@ pub(crate) struct OpState<P> {
     plan: Option<P>,
     /// The root of the call, if it was lost and another sends what it had sent.
     pub(crate) lost_root: Option<u32>,
+    /// The link to who sends the result that is awaited.
+    pub(crate) provider: Option<usize>,
     /// All that a broadcast brings is here.
     holds_data: bool,
     /// Of a gather, by group rank: its block has come whole.
@@ -159,6 +161,7 @@ impl<P: Plan> OpState<P> {
             call: None,
             plan: None,
             lost_root: None,
+            provider: None,
             holds_data: false,
             whole_blocks: Vec::new(),
             plan_number: 0,

@@ -291,7 +291,7 @@ impl Coordinator {
             }
             FromMember::Abort { reason } => {
                 let id = self.members.get(&connection).and_then(|m| m.id).unwrap_or_default();
-                let rank = self.view.rank_of_member(id).unwrap_or_default();
+                let rank = self.view_of(id).rank_of_member(id).unwrap_or_default();
                 self.end(Verdict::Requested { rank, reason }, now);
             }
         }

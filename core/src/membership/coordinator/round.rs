@@ -26,8 +26,8 @@ pub(super) struct Round {
 }
 
 impl Round {
-    pub(super) fn of(lost: Vec<PeerLost>) -> Round {
-        Round { lost, ..Round::default() }
+    pub(super) fn of(lost: Vec<PeerLost>, wishes: Wishes) -> Round {
+        Round { lost, wishes, ..Round::default() }
     }
 
     pub(super) fn prepare(&self, epoch: Epoch) -> ToMember {
@@ -120,16 +120,26 @@ impl Coordinator {
         if self.is_ending() {
             return;
         }
+        let abort = Abort { op, forced: true, verdict: verdict.clone() };
         if self.runs() {
             let mut round = self.take_round();
-            round.wishes.aborts.push(Abort { op, forced: true, verdict: verdict.clone() });
+            round.wishes.aborts.push(abort);
             self.state = State::Recovering(round);
+        } else if let State::Succeeding(gathered) = &mut self.state
+            && gathered.wishes.ending.is_none()
+        {
+            gathered.wishes.aborts.push(abort);
         }
         self.end(verdict, now);
     }
 
     /// The job ends: all that is not final does, everywhere alike. The first verdict stands.
     pub(super) fn end(&mut self, verdict: Verdict, now: Instant) {
+        if let State::Succeeding(gathered) = &mut self.state {
+            // Once all are here they agree on what is final.
+            gathered.wishes.ending.get_or_insert(verdict);
+            return;
+        }
         if !self.runs() {
             return self.fail(verdict);
         }
@@ -196,6 +206,7 @@ impl Coordinator {
         self.epoch.0 += 1;
         let earlier = match &self.state {
             State::Recovering(round) => round.wishes.ending.clone(),
+            State::Succeeding(gathered) => gathered.wishes.ending.clone(),
             _ => None,
         };
         self.fail_but_for(&[], earlier.unwrap_or(verdict));

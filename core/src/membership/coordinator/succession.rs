@@ -12,6 +12,7 @@ use super::{Coordinator, CoordinatorOptions, Effect, Member, State, VERSION};
 use crate::error::PeerLost;
 use crate::membership::{Hello, MemberInfo, Rejoin, ToMember, Verdict, View};
 use crate::planted::{self, Bug};
+use crate::recovery::Wishes;
 use crate::{Epoch, Incarnation, Instant, MemberId, PeerId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -39,6 +40,8 @@ pub(super) struct Gathered {
     dead: BTreeSet<PeerId>,
     /// Of these, who lived for so long without having come that it may have gone on without those who are here.
     late: BTreeSet<PeerId>,
+    /// What is to end, as some of them say. What they were told by the one before they report.
+    pub(super) wishes: Wishes,
 }
 
 impl Coordinator {
@@ -143,6 +146,16 @@ impl Coordinator {
         }
     }
 
+    /// The view that a member is in.
+    pub(super) fn view_of(&self, id: MemberId) -> &View {
+        match &self.state {
+            State::Succeeding(gathered) => {
+                gathered.rejoined.get(&id).map_or(&self.view, |rejoin| &rejoin.view)
+            }
+            _ => &self.view,
+        }
+    }
+
     /// It waits for the members of the one before.
     pub fn is_succeeding(&self) -> bool {
         matches!(self.state, State::Succeeding(_))
@@ -213,7 +226,7 @@ impl Coordinator {
         let before: BTreeSet<MemberId> = rejoined.iter().filter(waits).map(|(id, _)| *id).collect();
         self.activate_where_it_was_lost(&rejoined);
         let told = rejoined.into_values().chain(left.into_values()).flat_map(|r| r.lost).collect();
-        self.prepare_without_the_gone(lost_host, told, now);
+        self.prepare_without_the_gone(lost_host, told, gathered.wishes, now);
         self.wait_for_safe_point_of(before);
     }
 
@@ -322,7 +335,13 @@ impl Coordinator {
 
     /// Everybody freezes and reports, also if nobody is lost: some may wait for the plan of the one before. What
     /// that has told some of a loss the others hear in the same words.
-    fn prepare_without_the_gone(&mut self, lost_host: Option<MemberId>, told: Vec<PeerLost>, now: Instant) {
+    fn prepare_without_the_gone(
+        &mut self,
+        lost_host: Option<MemberId>,
+        told: Vec<PeerLost>,
+        wishes: Wishes,
+        now: Instant,
+    ) {
         let epoch = Epoch(self.epoch.0 + 1);
         let lost_in = |view: &View, id| {
             let info = view.member(id)?;
@@ -331,7 +350,7 @@ impl Coordinator {
         };
         let lost_of = |&id| self.views().find_map(|view| lost_in(view, id));
         let lost: Vec<PeerLost> = self.gone.iter().filter_map(lost_of).collect();
-        self.start(Round::of(lost), now);
+        self.start(Round::of(lost, wishes), now);
     }
 
     /// A member heard nothing of this coordinator for too long and looks for another. If enough others do so too

@@ -90,7 +90,7 @@ pub(crate) struct Losses {
     pub(crate) deaths: Vec<Death>,
     #[serde(default)]
     pub(crate) late: Vec<Late>,
-    /// After so many turns a rank ends the job. Nobody dies then.
+    /// After so many turns a rank ends the job.
     #[serde(default)]
     pub(crate) abort: Option<Late>,
 }
@@ -232,8 +232,10 @@ counts! {
         /// Ended by agreement, since somebody found them late; and those of which some had returned, which bound nobody.
         late,
         late_for_some,
-        /// Of jobs that were aborted, calls that ended so, and those that had returned on some ranks by then.
+        /// Of jobs that were aborted, calls that ended so, those of them that returned on some ranks, and those that had returned
+        /// by then.
         aborted,
+        aborted_for_some,
         done,
         whole,
         /// Commit groups that were final without somebody.
@@ -251,7 +253,7 @@ counts! {
     }
 }
 
-/// When all calls have ended memory comes back within so many steps of each rank.
+/// When all calls have ended memory comes back, and when the job has ended for some it has for all, within so many steps of each rank.
 const ROUNDS_TO_GIVE_BACK: usize = 2000;
 
 /// Calls that one rank has made together.
@@ -284,6 +286,8 @@ struct Job {
     turns: usize,
     /// Ranks that were given up before they died.
     given_up: Vec<usize>,
+    /// Somebody died when others had heard that the job has ended: what it alone had is lost, and no plan follows.
+    lost_in_the_end: bool,
     /// Before anybody died.
     first_epoch: Epoch,
     had_no_late: bool,
@@ -333,6 +337,7 @@ impl Job {
             abort: losses.abort,
             turns: 0,
             given_up: Vec::new(),
+            lost_in_the_end: false,
             first_epoch,
             had_no_late: losses.late.is_empty(),
         }
@@ -348,7 +353,9 @@ impl Job {
         while !self.is_done() {
             self.round();
         }
-        if losses.abort.is_some() {
+        let mut living = self.cluster.living().iter();
+        if living.any(|&rank| self.cluster.has_ended(rank)) {
+            self.see_it_end_for_all();
             return self.check_end(tally);
         }
         self.check_agreement(tally);
@@ -357,6 +364,21 @@ impl Job {
             self.check_stable(rank, tally);
             self.check_certain(rank, tally);
         }
+    }
+
+    /// Those who had nothing left to do may not have heard of it yet.
+    fn see_it_end_for_all(&mut self) {
+        for _ in 0..ROUNDS_TO_GIVE_BACK {
+            let mut living = self.cluster.living().iter();
+            if living.all(|&rank| self.cluster.has_ended(rank)) {
+                return;
+            }
+            self.round();
+        }
+        let describe =
+            |&rank: &usize| (self.cluster.has_ended(rank), self.cluster.peers[rank].executor.describe());
+        let living: Vec<_> = self.cluster.living().iter().map(describe).collect();
+        panic!("it has ended for some, not for all: {living:#?}");
     }
 
     /// Once everybody knows that all have returned from all calls, nobody holds memory of any kind.
@@ -393,9 +415,11 @@ impl Job {
                     tally.lingered += 1;
                     self.given_up.push(victim);
                     self.turns(death.lingers);
+                    self.see_whether_it_is_the_end(victim);
                     self.cluster.end_cut_off(victim, in_flight);
                     return true;
                 }
+                self.see_whether_it_is_the_end(victim);
                 self.cluster.kill(victim, in_flight);
             }
             Moment::Event(_) => {
@@ -413,6 +437,12 @@ impl Job {
             self.turn();
         }
         true
+    }
+
+    /// Somebody is about to die. If it hosts the coordinator, another one makes another plan.
+    fn see_whether_it_is_the_end(&mut self, victim: usize) {
+        let has_ended = self.cluster.peers.iter().any(|peer| peer.executor.ended_by().is_some());
+        self.lost_in_the_end |= has_ended && self.cluster.host() != Some(victim);
     }
 
     /// So many turns, or fewer if nothing happens any more.
@@ -434,7 +464,9 @@ impl Job {
     fn turn(&mut self) {
         self.see_that_it_ends();
         self.find_late();
-        if let Some(abort) = self.abort.take_if(|abort| abort.turns <= self.turns) {
+        if let Some(abort) = self.abort.take_if(|abort| abort.turns <= self.turns)
+            && self.lives(abort.rank)
+        {
             self.cluster.abort(abort.rank);
         }
         let living = self.cluster.living();
@@ -562,9 +594,7 @@ impl Job {
                     assert_eq!(message.target.values(), message.values, "message {at}");
                 }
                 Ok(_) => {}
-                Err(error) if cluster.has_ended(rank) => {
-                    assert!(error.to_string().contains("aborted the group"), "message {at}: {error}");
-                }
+                Err(error) if cluster.has_ended(rank) && error.to_string().contains("aborted the group") => {}
                 Err(error) => {
                     assert!(error.to_string().contains(&format!("peer {other} ")), "message {at}: {error}");
                     let is_given_up = [rank, other].iter().any(|rank| given_up.contains(rank));
@@ -643,24 +673,35 @@ impl Job {
         }
     }
 
-    /// The job was aborted: what has returned anywhere has everywhere, and what was given for all else is as it was.
+    /// The job was aborted: what has returned anywhere has everywhere, and what was given for all else is as it was. The dead
+    /// do not count.
     fn check_end(&self, tally: &mut Tally) {
+        let living = self.cluster.living();
+        let members: Vec<usize> = (0..self.next.len()).collect();
         for (at, op) in self.ops.iter().enumerate() {
             let what = format!("op {at} {} of an aborted job", op.collective);
             let told: Vec<&Result<Outcome>> =
-                self.results.iter().filter_map(|of_rank| of_rank[at].as_ref()).collect();
+                living.iter().filter_map(|&rank| self.results[rank][at].as_ref()).collect();
             let is_done = told.iter().any(|told| told.is_ok());
-            assert!(op.is_strict() || !is_done || told.len() == self.results.len(), "{what}: {told:?}");
-            let ended = match op.check_agreement(&told, &what) {
-                Told::Done { .. } | Told::Nothing => 0,
-                Told::Lost(error) => usize::from(error.contains("aborted the group")),
+            assert!(op.is_strict() || !is_done || told.len() == living.len(), "{what}: {told:?}");
+            // Some may have heard before that it cannot be carried out without somebody.
+            let is_aborted = |told: &Result<Outcome>| {
+                told.as_ref().is_err_and(|error| error.to_string().contains("aborted the group"))
             };
-            for rank in 0..self.results.len() {
-                if let Some(Err(_)) = &self.results[rank][at] {
+            let (ended, others): (Vec<_>, Vec<_>) = told.into_iter().partition(|told| is_aborted(told));
+            let is_alike = !is_done || ended.is_empty();
+            assert!(op.is_strict() || self.lost_in_the_end || is_alike, "{what}: {ended:?} {others:?}");
+            tally.aborted_for_some += usize::from(!is_alike && !op.is_strict());
+            op.check_agreement(&ended, &what);
+            if let Told::Lost(error) = op.check_agreement(&others, &what) {
+                op.check_loss(&error, &members, &|rank| !self.lives(rank), &what);
+            }
+            for &rank in living {
+                if self.results[rank][at].as_ref().is_some_and(is_aborted) {
                     op.check_untouched(rank, &what);
                 }
             }
-            tally.aborted += ended;
+            tally.aborted += usize::from(!ended.is_empty());
             tally.done += usize::from(is_done);
         }
     }

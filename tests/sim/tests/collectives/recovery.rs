@@ -50,6 +50,29 @@ pub(crate) fn draw(seed: u64) -> Losses {
     losses
 }
 
+/// Somebody aborts; in half of them nobody dies.
+pub(crate) fn draw_aborted(seed: u64) -> Losses {
+    let mut losses = draw(seed);
+    let mut rng = SmallRng::seed_from_u64(seed ^ 0xab0);
+    let (rank, turns) = (rng.random_range(0..losses.nodes.len()), rng.random_range(0..1500));
+    losses.abort = Some(Late { rank, turns });
+    // Often the host of the coordinator dies while others hear of the end.
+    if rng.random() {
+        let (host, after) = (0, rng.random_range(0..100));
+        losses.deaths.retain(|death| death.victim != host);
+        losses.deaths.truncate(losses.nodes.len() - 2);
+        let mut death = draw_deaths(&mut rng, 1, 1, 400).remove(0);
+        death.moment = Moment::Turns(turns + after);
+        losses.deaths.insert(0, death);
+    }
+    if rng.random() {
+        losses.deaths.clear();
+    }
+    // Of a call that is late too, some may have been told that before.
+    losses.late.clear();
+    losses
+}
+
 #[cfg(not(feature = "planted-bugs"))]
 mod tests {
     use super::*;
@@ -85,22 +108,11 @@ mod tests {
         assert!(count < 5000 || enough, "{tally:?}");
     }
 
-    /// Somebody aborts, and nobody dies.
-    fn draw_aborted(seed: u64) -> Losses {
-        let mut losses = draw(seed);
-        let mut rng = SmallRng::seed_from_u64(seed ^ 0xab0);
-        let (rank, turns) = (rng.random_range(0..losses.nodes.len()), rng.random_range(0..1500));
-        losses.abort = Some(Late { rank, turns });
-        losses.deaths.clear();
-        // Of a call that is late too, some may have been told that before.
-        losses.late.clear();
-        losses
-    }
-
     #[test]
     fn aborted_jobs_end_alike() {
         let (count, tally) = play_all("aborted_jobs_end_alike", 2000, draw_aborted);
-        assert!(count < 2000 || tally.aborted > 1000 && tally.done > 1000, "{tally:?}");
+        let Tally { aborted, done, deaths, .. } = tally;
+        assert!(count < 2000 || aborted > 1000 && done > 1000 && deaths > 1000, "{tally:?}");
     }
 
     /// 3 to 8 peers, 20 to 30 ops, 2 deaths or more.
@@ -167,7 +179,7 @@ mod tests {
 
 #[cfg(feature = "planted-bugs")]
 mod planted {
-    use super::draw;
+    use super::{draw, draw_aborted};
     use crate::crash_points::{first_deaths, jobs};
     use crate::job::{Losses, Tally, play};
     use crate::scenario::{Scenario, fails, line, parse, shrink};
@@ -185,12 +197,14 @@ mod planted {
         const WITHIN: u64 = 40_000;
         /// Of schedules that are alike.
         const FEW: u64 = 20;
+        const ABORTED: u64 = 2000;
         let caught = |bug: Bug| {
             plant(Some(bug));
             let is_noticed = |seed: &u64| {
                 fails(|| play_quietly(&draw(*seed)))
                     || fails(|| churn::play(&churn::draw(*seed)))
                     || fails(|| partitions::play(&partitions::draw(*seed)))
+                    || *seed < ABORTED && fails(|| play_quietly(&draw_aborted(*seed)))
                     || *seed < FEW && fails(|| sub_groups::late_members_agree(*seed))
                     || *seed < partitions::SILENT_SEEDS && fails(|| partitions::the_silent_go_alone(*seed))
             };

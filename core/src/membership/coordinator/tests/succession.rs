@@ -82,6 +82,36 @@ fn members_go_on_with_another_coordinator() {
     assert!(!coordinator.is_finished());
 }
 
+/// Who aborts the job while its coordinator is being replaced is not forgotten, nor is a call on which two disagree: all agree on what is
+/// final first.
+#[test]
+fn what_is_to_end_waits_for_those_who_have_not_come() {
+    let (mut coordinator, op) = (successor(), call(4));
+    for (id, says) in [
+        (1, FromMember::Abort { reason: "enough".into() }),
+        (2, FromMember::Diverged { op, holders: "peers 1 and 3".into() }),
+    ] {
+        coordinator.handle_message(id, rejoin(id as u32, 4, |r| r.dead.push(MemberId(0))), Instant(MS));
+        coordinator.take_effects();
+        coordinator.handle_message(id, says, Instant(MS));
+        assert_eq!((coordinator.take_effects(), coordinator.is_succeeding()), (Vec::new(), true));
+    }
+    coordinator.handle_message(3, rejoin(3, 4, |r| r.dead.push(MemberId(0))), Instant(MS));
+    let effects = effects_when_the_dead_are_found(&mut coordinator);
+    let ends = |to: u64| {
+        effects.iter().any(|effect| match effect {
+            Effect::Send(told, ToMember::Prepare { ending: Some(verdict), .. }) if *told == to => {
+                matches!(&**verdict, Verdict::Requested { rank: Rank(1), reason } if reason == "enough")
+            }
+            _ => false,
+        })
+    };
+    assert!([1, 2, 3].into_iter().all(ends), "{effects:?}");
+    say(&mut coordinator, &[1, 2, 3], &report(2), Instant(2 * MS));
+    let plans = plans(&coordinator.take_effects());
+    assert!(plans.len() == 3 && plans.iter().all(|(_, plan)| plan.ending.is_some()), "{plans:?}");
+}
+
 /// A machine that is busy may answer too late: a member that has asked again is neither lost nor turned away.
 #[test]
 fn who_did_not_hear_that_it_was_taken_in_asks_again() {
