@@ -33,6 +33,13 @@ impl Agreed {
         self.aborted.retain(|(op, _)| op.generation >= generation);
     }
 
+    /// The first word on an op stands.
+    fn note_abort(&mut self, op: OpId, verdict: &Verdict) {
+        if !self.aborted.iter().any(|(known, _)| *known == op) {
+            self.aborted.push((op, verdict.clone()));
+        }
+    }
+
     pub(super) fn has_ended(&self) -> bool {
         self.has_ended
     }
@@ -91,10 +98,8 @@ impl<P: Plan> Executor<P> {
     /// Takes note of what a plan ends, and sees that nothing of it is on its way from or to a caller's memory any more.
     pub(super) fn learn_aborts(&mut self, plan: &RecoveryPlan, links: &mut Links) {
         for (op, verdict) in &plan.aborts {
-            if !self.agreed.aborted.iter().any(|(known, _)| known == op)
-                && !planted::has(Bug::AbortsAreForgotten)
-            {
-                self.agreed.aborted.push((*op, verdict.clone()));
+            if !planted::has(Bug::AbortsAreForgotten) {
+                self.agreed.note_abort(*op, verdict);
             }
         }
         if let Some(verdict) = &plan.ending {
@@ -153,7 +158,8 @@ impl<P: Plan> Executor<P> {
             && op.starts_again()
             && !planted::has(Bug::WhatEndedCountsAsReturned)
         {
-            self.agreed.aborted.push((op.id, verdict));
+            let op = op.id;
+            self.agreed.note_abort(op, &verdict);
         }
     }
 

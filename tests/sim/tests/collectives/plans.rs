@@ -158,9 +158,9 @@ fn barriers() {
             let ended = |cluster: &Cluster, rank: usize, handles: &[Option<OpHandle>]| {
                 handles[rank].is_some_and(|handle| cluster.peers[rank].executor.has_ended(handle))
             };
-            // As many turns as the barrier takes when all are there, as is seen below.
+            // As many turns as the barrier takes when all are there, as is seen below, also if connections are cut.
             let turns = |cluster: &mut Cluster| {
-                for rank in (0..20 * world).flat_map(|_| 0..world) {
+                for rank in (0..20 * world + 1000).flat_map(|_| 0..world) {
                     cluster.step(rank);
                 }
             };
