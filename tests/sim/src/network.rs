@@ -35,7 +35,7 @@ impl Rates {
     pub fn draw(rng: &mut SmallRng) -> Rates {
         // Everything else stays as it was drawn.
         let mut others = SmallRng::seed_from_u64(rng.clone().random::<u64>() ^ 0xc07);
-        let cut = if others.random() { others.random_range(0..512) } else { 0 };
+        let cut = if others.random() { others.random_range(0..128) } else { 0 };
         let mut rate = |most: u32| if rng.random() { rng.random_range(0..most) } else { 0 };
         Rates {
             full: rate(128),

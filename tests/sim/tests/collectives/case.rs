@@ -11,7 +11,7 @@ use ronde_core::{Collective, DType, ReduceOp, Segment, Tolerance};
 use ronde_sim::Cluster;
 use serde::{Deserialize, Serialize};
 
-pub(crate) const BUDGET: usize = 200_000;
+pub(crate) const BUDGET: usize = 1_000_000;
 pub(crate) const POISON: u64 = 0xdead_beef_dead_beef;
 
 /// Memory of one rank for one call.

@@ -254,7 +254,7 @@ counts! {
 }
 
 /// When all calls have ended memory comes back, and when the job has ended for some it has for all, within so many steps of each rank.
-const ROUNDS_TO_GIVE_BACK: usize = 2000;
+const ROUNDS_TO_GIVE_BACK: usize = 20000;
 
 /// Calls that one rank has made together.
 struct Together {
