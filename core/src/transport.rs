@@ -65,7 +65,8 @@ pub struct ViewToken(pub u64);
 /// `link` is the number that the owner gave the link when it was made.
 pub trait Receiver {
     /// A header came (links without views only): where does the payload go? Called once per frame,
-    /// also for a payload of 0 bytes.
+    /// also for a payload of 0 bytes. Until it has arrived, or the link is fenced or closed, any part of it may be written there, and
+    /// nothing else: what an earlier attempt has put there and this one sends again stays what it is.
     fn place(&mut self, link: usize, header: &Header) -> Placement;
 
     /// The frame is complete. Returns true if a view is kept (the receiver will release it), false
