@@ -15,10 +15,8 @@
 //! A broadcast whose root was lost starts again from a survivor that holds all of it.
 //!
 //! Of a gather that starts again, the block of a lost member counts if a survivor holds it whole, which hands it on. Not so
-//! while an op is made again from which the lost may have returned: its block may follow from a result that nobody has.
-//!
-//! Of a gather that starts again, the block of a lost member counts if a survivor holds it whole, which hands it on. Not so
-//! while an op is made again from which the lost may have returned: its block may follow from a result that nobody has.
+//! while an op is made again from which the lost may have returned: its block may follow from a result that nobody has. Nor if
+//! only some have gone on by the last plan: in that such an op may have been made again.
 //!
 //! Calls of two that each commit for itself stand while both are there, whatever is said of them here.
 //!
@@ -128,6 +126,8 @@ pub struct Report {
     pub tags: Vec<TagReport>,
     /// The job is to end, as a coordinator has said that may have told only some.
     pub ending: Option<Verdict>,
+    /// The plan by which it last went on, or the view that took effect since.
+    pub resumed: Epoch,
 }
 
 /// An op that is committed with the contributors that it had.
@@ -217,8 +217,9 @@ pub fn plan(reports: &BTreeMap<MemberId, Report>, wishes: &Wishes) -> RecoveryPl
     let told = reports.values().find_map(|report| report.ending.clone());
     let ending = told.or(wishes.ending.clone()).map(Box::new);
     let mut plan = RecoveryPlan { ending, ..RecoveryPlan::default() };
-    // Somebody who was lost may have returned from an op that is made again.
-    let mut is_unsure = false;
+    // Somebody who was lost may have returned from an op that is made again, or was by a plan of which some have not heard.
+    let resumed: BTreeSet<Epoch> = reports.values().map(|report| report.resumed).collect();
+    let mut is_unsure = resumed.len() > 1;
     for ((formation, tag), said) in by_tag {
         let named: BTreeSet<MemberId> = reports
             .values()
@@ -305,15 +306,13 @@ fn sources(members: &[(MemberId, &TagReport)]) -> BTreeMap<Seq, MemberId> {
 fn stand_ins(members: &[(MemberId, &TagReport)]) -> BTreeMap<(Seq, MemberId), MemberId> {
     let mut holders = BTreeMap::new();
     for (member, tag) in members {
-        for (seq, lost) in tag.blocks.iter().take(MOST_OPS as usize) {
-            for &lost in lost {
-                holders.entry((*seq, lost)).or_insert(*member);
-            }
+        let blocks = tag.blocks.iter().flat_map(|(seq, lost)| lost.iter().map(move |&lost| (*seq, lost)));
+        for block in blocks.take(MOST_OPS as usize) {
+            holders.entry(block).or_insert(*member);
         }
     }
-    for failed in members.iter().flat_map(|(_, tag)| &tag.failed) {
-        holders.retain(|(seq, _), _| seq != failed);
-    }
+    let failed: BTreeSet<Seq> = members.iter().flat_map(|(_, tag)| tag.failed.iter().copied()).collect();
+    holders.retain(|(seq, _), _| !failed.contains(seq));
     holders
 }
 
@@ -385,7 +384,7 @@ mod tests {
             complete: complete.iter().map(|&seq| (Seq(seq), Epoch(1))).collect(),
             ..TagReport::default()
         };
-        Report { epoch: Epoch(2), groups: vec![GROUP], splits: vec![], tags: vec![tag], ending: None }
+        Report { epoch: Epoch(2), groups: vec![GROUP], splits: vec![], tags: vec![tag], ..Report::default() }
     }
 
     fn plan_of(reports: Vec<Report>) -> RecoveryPlan {
@@ -477,6 +476,9 @@ mod tests {
     #[test]
     fn blocks_of_the_lost_come_from_the_first_who_has_them() {
         let lacks = || report(4, 3, &[], &[]);
+        // Some have gone on by a plan of which the others have not heard: in that an op may have been made again, and be over.
+        let ahead = Report { resumed: Epoch(9), ..lacks() };
+        assert_eq!(stand_ins_of(&plan_of(vec![ahead, holds_blocks(3, &[7])]), 3), []);
         let plan = plan_of(vec![lacks(), holds_blocks(3, &[7]), holds_blocks(3, &[8, 7])]);
         assert_eq!(stand_ins_of(&plan, 3), [(7, 1), (8, 2)]);
         assert_eq!(stand_ins_of(&plan, 4), []);
@@ -610,8 +612,12 @@ mod tests {
         let partial = |seq| Partial { seq, attempt: Epoch(1), committed: 8, held: 8 };
         long.tags[0].partial = seqs.clone().map(partial).collect();
         long.tags[0].held = seqs.collect();
-        let plan = plan_of(vec![long.clone(), long]);
+        long.tags[0].blocks = vec![(Seq(0), (0..2 * MOST_OPS as u32).map(MemberId).collect())];
+        let plan = plan_of(vec![long.clone(), long.clone()]);
         assert_eq!((plan.rests.len() as u64, plan.sources.len() as u64), (MOST_OPS, MOST_OPS));
+        assert_eq!(plan.stand_ins.len() as u64, MOST_OPS);
+        long.tags[0].failed = (0..2 * MOST_OPS).map(Seq).collect();
+        assert_eq!(plan_of(vec![long.clone(), long]).stand_ins, []);
     }
 
     /// A report with absurd numbers costs no more than a bounded time.

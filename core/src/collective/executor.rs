@@ -261,6 +261,8 @@ pub struct Executor<P> {
     pub(crate) early: EarlyFrames,
     /// A peer was lost: nothing moves until the plan of recovery.
     pub(super) frozen_since: Option<Instant>,
+    /// The plan by which it last went on, or the view that took effect since.
+    pub(super) resumed: crate::Epoch,
     /// By link: why the peer behind it is lost.
     pub(super) losses: Vec<Option<Arc<PeerLost>>>,
     /// Of the last view that ops froze for.
@@ -295,6 +297,7 @@ impl<P: Plan> Executor<P> {
             free: Vec::with_capacity(64),
             early: EarlyFrames::new(links),
             frozen_since: None,
+            resumed: crate::Epoch(0),
             losses: vec![None; links],
             epoch: crate::Epoch(0),
             horizons: Vec::new(),
@@ -333,6 +336,7 @@ impl<P: Plan> Executor<P> {
         new.epoch = new.epoch.max(self.epoch);
         if self.shared.groups.is_empty() {
             self.generation = new.formation.generation;
+            self.resumed = new.epoch;
         }
         let mut group = GroupState::new(new);
         for link in (0..self.losses.len()).filter(|&link| self.losses[link].is_some()) {

@@ -96,6 +96,7 @@ impl<P: Plan> Executor<P> {
         self.forget_groups_before(before);
         self.generation = Generation(before.0 + 1);
         self.epoch = self.epoch.max(armed.epoch);
+        self.resumed = self.resumed.max(armed.epoch);
         let mut moved = Vec::new();
         for at in 0..self.shared.groups.len() {
             self.keep_last_of_log(GroupIndex(at));

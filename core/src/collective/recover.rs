@@ -157,7 +157,14 @@ impl<P: Plan> Executor<P> {
         let members = |group: &GroupState| group.members.iter().map(|&m| MemberId(m as u32)).collect();
         let splits = groups.iter().filter(is_split).map(|group| (group.formation, members(group))).collect();
         let formations = groups.iter().map(|group| group.formation).collect();
-        Report { epoch, groups: formations, splits, tags, ending: self.agreed.ending() }
+        Report {
+            epoch,
+            groups: formations,
+            splits,
+            tags,
+            ending: self.agreed.ending(),
+            resumed: self.resumed,
+        }
     }
 
     /// Goes on by the plan of the epoch that was last reported: commits what it commits, sends results to
@@ -172,6 +179,7 @@ impl<P: Plan> Executor<P> {
         kernels: &dyn Kernels,
     ) {
         let Some(since) = self.frozen_since.take() else { return };
+        self.resumed = self.epoch;
         for &at in &self.active {
             let op = &mut self.ops[at];
             if matches!(op.phase, Phase::Frozen) {

@@ -367,9 +367,8 @@ impl Executor {
         Report {
             epoch,
             groups: self.groups.iter().map(Group::formation).collect(),
-            splits: Vec::new(),
             tags: tags.collect(),
-            ending: None,
+            ..Report::default()
         }
     }
 

@@ -24,7 +24,7 @@ pub use succession::QUORUM_SILENCES;
 use views::NextView;
 
 /// Version of the control protocol.
-pub const VERSION: u32 = 9;
+pub const VERSION: u32 = 10;
 
 /// Others find the same silence of a link as much later as they began to wait, or hear of it: so many silences are enough.
 const SILENCES_OF_A_LINK: u32 = 2;
