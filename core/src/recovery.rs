@@ -125,7 +125,7 @@ pub struct Report {
     /// Tags that were used.
     pub tags: Vec<TagReport>,
     /// The job is to end, as a coordinator has said that may have told only some.
-    pub ending: Option<Verdict>,
+    pub ending: Option<Box<Verdict>>,
     /// The plan by which it last went on, or the view that took effect since.
     pub resumed: Epoch,
 }
@@ -215,7 +215,7 @@ pub fn plan(reports: &BTreeMap<MemberId, Report>, wishes: &Wishes) -> RecoveryPl
     }
     let nothing = TagReport::default();
     let told = reports.values().find_map(|report| report.ending.clone());
-    let ending = told.or(wishes.ending.clone()).map(Box::new);
+    let ending = told.or(wishes.ending.clone().map(Box::new));
     let mut plan = RecoveryPlan { ending, ..RecoveryPlan::default() };
     // Somebody who was lost may have returned from an op that is made again, or was by a plan of which some have not heard.
     let resumed: BTreeSet<Epoch> = reports.values().map(|report| report.resumed).collect();
@@ -556,7 +556,7 @@ mod tests {
 
     #[test]
     fn a_job_that_ends_for_one_ends_for_all() {
-        let knows = Report { ending: Some(requested(2)), ..report(1, 0, &[], &[]) };
+        let knows = Report { ending: Some(Box::new(requested(2))), ..report(1, 0, &[], &[]) };
         let wishes = Wishes { ending: Some(requested(1)), ..Wishes::default() };
         assert_eq!(
             plan_with(vec![report(0, 0, &[], &[]), knows], &wishes).ending.as_deref(),

@@ -162,7 +162,7 @@ impl<P: Plan> Executor<P> {
             groups: formations,
             splits,
             tags,
-            ending: self.agreed.ending(),
+            ending: self.agreed.ending().map(Box::new),
             resumed: self.resumed,
         }
     }
