@@ -27,10 +27,10 @@ fn assert_plausible(row: &Value, kills: u32) {
     assert!(figure("detect_ms") > 0.0 && figure("detect_max_ms") >= figure("detect_ms"), "{row}");
     assert!(figure("total_ms") > 0.0 && figure("fault_free_ms") > 0.0, "{row}");
     assert!(figure("recover_ms") >= 0.0 && figure("join_ms") > 0.0, "{row}");
-    // All that was sent may be sent again, among one fewer.
+    // All that was sent may be sent again, among one fewer. Blocks are not all of one length.
     let (ranks, all) = (figure("ranks"), figure("fault_free_bytes"));
     let again = all * ranks * (ranks - 2.0) / (ranks - 1.0).powi(2);
-    assert!(figure("size") < 1e6 || figure("extra_bytes") <= again, "{row}");
+    assert!(figure("size") < 1e6 || figure("extra_bytes") <= 1.01 * again, "{row}");
     assert!((figure("formula_bytes") - (again - (1.0 - figure("moment")) * all)).abs() < 1.0, "{row}");
 }
 
