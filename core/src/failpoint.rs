@@ -58,16 +58,33 @@ pub struct Reached {
 #[cfg(feature = "failpoints")]
 mod hook {
     use super::{OpId, Point, Reached};
+    use crate::membership::ToMember;
     use std::sync::OnceLock;
 
     type Hook = Box<dyn Fn(&Reached) + Send + Sync>;
 
+    type TellingHook = Box<dyn Fn(&ToMember) + Send + Sync>;
+
     static HOOK: OnceLock<Hook> = OnceLock::new();
+    static TELLING_HOOK: OnceLock<TellingHook> = OnceLock::new();
 
     /// Has every op of this process call `hook` at each of its points, on whatever thread drives it. Only the first
     /// hook counts.
     pub fn set_hook(hook: impl Fn(&Reached) + Send + Sync + 'static) {
         let _ = HOOK.set(Box::new(hook));
+    }
+
+    /// Has the coordinator of this process call `hook` whenever it has told one member something. Only the first hook
+    /// counts.
+    pub fn set_telling_hook(hook: impl Fn(&ToMember) + Send + Sync + 'static) {
+        let _ = TELLING_HOOK.set(Box::new(hook));
+    }
+
+    /// The coordinator has told one member this.
+    pub fn told(message: &ToMember) {
+        if let Some(hook) = TELLING_HOOK.get() {
+            hook(message);
+        }
     }
 
     pub(crate) fn reach(point: Point, op: &OpId, window: u32) {
@@ -81,8 +98,13 @@ mod hook {
 mod hook {
     #[inline(always)]
     pub(crate) const fn reach(_: super::Point, _: &super::OpId, _: u32) {}
+
+    /// The coordinator has told one member this.
+    #[inline(always)]
+    pub const fn told(_: &crate::membership::ToMember) {}
 }
 
 pub(crate) use hook::reach;
+pub use hook::told;
 #[cfg(feature = "failpoints")]
-pub use hook::set_hook;
+pub use hook::{set_hook, set_telling_hook};

@@ -345,6 +345,11 @@ impl Control {
         lock(&self.shared.listener).as_ref().is_none_or(|listener| listener.wait_for_the_job_until(patience))
     }
 
+    /// The job has ended by agreement, and nobody needs this member any more.
+    pub(crate) fn is_over(&self) {
+        self.shared.session().shutdown(Shutdown::Both);
+    }
+
     /// Ends the threads and the listener.
     pub(crate) fn shutdown(&self) {
         if self.is_forked() {
@@ -398,6 +403,9 @@ impl Shared {
     /// Listens to the coordinator and, when that is lost, to the one that takes its place.
     fn follow_coordinators(&self, events: &dyn ControlEvents, first: &View) {
         while let End::Lost(silent) = self.read_until_the_end(events) {
+            if events.is_over() {
+                break;
+            }
             if self.session().was_ended() {
                 // Its coordinator lives and has given it up.
                 events.hears_nothing();
@@ -410,7 +418,7 @@ impl Shared {
             self.session().shutdown(Shutdown::Both);
             let is_over = || {
                 let progress = lock(&self.progress);
-                progress.ended || progress.released || progress.failure.is_some()
+                progress.ended || progress.released || events.is_over()
             };
             match self.succession.find(events, &self.listener, silent, &had_a_pause, &is_over) {
                 Found::Coordinator(talk) => match self.succession.session(talk, WRITE_PATIENCE) {
@@ -483,9 +491,9 @@ impl Shared {
                     let ending = plan.ending.clone();
                     events.tell(News::Resume(plan, shrink));
                     if let Some(verdict) = ending {
-                        // The engine sees it through: what is final goes on.
+                        // The engine sees it through: what is final goes on. If this coordinator is lost before all have heard of
+                        // the end, another needs to know how far the calls are here.
                         self.note(|progress| progress.failure = Some((*verdict).into()));
-                        return End::Over;
                     }
                 }
                 Ok(ToMember::Released) => {

@@ -11,6 +11,7 @@ use crate::session::{Session, Talk};
 use ronde_core::Instant;
 use ronde_core::PeerId;
 use ronde_core::error::{Error, Result};
+use ronde_core::failpoint;
 use ronde_core::membership::{Coordinator, Effect, FromMember, MemberInfo, Status, ToMember, encode};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -263,6 +264,7 @@ impl Shell {
                         continue;
                     };
                     let written = session.write(&bytes);
+                    failpoint::told(&message);
                     encoded = Some((message, bytes));
                     if written.is_err() {
                         // Its reader sees the end and reports it.

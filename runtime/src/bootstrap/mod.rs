@@ -83,6 +83,8 @@ pub(crate) enum News {
 pub(crate) trait ControlEvents: Send + Sync {
     /// The job has failed; called once.
     fn failed(&self, error: Error);
+    /// Whether it has, and nobody needs this member any more.
+    fn is_over(&self) -> bool;
     /// All of this was of an attempt to join that came to nothing.
     fn forget(&self);
     /// What it has to know of the others, in order.

@@ -77,6 +77,8 @@ pub(crate) struct Inner {
     /// When a report was made that the coordinator has not answered yet, the error if it never does, and
     /// the peer whose link it is about.
     pending_verdict: Option<(Instant, Error, Option<usize>)>,
+    /// The coordinator was lost, and no other has been heard of yet.
+    seeks_coordinator: bool,
     /// Turns of whoever drives.
     turns: u32,
     /// When the heartbeat was last told how far the ops are.
@@ -150,6 +152,10 @@ impl ControlEvents for Announced {
         self.failed.store(true, Ordering::Release);
         self.ended.notify_all();
         self.wake();
+    }
+
+    fn is_over(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
     }
 
     fn forget(&self) {
@@ -252,6 +258,7 @@ impl Engine {
                 sleeping: false,
                 watched: Vec::new(),
                 pending_verdict: None,
+                seeks_coordinator: false,
                 turns: 0,
                 published: Instant(0),
                 watches_links: false,
@@ -502,9 +509,10 @@ impl Engine {
         self.say_unsaid_abort();
         let until = std::time::Instant::now() + Duration::from_secs(1);
         self.drain(until);
-        let left = match self.failure() {
-            Some(_) => Ok(()),
-            None => self.control.leave(Duration::from_secs(2)),
+        let has_ended = self.failure().is_some() || lock(&self.inner).executor.ended_by().is_some();
+        let left = match has_ended {
+            true => Ok(()),
+            false => self.control.leave(Duration::from_secs(2)),
         };
         self.end_links();
         let left = left.and_then(|()| match self.control.see_the_others_off(self.timeout) {
@@ -670,6 +678,9 @@ impl Engine {
         {
             self.warn_of_calls(inner, &error);
             inner.fail(&error);
+            if inner.executor.ended_by().is_some() {
+                self.control.is_over();
+            }
             self.ended.notify_all();
         }
     }
@@ -703,9 +714,10 @@ impl Engine {
             self.watch_links(inner, now, waits);
         }
         if let Some((since, error, _)) = &inner.pending_verdict {
-            // Once the job has ended nobody is left to ask.
-            let has_ended = inner.executor.ended_by().is_some();
-            let patience = if has_ended { self.suspect_after } else { self.verdict_patience };
+            // Once the job has ended nobody is left to ask, except of one who takes the place of a coordinator that some have not heard
+            // the end of: its loss is noticed after one silence.
+            let has_ended = inner.executor.ended_by().is_some() && !inner.seeks_coordinator;
+            let patience = if has_ended { self.suspect_after * 3 / 2 } else { self.verdict_patience };
             if now.since(*since) > patience {
                 let error = error.clone();
                 self.announced.failed(error);

@@ -18,6 +18,7 @@ impl Engine {
             // Nothing is here any more for which the others should wait.
             return self.control.say(&FromMember::Report(Report { epoch, ..Report::default() }));
         }
+        inner.seeks_coordinator = false;
         // What was reported of a link is answered with this; links to others are looked at again.
         inner.pending_verdict = None;
         self.await_abort(inner);

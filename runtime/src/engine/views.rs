@@ -181,6 +181,7 @@ impl Engine {
         let inner = &mut *lock(&self.inner);
         // What the one before said counts, also what nobody has looked at yet; and who has died is seen now.
         self.poll(inner);
+        inner.seeks_coordinator = true;
         let ended = inner.link_states.iter().zip(0..).filter(|(state, _)| state.was_ended);
         ended.for_each(|(_, at)| inner.follower.is_ended_by(MemberId(at)));
         let is_dead = |m: &&MemberInfo| {

@@ -206,7 +206,7 @@ impl Coordinator {
         let watched = self.is_watching();
         let silent = self.members.values().filter(|m| watched && m.is_watched()).map(|m| m.heard).min();
         let silent = silent.map(|heard| heard.after(self.options.suspect_after));
-        let beats = watched || self.is_succeeding() && !self.members.is_empty();
+        let beats = self.beats() && (watched || !self.members.is_empty());
         let beat = beats.then(|| self.beaten.after(self.options.heartbeat));
         let lingers = matches!(self.state, State::Failed(_) | State::SteppedDown);
         let lingering = lingers && self.lingers_until > self.ticked;
@@ -330,7 +330,7 @@ impl Coordinator {
         if !self.is_succeeding() {
             self.judge_accusations(now);
         }
-        if (self.is_succeeding() || self.is_watching()) && now.since(self.beaten) >= self.options.heartbeat {
+        if self.beats() && now.since(self.beaten) >= self.options.heartbeat {
             self.beaten = now;
             self.probe_the_closed();
             let all: Vec<u64> = self.members.keys().copied().collect();
@@ -350,6 +350,11 @@ impl Coordinator {
     /// Members work.
     fn runs(&self) -> bool {
         matches!(self.state, State::Active | State::Recovering(_))
+    }
+
+    /// Members are told that it is there: also once the job has ended, for as long as they need each other.
+    fn beats(&self) -> bool {
+        self.is_watching() || self.is_succeeding() || matches!(self.state, State::Failed(_))
     }
 
     /// Members are expected to be there and to say so.

@@ -6,6 +6,7 @@
 //! failure prints of its job runs again alone with `RONDE_TEST_REPLAY`.
 
 mod case;
+mod ending;
 mod footprint;
 mod job;
 mod oracle;
