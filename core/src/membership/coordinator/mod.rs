@@ -275,24 +275,29 @@ impl Coordinator {
             }
             FromMember::Missed { member, reason } => self.miss(member, &reason, now),
             FromMember::Mismatch { op, rank, call, other_rank, other_call } => {
-                self.disagree(op, ordered_mismatch(op, (rank, call), (other_rank, other_call)), now);
+                self.disagree(
+                    connection,
+                    op,
+                    ordered_mismatch(op, (rank, call), (other_rank, other_call)),
+                    now,
+                );
             }
             FromMember::Timeout { op, collective, waited, culprits, missing, others, strict } => {
                 let culprits = culprits + &self.whereabouts(&op, collective, &missing, &others);
                 let verdict = Verdict::Timeout { op, collective, waited, culprits };
                 match collective.is_point_to_point() {
                     // The two of a message do not say how far they are.
-                    true => self.end(verdict, now),
+                    true => self.end(connection, verdict, now),
                     false => self.abort_late(Abort { op, forced: strict, verdict }, now),
                 }
             }
             FromMember::Diverged { op, holders } => {
-                self.disagree(op, Verdict::Diverged { op, holders }, now);
+                self.disagree(connection, op, Verdict::Diverged { op, holders }, now);
             }
             FromMember::Abort { reason } => {
                 let id = self.members.get(&connection).and_then(|m| m.id).unwrap_or_default();
                 let rank = self.view_of(id).rank_of_member(id).unwrap_or_default();
-                self.end(Verdict::Requested { rank, reason }, now);
+                self.end(connection, Verdict::Requested { rank, reason }, now);
             }
         }
     }

@@ -116,28 +116,22 @@ impl Coordinator {
     }
 
     /// Members made different calls, or hold different results of one: that one can be final for nobody, and the job ends.
-    pub(super) fn disagree(&mut self, op: OpId, verdict: Verdict, now: Instant) {
-        if self.is_ending() {
-            return;
-        }
+    pub(super) fn disagree(&mut self, connection: u64, op: OpId, verdict: Verdict, now: Instant) {
         let abort = Abort { op, forced: true, verdict: verdict.clone() };
-        if self.runs() {
-            let mut round = self.take_round();
-            round.wishes.aborts.push(abort);
-            self.state = State::Recovering(round);
-        } else if let State::Succeeding(gathered) = &mut self.state
-            && gathered.wishes.ending.is_none()
-        {
-            gathered.wishes.aborts.push(abort);
-        }
-        self.end(verdict, now);
+        self.end_with(connection, vec![abort], verdict, now);
     }
 
-    /// The job ends: all that is not final does, everywhere alike. The first verdict stands.
-    pub(super) fn end(&mut self, verdict: Verdict, now: Instant) {
+    /// The job ends: all that is not final does, everywhere alike. So says the member at this connection; the first verdict stands.
+    pub(super) fn end(&mut self, connection: u64, verdict: Verdict, now: Instant) {
+        self.end_with(connection, Vec::new(), verdict, now);
+    }
+
+    fn end_with(&mut self, connection: u64, aborts: Vec<Abort>, verdict: Verdict, now: Instant) {
         if let State::Succeeding(gathered) = &mut self.state {
             // Once all are here they agree on what is final.
-            gathered.wishes.ending.get_or_insert(verdict);
+            if let Some(id) = self.members.get(&connection).and_then(|member| member.id) {
+                gathered.wish(id, Wishes { aborts, ending: Some(verdict) });
+            }
             return;
         }
         if !self.runs() {
@@ -147,6 +141,7 @@ impl Coordinator {
             return;
         }
         let mut round = self.take_round();
+        round.wishes.aborts.extend(aborts);
         round.wishes.ending = Some(verdict);
         self.start(round, now);
     }
@@ -206,7 +201,7 @@ impl Coordinator {
         self.epoch.0 += 1;
         let earlier = match &self.state {
             State::Recovering(round) => round.wishes.ending.clone(),
-            State::Succeeding(gathered) => gathered.wishes.ending.clone(),
+            State::Succeeding(gathered) => gathered.first_verdict(),
             _ => None,
         };
         self.fail_but_for(&[], earlier.unwrap_or(verdict));

@@ -40,8 +40,8 @@ pub(super) struct Gathered {
     dead: BTreeSet<PeerId>,
     /// Of these, who lived for so long without having come that it may have gone on without those who are here.
     late: BTreeSet<PeerId>,
-    /// What is to end, as some of them say. What they were told by the one before they report.
-    pub(super) wishes: Wishes,
+    /// What is to end, as some of them say, in the order in which they did. What they were told by the one before they report.
+    wishes: Vec<(MemberId, Wishes)>,
 }
 
 impl Coordinator {
@@ -213,6 +213,10 @@ impl Coordinator {
         let host = next.and_then(own).or_else(|| own(&view));
         let next = next.map(|next| next.clone().hosted_by(host.as_ref()));
         self.expel_the_gone(&mut rejoined, &view);
+        // What the others are to go on without cannot end it for them.
+        let counts = |id: &MemberId| rejoined.contains_key(id) || left.contains_key(id);
+        let wishes = gathered.wishes.into_iter().find(|(id, _)| counts(id));
+        let wishes = wishes.map(|(_, wishes)| wishes).unwrap_or_default();
         self.next = next.map(|next| {
             self.arm_where_it_is_not(&next, &rejoined);
             NextView::armed(next, now)
@@ -226,7 +230,7 @@ impl Coordinator {
         let before: BTreeSet<MemberId> = rejoined.iter().filter(waits).map(|(id, _)| *id).collect();
         self.activate_where_it_was_lost(&rejoined);
         let told = rejoined.into_values().chain(left.into_values()).flat_map(|r| r.lost).collect();
-        self.prepare_without_the_gone(lost_host, told, gathered.wishes, now);
+        self.prepare_without_the_gone(lost_host, told, wishes, now);
         self.wait_for_safe_point_of(before);
     }
 
@@ -477,6 +481,18 @@ impl Count {
 }
 
 impl Gathered {
+    /// The first wish of a member stands.
+    pub(super) fn wish(&mut self, id: MemberId, wishes: Wishes) {
+        if !self.wishes.iter().any(|(known, _)| *known == id) {
+            self.wishes.push((id, wishes));
+        }
+    }
+
+    /// Why the job is to end, if it is.
+    pub(super) fn first_verdict(&self) -> Option<Verdict> {
+        self.wishes.iter().find_map(|(_, wishes)| wishes.ending.clone())
+    }
+
     /// Links of a member to these have ended just now.
     fn suspect(&mut self, accuser: MemberId, members: &[MemberId]) {
         let Some(rejoin) = self.rejoined.get(&accuser) else { return };

@@ -572,9 +572,9 @@ fn of_two_with_one_number_the_one_of_the_later_view_is_a_member() {
     }
 }
 
-/// The others have ended their links to one that they gave up long ago; it accuses them all of that.
+/// The others have ended their links to one that they gave up long ago; it accuses them all of that, and ends its job.
 #[test]
-fn who_is_turned_away_accuses_nobody() {
+fn who_is_turned_away_accuses_nobody_and_ends_nothing() {
     let mut coordinator = successor();
     let FromMember::Rejoin(template) = rejoin(1, 4, |_| ()) else { unreachable!() };
     let later = template.view.next(Epoch(3), &[MemberId(3)], vec![]);
@@ -583,6 +583,7 @@ fn who_is_turned_away_accuses_nobody() {
         |id: u32| FromMember::LinkFailed { member: MemberId(id), reason: "closed".into(), silent: false };
     say(&mut coordinator, &[3], &accusation(1), Instant(MS));
     say(&mut coordinator, &[3], &accusation(2), Instant(MS));
+    say(&mut coordinator, &[3], &FromMember::Abort { reason: "the others are gone".into() }, Instant(MS));
     for id in [1, 2] {
         let knows = |r: &mut Rejoin| (r.view, r.epoch, r.dead) = (later.clone(), Epoch(3), vec![MemberId(0)]);
         coordinator.handle_message(id, rejoin(id as u32, 4, knows), Instant(MS));
@@ -591,6 +592,8 @@ fn who_is_turned_away_accuses_nobody() {
     let effects = effects_when_the_dead_are_found(&mut coordinator);
     assert_eq!(verdicts(&effects), [(3, Verdict::Deposed(Epoch(3)))]);
     assert_eq!(prepared(&effects), [1, 2].map(|to| (to, Epoch(4), vec![0])));
+    let ends = |effect: &Effect| matches!(effect, Effect::Send(_, ToMember::Prepare { ending: Some(_), .. }));
+    assert!(!effects.iter().any(ends), "{effects:?}");
     coordinator.handle_tick(Instant(100 * MS));
     assert!(prepared(&coordinator.take_effects()).is_empty(), "both are innocent");
 }
