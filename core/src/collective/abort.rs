@@ -11,6 +11,7 @@ use crate::plan::Plan;
 use crate::planted::{self, Bug};
 use crate::recovery::{RecoveryPlan, TagReport};
 use crate::{Generation, MemberId, OpId};
+use std::collections::BTreeMap;
 
 /// What is to end, and what has.
 #[derive(Default)]
@@ -18,7 +19,7 @@ pub(crate) struct Agreed {
     /// Ops that are to end, once there is a plan.
     held: Vec<OpId>,
     /// Ops that plans have ended, also such as have not been started here.
-    aborted: Vec<(OpId, Verdict)>,
+    aborted: BTreeMap<OpId, Verdict>,
     /// The job is to end.
     ending: Option<Verdict>,
     /// The coordinator that says so is in the process of this member.
@@ -30,14 +31,12 @@ pub(crate) struct Agreed {
 impl Agreed {
     /// Nobody makes calls of those generations any more.
     pub(super) fn forget_before(&mut self, generation: Generation) {
-        self.aborted.retain(|(op, _)| op.generation >= generation);
+        self.aborted.retain(|op, _| op.generation >= generation);
     }
 
     /// The first word on an op stands.
     fn note_abort(&mut self, op: OpId, verdict: &Verdict) {
-        if !self.aborted.iter().any(|(known, _)| *known == op) {
-            self.aborted.push((op, verdict.clone()));
-        }
+        self.aborted.entry(op).or_insert_with(|| verdict.clone());
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -123,7 +122,7 @@ impl<P: Plan> Executor<P> {
     /// Forgets those from which everybody has returned.
     fn forget_what_is_over(&mut self) {
         let groups = &mut self.shared.groups;
-        self.agreed.aborted.retain(|(op, _)| {
+        self.agreed.aborted.retain(|op, _| {
             let Some(group) = groups.iter_mut().find(|group| group.formation == op.formation()) else {
                 return true;
             };
@@ -166,8 +165,8 @@ impl<P: Plan> Executor<P> {
     /// The error with which a call ends that is only made now.
     pub(super) fn ended_before_it_began(&self, at: usize) -> Option<Error> {
         let op = &self.ops[at];
-        let known = self.agreed.aborted.iter().find(|(aborted, _)| *aborted == op.id && op.pair.is_none());
-        known.map(|(_, verdict)| verdict.clone().into())
+        let known = self.agreed.aborted.get(&op.id).filter(|_| op.pair.is_none());
+        known.map(|verdict| verdict.clone().into())
     }
 
     /// After the job has ended by agreement: something that is final goes on, or another may lack what has returned here.
