@@ -76,15 +76,22 @@ fn the_host_is_lost_while_it_tells_of_the_end() {
     if is_child() {
         return;
     }
-    for (transports, loss) in [("tcp", "killed"), ("shm", "killed"), ("tcp", "stopped"), ("shm", "stopped")] {
-        let variables = [("RONDE_TRANSPORTS", transports), ("RONDE_TEST_LOSS", loss)];
-        let mut processes = launch("ending::rank_of_a_job_that_ends", RANKS, &variables);
-        let host = processes.remove(0);
-        let ended = wait_all(processes, Duration::from_secs(30));
-        wait_all(vec![host], Duration::ZERO);
-        for rank in &ended {
-            let is_right = rank.ok && rank.output.contains("ENDED");
-            assert!(is_right, "{transports}, {loss}, rank {}: {}", rank.rank, rank.output);
+    let cases = [("tcp", "killed"), ("shm", "killed"), ("tcp", "stopped"), ("shm", "stopped")];
+    std::thread::scope(|scope| {
+        for (transports, loss) in cases {
+            scope.spawn(move || lose_the_host(transports, loss));
         }
+    });
+}
+
+fn lose_the_host(transports: &str, loss: &str) {
+    let variables = [("RONDE_TRANSPORTS", transports), ("RONDE_TEST_LOSS", loss)];
+    let mut processes = launch("ending::rank_of_a_job_that_ends", RANKS, &variables);
+    let host = processes.remove(0);
+    let ended = wait_all(processes, Duration::from_secs(30));
+    wait_all(vec![host], Duration::ZERO);
+    for rank in &ended {
+        let is_right = rank.ok && rank.output.contains("ENDED");
+        assert!(is_right, "{transports}, {loss}, rank {}: {}", rank.rank, rank.output);
     }
 }
