@@ -88,7 +88,7 @@ const char *ronde_version_string(void);
 
 typedef enum ronde_status {
     RONDE_OK = 0,
-    RONDE_IN_PROGRESS = 1,      /* ronde_op_test: not ended yet; ronde_op_cancel: it goes on */
+    RONDE_IN_PROGRESS = 1,      /* ronde_op_test, ronde_op_wait_for: not ended yet; ronde_op_cancel: it goes on */
     RONDE_INVALID_ARGUMENT = 2, /* this call can never succeed: change it */
     RONDE_PEER_LOST = 3,        /* a peer died, was cut off or has left; the text names it */
     RONDE_TIMEOUT = 4,          /* the op's deadline passed, on some rank; the text names who did not come */
@@ -620,6 +620,10 @@ ronde_status ronde_op_test(ronde_op *op, ronde_outcome *outcome);
 
 /* Waits for the end, at most until the call's deadline. outcome may be NULL. */
 ronde_status ronde_op_wait(ronde_op *op, ronde_outcome *outcome);
+
+/* Waits for the end, but at most so long (less than 1: not at all): RONDE_IN_PROGRESS if it has not ended by then. It goes on,
+ * and may be waited for again. For callers that have to look at something else now and then, such as signals. */
+ronde_status ronde_op_wait_for(ronde_op *op, int64_t timeout_ms, ronde_outcome *outcome);
 
 /* Takes a receive back of which nothing has come yet: RONDE_OK, it ends with RONDE_CANCELLED, its buffer is the caller's again at
  * once, and the message, if it still comes, is dropped. RONDE_IN_PROGRESS, and nothing changes, for a receive that has begun or

@@ -258,6 +258,14 @@ public:
         return true;
     }
 
+    // The same after at most so long; it goes on, and may be waited for again.
+    bool wait_for(std::chrono::milliseconds patience) {
+        ronde_status status = ronde_op_wait_for(handle_.get(), patience.count(), nullptr);
+        if (status == RONDE_IN_PROGRESS) return false;
+        detail::check(status);
+        return true;
+    }
+
     outcome wait() {
         ronde_outcome result = RONDE_OUTCOME_INIT;
         detail::check(ronde_op_wait(handle_.get(), &result));

@@ -8,6 +8,7 @@ use runtime::{Group, Op, Outcome, Result};
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// See the header.
 pub struct ronde_op {
@@ -121,6 +122,30 @@ pub unsafe extern "C" fn ronde_op_wait(op: *const ronde_op, outcome: *mut ronde_
         unsafe { sized::check(outcome) }?;
         // SAFETY: by the contract of this function.
         unsafe { conclude(op.op.wait(), &op.kept, outcome) }
+    };
+    // SAFETY: by the contract of this function.
+    unsafe { guard_in(op, "op", body) }
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `op` is null or a live handle; `outcome` is null or a `ronde_outcome`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_op_wait_for(
+    op: *const ronde_op,
+    timeout_ms: i64,
+    outcome: *mut ronde_outcome,
+) -> i32 {
+    let body = |op: &ronde_op| {
+        // SAFETY: by the contract of this function.
+        unsafe { sized::check(outcome) }?;
+        match op.op.wait_for(Duration::from_millis(timeout_ms.max(0) as u64)) {
+            None => Ok(Status::InProgress),
+            // SAFETY: by the contract of this function.
+            Some(result) => unsafe { conclude(result, &op.kept, outcome) },
+        }
     };
     // SAFETY: by the contract of this function.
     unsafe { guard_in(op, "op", body) }

@@ -6,6 +6,7 @@ use ronde_core::error::{Error, Misuse, Outcome, Result};
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 /// An operation in flight. Dropping it lets the op run on to its end; its buffers must stay valid
 /// until then.
@@ -79,6 +80,23 @@ impl Op {
             }
         }
         self.engine.wait_until(|| self.event.get().and_then(|event| lock(&event.result).clone()))
+    }
+
+    /// Waits for the end, but not for longer than this; makes progress on this thread. `None` if it has not ended by then: it goes on.
+    pub fn wait_for(&self, patience: Duration) -> Option<Result<Outcome>> {
+        // What is too long to say is longer than any deadline.
+        let Some(until) = Instant::now().checked_add(patience) else { return Some(self.wait()) };
+        self.engine.wait_before(until, |inner| {
+            if let Some(event) = self.event.get() {
+                return lock(&event.result).clone();
+            }
+            // Another thread that waits for it leaves the result there.
+            let mut kept = self.result.try_lock().ok()?;
+            if kept.is_none() && self.event.get().is_none() {
+                *kept = inner.take(self.handle);
+            }
+            kept.clone()
+        })
     }
 
     /// Takes a receive back of which nothing has come yet: it ends with [`ronde_core::error::Aborted::Cancelled`], its buffer is the

@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <stddef.h>
+#include <time.h>
 
 static ronde_group *group;
 static int rank, ranks;
@@ -35,6 +36,9 @@ static void in_flight(void) {
         ronde_status status;
         if (o % 3 == 0) {
             OK(ronde_op_wait(ops[o], &outcome));
+        } else if (o % 6 == 1) {
+            while ((status = ronde_op_wait_for(ops[o], o % 4, &outcome)) == RONDE_IN_PROGRESS) {}
+            CHECK(status == RONDE_OK);
         } else if (o % 3 == 1) {
             while ((status = ronde_op_test(ops[o], &outcome)) == RONDE_IN_PROGRESS) {}
             CHECK(status == RONDE_OK);
@@ -51,6 +55,33 @@ static void in_flight(void) {
         ronde_op_free(ops[o]);
         free(send[o]), free(recv[o]);
     }
+}
+
+static int64_t now_ms(void) {
+    struct timespec now;
+    CHECK(clock_gettime(CLOCK_MONOTONIC, &now) == 0);
+    return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* A wait that is bounded comes back though nothing has ended, and the op goes on. */
+static void bounded_waits(void) {
+    if (ranks == 1) return;
+    int to = (rank + 1) % ranks, from = (rank + ranks - 1) % ranks;
+    uint32_t got = 0, given = 7000u + (uint32_t)rank;
+    ronde_op *op;
+    OK(ronde_recv_start(group, &got, 1, RONDE_U32, from, NULL, &op));
+    int64_t before = now_ms();
+    CHECK(ronde_op_wait_for(op, 120, NULL) == RONDE_IN_PROGRESS);
+    int64_t waited = now_ms() - before;
+    CHECK(waited >= 119 && waited < 5000);
+    CHECK(ronde_op_wait_for(op, 0, NULL) == RONDE_IN_PROGRESS && ronde_op_wait_for(op, -5, NULL) == RONDE_IN_PROGRESS);
+    OK(ronde_barrier(group, NULL, NULL)); /* all have waited: nobody has sent */
+    OK(ronde_send(group, &given, 1, RONDE_U32, to, NULL, NULL));
+    ronde_outcome outcome = RONDE_OUTCOME_INIT;
+    OK(ronde_op_wait_for(op, INT64_MAX, &outcome));
+    CHECK(got == 7000u + (uint32_t)from && outcome.bytes_received == 4);
+    OK(ronde_op_wait_for(op, 0, NULL)); /* again and again */
+    ronde_op_free(op);
 }
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -390,6 +421,7 @@ int main(void) {
     }
     CHECK(ronde_transport(group, -1)[0] == 0 && ronde_host(group, ranks)[0] == 0 && ronde_transport(NULL, 0)[0] == 0);
     in_flight();
+    bounded_waits();
     callbacks();
     threads();
     reductions();

@@ -370,7 +370,7 @@ int main(int argc, char **argv) {
         ended = error == nullptr && result != nullptr ? 1 : -1;
     });
     pollfd wait{tested.descriptor(), POLLIN, 0};
-    CHECK(poll(&wait, 1, 20000) == 1 && tested.test());
+    CHECK(poll(&wait, 1, 20000) == 1 && tested.test() && tested.wait_for(std::chrono::seconds(1)));
     CHECK(waited.wait().seq + 1 == tested.wait().seq);
     const auto start = std::chrono::steady_clock::now();
     while (ended == 0) {

@@ -759,7 +759,7 @@ impl Inner {
     }
 
     /// The result of an op if it has ended; its scratch goes back.
-    fn take(&mut self, handle: OpHandle) -> Option<Result<Outcome>> {
+    pub(crate) fn take(&mut self, handle: OpHandle) -> Option<Result<Outcome>> {
         let result = self.executor.take(handle)?;
         let spent = self.scratch.extract_if(.., |(op, _)| *op == handle);
         self.spare_scratch.extend(spent.map(|(_, arena)| arena));

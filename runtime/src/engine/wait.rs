@@ -78,13 +78,37 @@ impl Engine {
         self.drive(lock(&self.inner), |_| done())
     }
 
+    /// Waits for something until then, driving all ops; `None` if it has not come by then.
+    pub(crate) fn wait_before<T>(
+        &self,
+        until: std::time::Instant,
+        mut done: impl FnMut(&mut Inner) -> Option<T>,
+    ) -> Option<T> {
+        let is_past = || std::time::Instant::now() >= until;
+        let done = |inner: &mut Inner| match done(inner) {
+            None => is_past().then_some(None),
+            some => Some(some),
+        };
+        self.drive_before(lock(&self.inner), Some(until), done)
+    }
+
     pub(super) fn drive<'a, T>(
         &'a self,
+        inner: MutexGuard<'a, Inner>,
+        done: impl FnMut(&mut Inner) -> Option<T>,
+    ) -> T {
+        self.drive_before(inner, None, done)
+    }
+
+    /// `until`: when it looks whether that is done, though nothing has come.
+    fn drive_before<'a, T>(
+        &'a self,
         mut inner: MutexGuard<'a, Inner>,
+        until: Option<std::time::Instant>,
         mut done: impl FnMut(&mut Inner) -> Option<T>,
     ) -> T {
         let waiting = Waiting::new(self);
-        let mut idle = Idle::default();
+        let mut idle = Idle { until, ..Idle::default() };
         loop {
             let moved = self.poll(&mut inner);
             if let Some(result) = done(&mut inner) {
@@ -98,7 +122,7 @@ impl Engine {
                     self.check_time(&mut inner);
                 }
                 self.learn(&idle);
-                idle = Idle::default();
+                idle = Idle { until, ..Idle::default() };
                 drop(if inner.callbacks.is_empty() { inner } else { self.run_callbacks(inner) });
             } else {
                 if idle.rounds == 0 {
@@ -150,7 +174,8 @@ impl Engine {
                 if !inner.callbacks.is_empty() {
                     inner = self.run_callbacks(inner);
                 }
-                drop(self.sleep(inner, LONGEST_SLEEP));
+                let left = idle.until.map(|until| until.saturating_duration_since(std::time::Instant::now()));
+                drop(self.sleep(inner, left.map_or(LONGEST_SLEEP, |left| left.min(LONGEST_SLEEP))));
                 return;
             }
         }
@@ -178,4 +203,6 @@ struct Idle {
     /// Of these, how many without a pause.
     spins: u32,
     since: Option<std::time::Instant>,
+    /// It blocks no longer than until then.
+    until: Option<std::time::Instant>,
 }

@@ -196,6 +196,38 @@ fn a_receive_is_cancelled_until_something_of_it_has_come() {
     }
 }
 
+/// Also while another thread waits for it, and once it has a descriptor.
+#[test]
+fn a_wait_that_is_bounded_comes_back() {
+    ranks(&["shm,tcp"; 2], PATIENCE, |group| {
+        if group.rank() == 0 {
+            let receives =
+                [receive_forever(&group, 1), receive_forever(&group, 1), receive_forever(&group, 1)];
+            let [alone, waited_for, polled] = receives.map(Arc::new);
+            let waiting = waited_for.clone();
+            let waiter = std::thread::spawn(move || waiting.wait());
+            let _ = polled.descriptor().unwrap();
+            for op in [&alone, &waited_for, &polled] {
+                let (start, patience) = (Instant::now(), Duration::from_millis(60));
+                assert!(op.wait_for(patience).is_none() && start.elapsed() >= patience);
+                assert!(op.wait_for(Duration::ZERO).is_none());
+            }
+            let _ = group.barrier().unwrap();
+            for op in [&alone, &waited_for, &polled] {
+                assert_eq!(op.wait_for(Duration::MAX).unwrap().unwrap().bytes_received, 8);
+                assert!(op.wait_for(Duration::ZERO).unwrap().is_ok(), "it has ended");
+            }
+            let _ = waiter.join().unwrap().unwrap();
+        } else {
+            let _ = group.barrier().unwrap();
+            for value in [11u64, 22, 33] {
+                let _ = group.send(&[value], 0, &CallOptions::default()).unwrap();
+            }
+        }
+        group.close().unwrap();
+    });
+}
+
 /// What is sent for it later is dropped, and the next message is the next receive's.
 #[test]
 fn a_receive_to_which_nothing_comes_in_time_ends_alone() {
