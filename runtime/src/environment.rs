@@ -20,6 +20,8 @@ const KNOWN: [&str; 25] = [
     "RONDE_RECONNECT",
     "RONDE_HEARTBEAT",
     "RONDE_LOG",
+    // Where the Python package finds this library.
+    "RONDE_LIBRARY",
     "RONDE_TIMEOUT",
     "RONDE_CONNECT_TIMEOUT",
     "RONDE_RANK",

@@ -1,0 +1,1 @@
+"""Where libronde.so is."""
