@@ -10,7 +10,7 @@
 No other package is needed: arrays of NumPy, JAX, PyTorch and of anything else with DLPack or the buffer protocol are used where they are.
 """
 
-from ._group import Commit, Group, Op, Reduction, join, premul_sum, weighted_avg
+from ._group import Commit, Group, Op, Reduction, create_id, join, premul_sum, weighted_avg
 from ._library import library
 from ._outcome import Change, Hole, Outcome, Part
 from .errors import (
@@ -51,6 +51,7 @@ __all__ = [
     "ResourceError",
     "RondeError",
     "Timeout",
+    "create_id",
     "join",
     "premul_sum",
     "weighted_avg",

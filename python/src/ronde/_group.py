@@ -518,9 +518,8 @@ def _closed() -> Exception:
     return Closed("the group is closed")
 
 
-def join(
+def _config(
     coordinator: str | None = None,
-    *,
     rank: int | None = None,
     size: int | None = None,
     min_peers: int | None = None,
@@ -537,10 +536,7 @@ def join(
     streams: int | None = None,
     timeout: float | None = None,
     connect_timeout: float | None = None,
-) -> Group:
-    """Joins a job, and returns when all ranks have, or `min_peers`. What is not said comes from the environment (RONDE_*, else
-    what torchrun, Open MPI or Slurm say); without any of it this is a group of one. Times are in seconds; `preset` is "lan" or
-    "wan". See ronde_config in ronde.h."""
+) -> c.Config:
     presets = {None: 0, "lan": 1, "wan": 2}
     if preset not in presets:
         raise InvalidArgument(f"no preset {preset!r}: there are lan and wan")
@@ -548,7 +544,7 @@ def join(
     def text(value: str | None) -> bytes | None:
         return None if value is None else value.encode()
 
-    config = c.Config(
+    return c.Config(
         coordinator=text(coordinator),
         token=text(token),
         advertise=text(advertise),
@@ -567,6 +563,26 @@ def join(
         newcomer=newcomer,
         job=text(job),
     )
-    place = ctypes.c_void_p()
-    check(library.ronde_join(byref(config), byref(place)))
+
+
+def join(coordinator: str | None = None, *, id: bytes | None = None, **config: Any) -> Group:
+    """Joins a job, and returns when all ranks have, or `min_peers`. What is not said comes from the environment (RONDE_*, else
+    what torchrun, Open MPI or Slurm say); without any of it this is a group of one.
+
+    Keywords: `id` (of [`create_id`], instead of an address), `rank`, `size`, `min_peers`, `max_peers`, `newcomer`, `shrink_only`,
+    `job`, `token`, `advertise`, `transports`, `interfaces`, `preset` ("lan" or "wan"), `insecure`, `streams`, `timeout` and
+    `connect_timeout` (seconds). They are those of ronde_config in ronde.h."""
+    given, place = _config(coordinator, **config), ctypes.c_void_p()
+    if id is not None:
+        where = c.Id.from_buffer_copy(id)
+        given.id = ctypes.addressof(where)
+    check(library.ronde_join(byref(given), byref(place)))
     return Group(place.value or 0)
+
+
+def create_id(**config: Any) -> bytes:
+    """Starts the coordinator of a job in this process, and gives what the others need to join: where it is, and a random token.
+    Keep it secret. This process joins with it too. Keywords as of [`join`]."""
+    given, made = _config(None, **config), c.Id()
+    check(library.ronde_id_create(byref(given), byref(made)))
+    return bytes(made.bytes)

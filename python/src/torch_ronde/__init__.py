@@ -1,0 +1,48 @@
+"""Ronde as a backend of torch.distributed: `init_process_group("ronde")`.
+
+Newer versions of PyTorch find the backend by its entry point; for older ones `import torch_ronde` registers it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from datetime import timedelta
+from typing import Any
+
+import ronde
+import torch
+import torch.distributed as dist
+from ronde import _library
+
+from ._shim import load
+
+__version__ = ronde.__version__
+# Of a key of the store, under the prefix that a group has for itself.
+_ID = "ronde/id"
+
+
+def register() -> None:
+    """Tells torch.distributed of the backend; any number of times."""
+    if "RONDE" not in dist.Backend._plugins:
+        dist.Backend.register_backend("ronde", _create, extended_api=True, devices=["cpu"])
+
+
+def _create(options: Any, _backend_options: Any, name: str = "ronde") -> Any:
+    """The backend of a process group, which profilers know by `name`. Its first rank hosts the job's coordinator, and hands the id to the others by the store."""
+    load()
+    store, rank, size = options.store, options.group_rank, options.group_size
+    timeout = options.timeout if isinstance(options.timeout, timedelta) else timedelta(seconds=options.timeout)
+    if rank == 0:
+        job = ronde.create_id(size=size)
+        store.set(_ID, job)
+    else:
+        job = store.get(_ID)
+    milliseconds = max(1, int(timeout.total_seconds() * 1000))
+    identity = torch.frombuffer(bytearray(job), dtype=torch.uint8)
+    torch.ops.torch_ronde.attach(options.process_group.boxed(), identity, rank, size, milliseconds, milliseconds, name)
+    return options.process_group._get_backend(torch.device("cpu"))
+
+
+# The shim finds the library's functions among those of the process.
+ctypes.CDLL(str(_library.path()), mode=ctypes.RTLD_GLOBAL)
+register()
