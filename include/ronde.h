@@ -88,7 +88,7 @@ const char *ronde_version_string(void);
 
 typedef enum ronde_status {
     RONDE_OK = 0,
-    RONDE_IN_PROGRESS = 1,      /* ronde_op_test, ronde_op_wait_for: not ended yet; ronde_op_cancel: it goes on */
+    RONDE_IN_PROGRESS = 1,      /* ronde_op_test, ronde_op_wait_for: not ended yet; ronde_probe: none; ronde_op_cancel: it goes on */
     RONDE_INVALID_ARGUMENT = 2, /* this call can never succeed: change it */
     RONDE_PEER_LOST = 3,        /* a peer died, was cut off or has left; the text names it */
     RONDE_TIMEOUT = 4,          /* the op's deadline passed, on some rank; the text names who did not come */
@@ -540,6 +540,11 @@ ronde_status ronde_recv(ronde_group *group, void *data, size_t count, ronde_dtyp
                         const ronde_options *options, ronde_outcome *outcome);
 ronde_status ronde_recv_start(ronde_group *group, void *data, size_t count, ronde_dtype dtype, int32_t from,
                               const ronde_options *options, ronde_op **op);
+
+/* Waits, at most so long (less than 1: not at all), until something of a message with this tag (of the options) has come that no
+ * receive here is for, and gives its rank: what a receive from anybody is made of. Of several it is the one that came first.
+ * RONDE_IN_PROGRESS and -1 if there is none. Threads that receive with one tag must take turns, or one takes what another has found. */
+ronde_status ronde_probe(ronde_group *group, uint32_t tag, int64_t timeout_ms, int32_t *from);
 
 /* Any of the above as data: fields that a collective does not use are ignored, whatever is in them. */
 typedef struct ronde_call {

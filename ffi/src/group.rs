@@ -2,10 +2,11 @@
 
 use crate::kept::Kept;
 use crate::status::{InGroup, Status, contain, give, guard, guard_group, guard_in, handle, text};
-use runtime::{Error, Group, LinkInfo, Misuse, Result, SharedBuffer};
+use runtime::{Error, Group, LinkInfo, Misuse, Result, SharedBuffer, Tag};
 use std::collections::HashMap;
 use std::ffi::{c_char, c_void};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// See the header.
 pub struct ronde_group {
@@ -146,6 +147,28 @@ pub unsafe extern "C" fn ronde_failure(group: *const ronde_group) -> i32 {
             Some(error) => Err(error),
         }
     })
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `group` is null or a live handle; `from` is null or a place for an int32_t.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_probe(
+    group: *const ronde_group,
+    tag: u32,
+    timeout_ms: i64,
+    from: *mut i32,
+) -> i32 {
+    let body = |group: &ronde_group| {
+        let found = group.group.probe(Tag(tag), Duration::from_millis(timeout_ms.max(0) as u64))?;
+        // SAFETY: by the contract of this function.
+        unsafe { give(from, found.map_or(-1, |rank| rank as i32), "the place for the rank") }?;
+        Ok(if found.is_some() { Status::Ok } else { Status::InProgress })
+    };
+    // SAFETY: by the contract of this function.
+    unsafe { guard_in(group, "group", body) }
 }
 
 /// See the header.

@@ -4,7 +4,7 @@ use ronde_core::membership::MachineId;
 use std::net::IpAddr;
 
 /// Variables of Ronde's own.
-const KNOWN: [&str; 25] = [
+const KNOWN: [&str; 26] = [
     "RONDE_COORDINATOR",
     "RONDE_TOKEN",
     "RONDE_PORT",

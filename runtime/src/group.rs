@@ -15,8 +15,10 @@ use ronde_core::{Collective, DType, GroupId, MemberId, Rank, ReduceOp, Tag};
 use ronde_shm::SharedBuffer;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+/// As good as for ever.
+const AGES: Duration = Duration::from_secs(1 << 31);
 /// Tag of the library's own calls on a group.
 const INTERNAL_TAG: Tag = Tag(u32::MAX);
 
@@ -614,6 +616,15 @@ impl Group {
     /// Receives from a rank; the lengths of send and receive are equal.
     pub fn recv<T: Element>(&self, data: &mut [T], from: u32, options: &CallOptions) -> Result<Outcome> {
         self.moving(Collective::Recv, data.len(), &[], data, from, options)
+    }
+
+    /// The rank from which a message with this tag comes that is not being received yet: what a receive from anybody is made of. Of
+    /// several it is the one whose message came first. Waits at most so long, and then there is none. Threads that receive with one
+    /// tag must take turns, or one takes what another has found.
+    pub fn probe(&self, tag: Tag, patience: Duration) -> Result<Option<u32>> {
+        let until = Instant::now().checked_add(patience).unwrap_or_else(|| Instant::now() + AGES);
+        let found = self.inner.engine.probe(self.current().index, tag, until)?;
+        Ok(found.map(|rank| rank as u32))
     }
 
     /// A slice that holds this rank's block and nothing else has its length. Blocks for another number of ranks are named

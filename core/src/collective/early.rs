@@ -107,6 +107,11 @@ impl EarlyFrames {
         self.remove(at)
     }
 
+    /// The first frame that `wanted` picks, whether all of it has come or not.
+    pub(crate) fn first(&self, wanted: impl Fn(usize, &Header) -> bool) -> Option<usize> {
+        self.frames.iter().find(|f| !f.orphan && wanted(f.link, &f.header)).map(|f| f.link)
+    }
+
     /// Drops the frames that `unwanted` picks. What is still on its way of them stays until it is here, or a link would
     /// write into memory that something else uses by then.
     pub(crate) fn forget_frames(&mut self, pool: &mut SlotPool, unwanted: impl Fn(usize, &Header) -> bool) {

@@ -12,7 +12,7 @@ use crate::memory::{Access, Segment};
 use crate::plan::{Plan, StepId};
 use crate::planted::{self, Bug};
 use crate::transport::{Payload, Placement, Receiver, ViewToken};
-use crate::{OpId, Seq};
+use crate::{OpId, Seq, Tag};
 
 /// True for a frame of a message that is for its sender: all others are for its receiver.
 pub(super) fn for_sender(header: &Header) -> bool {
@@ -151,6 +151,19 @@ impl<P: Plan> Executor<P> {
         let one_attempt = header.point_to_point || header.one_attempt;
         let current = one_attempt || group.epoch.0 as u32 as u64 == header.epoch.0;
         (current || planted::has(Bug::FramesOfOldAttemptsAreTaken)).then(|| group.rank_of(link)).flatten()
+    }
+
+    /// The rank from which something of a message with this tag has come, for which no receive has been started here: of several
+    /// the one that came first.
+    pub fn probe(&self, group: GroupIndex, tag: Tag) -> Option<usize> {
+        let group = &self.shared.groups[group.0];
+        let is_one = |link: usize, header: &Header| {
+            let for_here = header.point_to_point && !for_sender(header);
+            for_here
+                && (header.op.formation(), header.op.tag) == (group.formation, tag)
+                && group.rank_of(link).is_some()
+        };
+        self.early.first(is_one).and_then(|link| group.rank_of(link))
     }
 
     fn place_data(&mut self, link: usize, header: &Header) -> Placement {

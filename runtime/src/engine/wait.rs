@@ -1,8 +1,9 @@
 //! Waiting for an op on the caller's thread.
 
 use super::{Engine, Inner, Prepared, TURNS_BETWEEN_LOOKS, lock};
+use ronde_core::Tag;
 use ronde_core::call::Call;
-use ronde_core::collective::OpHandle;
+use ronde_core::collective::{GroupIndex, OpHandle};
 use ronde_core::error::{Outcome, Result};
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
@@ -90,6 +91,20 @@ impl Engine {
             some => Some(some),
         };
         self.drive_before(lock(&self.inner), Some(until), done)
+    }
+
+    /// Waits until then for a message that nobody receives yet; gives the rank that it comes from.
+    pub(crate) fn probe(
+        &self,
+        group: GroupIndex,
+        tag: Tag,
+        until: std::time::Instant,
+    ) -> Result<Option<usize>> {
+        let found = self.wait_before(until, |inner| match inner.executor.probe(group, tag) {
+            Some(rank) => Some(Ok(rank)),
+            None => self.failure().map(Err),
+        });
+        found.transpose()
     }
 
     pub(super) fn drive<'a, T>(

@@ -196,6 +196,47 @@ fn a_receive_is_cancelled_until_something_of_it_has_come() {
     }
 }
 
+/// Small ones and such of which most waits until somebody receives, of all lengths, in the order in which they came.
+#[test]
+fn messages_from_anybody_are_found_before_they_are_received() {
+    for transports in [["shm"; 3], ["tcp"; 3], ["shm,tcp"; 3]] {
+        ranks(&transports, PATIENCE, |group| {
+            let tagged = |tag| CallOptions { tag: Tag(tag), ..CallOptions::default() };
+            if group.rank() == 0 {
+                assert_eq!(group.probe(Tag(5), Duration::from_millis(30)).unwrap(), None);
+                let _ = group.barrier().unwrap();
+                for length in [0usize, 1, 1000, 3_000_000] {
+                    let mut seen = Vec::new();
+                    for _ in 0..2 {
+                        let from = group.probe(Tag(5), PATIENCE).unwrap().expect("two have sent");
+                        assert_eq!(group.probe(Tag(5), Duration::ZERO).unwrap(), Some(from), "it stays");
+                        let mut data = vec![u64::MAX; length];
+                        let _ = group.recv(&mut data, from, &tagged(5)).unwrap();
+                        assert!(data.iter().enumerate().all(|(i, &x)| x == u64::from(from) << 32 | i as u64));
+                        seen.push(from);
+                    }
+                    for &from in &seen {
+                        let _ = group.send(&[1u8], from, &tagged(6)).unwrap();
+                    }
+                    seen.sort();
+                    assert_eq!(seen, [1, 2], "length {length}");
+                }
+                assert_eq!(group.probe(Tag(5), Duration::ZERO).unwrap(), None);
+            } else {
+                assert_eq!(group.probe(Tag(5), Duration::ZERO).unwrap(), None);
+                let _ = group.barrier().unwrap();
+                for length in [0usize, 1, 1000, 3_000_000] {
+                    let data: Vec<u64> =
+                        (0..length as u64).map(|i| u64::from(group.rank()) << 32 | i).collect();
+                    let _ = group.send(&data, 0, &tagged(5)).unwrap();
+                    let _ = group.recv(&mut [0u8], 0, &tagged(6)).unwrap();
+                }
+            }
+            group.close().unwrap();
+        });
+    }
+}
+
 /// Also while another thread waits for it, and once it has a descriptor.
 #[test]
 fn a_wait_that_is_bounded_comes_back() {
