@@ -32,6 +32,7 @@ static void nothing_given(void) {
     FAILS(ronde_run(NULL, NULL, 0, NULL), RONDE_INVALID_ARGUMENT, "group");
     FAILS(ronde_run(group, NULL, 1, NULL), RONDE_INVALID_ARGUMENT, "ronde_call");
     FAILS(ronde_op_test(NULL, NULL), RONDE_INVALID_ARGUMENT, "op");
+    FAILS(ronde_probe(NULL, 0, 0, NULL), RONDE_INVALID_ARGUMENT, "group");
     FAILS(ronde_op_wait_for(NULL, 1, NULL), RONDE_INVALID_ARGUMENT, "op");
     FAILS(ronde_op_wait(NULL, NULL), RONDE_INVALID_ARGUMENT, "op");
     FAILS(ronde_op_wait_all(NULL, 1), RONDE_INVALID_ARGUMENT, "ops");

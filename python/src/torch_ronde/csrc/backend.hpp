@@ -28,7 +28,7 @@ public:
     RondeBackend(ronde_group *group, std::string name, c10::intrusive_ptr<Options> options)
         : Backend(ronde_rank(group), ronde_size(group)), group_(group), name_(std::move(name)), options_(std::move(options)) {
         for (const char *call : {"broadcast", "all_reduce", "sparse_all_reduce", "reduce", "all_gather", "gather", "scatter", "reduce_scatter",
-                                 "all_to_all", "send", "recv", "barrier"})
+                                 "all_to_all", "send", "recv", "recvAnySource", "barrier"})
             titles_.emplace(call, name_ + ":" + call);
     }
 
@@ -248,6 +248,34 @@ public:
         return work;
     }
 
+    WorkPtr recvAnysource(Tensors &tensors, int tag) override {
+        Prepared p = prepare(OpType::RECVANYSOURCE, "recvAnySource", tensors);
+        at::Tensor &data = one(tensors, "recv"), flat = landing(data);
+        const uint32_t number = message_tag(tag);
+        const Elements elements = moved(flat.scalar_type());
+        p.parts.tensors.push_back(flat);
+        const int64_t timeout = options_->timeout.count();
+        auto self = c10::intrusive_ptr<RondeBackend>::reclaim_copy(this);
+        p.parts.find = [self, flat, number, elements, timeout](milliseconds patience, ronde_op **op) {
+            // Between the two steps no other receive may take what was found.
+            std::lock_guard<std::mutex> lock(self->finding_);
+            int32_t from = -1;
+            const ronde_status status = ronde_probe(self->group_, number, patience.count(), &from);
+            if (status == RONDE_IN_PROGRESS) return -1;
+            check(status);
+            ronde_options options = RONDE_OPTIONS_INIT;
+            options.timeout_ms = timeout, options.tag = number, options.tolerance = RONDE_NONE;
+            ronde_call call = RONDE_CALL_INIT;
+            call.collective = RONDE_RECV, call.dtype = elements.dtype, call.count = static_cast<size_t>(flat.numel()) * elements.per_element;
+            call.recv = flat.data_ptr(), call.peer = from, call.options = &options;
+            check(ronde_start(self->group_, &call, op));
+            return static_cast<int>(from);
+        };
+        bring_back(p, flat, data);
+        p.parts.outputs = tensors;
+        return run(std::move(p), c10d::kUnsetTimeout, true);
+    }
+
     WorkPtr barrier(const c10d::BarrierOptions &opts) override {
         Prepared p = prepare(OpType::BARRIER, "barrier", {});
         add(p, RONDE_BARRIER, RONDE_U8, 0, nullptr, nullptr, 0, COLLECTIVES, RONDE_SUM);
@@ -288,6 +316,9 @@ public:
     // Names who has not come: rank 0 hears from all, and lets all go.
     void monitoredBarrier(const c10d::BarrierOptions &opts, bool wait_all) override {
         const milliseconds timeout = opts.timeout == c10d::kUnsetTimeout ? options_->timeout : opts.timeout;
+        if (rank_ == 0 && timeout <= milliseconds(0)) {
+            C10_THROW_ERROR(DistBackendError, "[Rank 0]: Rank 0 timed out in monitoredBarrier before anybody came: its timeout is 0");
+        }
         const auto until = Clock::now() + timeout;
         const auto left = [&] { return std::max(milliseconds(1), std::chrono::ceil<milliseconds>(until - Clock::now())); };
         char word = 1;
@@ -574,7 +605,7 @@ private:
         if (timeout == c10d::kUnsetTimeout || timeout == kNoTimeout) timeout = options_->timeout;
         ronde_options options = RONDE_OPTIONS_INIT;
         options.timeout_ms = timeout.count(), options.tolerance = RONDE_NONE;
-        const bool is_message = p.type == OpType::SEND || p.type == OpType::RECV;
+        const bool is_message = p.type == OpType::SEND || p.type == OpType::RECV || p.type == OpType::RECVANYSOURCE;
         const uint64_t number = is_message ? messages_++ : ++collectives_;
         auto work = c10::make_intrusive<RondeWork>(rank_, p.type, p.title, p.inputs, number, timeout);
         if (p.conclusions.size() == 1) {
@@ -606,6 +637,7 @@ private:
     c10::intrusive_ptr<RondeBackend> parent_;
     std::atomic<uint64_t> collectives_{0}, messages_{0};
     std::atomic<bool> closed_{false};
+    std::mutex finding_;
 };
 
 } // namespace torch_ronde

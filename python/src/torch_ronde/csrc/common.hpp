@@ -13,7 +13,8 @@ namespace torch_ronde {
 
 // What went wrong, as c10d's users expect it: a DistBackendError in Python, with the library's whole text.
 inline std::exception_ptr error_of(ronde_status status) {
-    const std::string text = std::string("Ronde: ") + ronde_last_error();
+    // Programs that ran with other backends look for this word.
+    const std::string text = std::string("Ronde: ") + (status == RONDE_TIMEOUT ? "the timeout of this call has passed: " : "") + ronde_last_error();
     try {
         if (status == RONDE_INVALID_ARGUMENT) C10_THROW_ERROR(ValueError, text);
         C10_THROW_ERROR(DistBackendError, text);

@@ -10,6 +10,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <mutex>
@@ -70,6 +71,8 @@ public:
         std::vector<at::Tensor> tensors, outputs;
         // Copies results to where they belong.
         std::function<void()> conclude;
+        // Starts its op, once that can be done; waits for so long at most. The rank that it is with then, -1 else.
+        std::function<int(milliseconds, ronde_op **)> find;
     };
 
     RondeWork(int rank, c10d::OpType type, const char *title, const std::vector<at::Tensor> &inputs, uint64_t number, milliseconds timeout)
@@ -156,6 +159,21 @@ private:
     void advance(milliseconds patience) {
         if (is_done()) return;
         const auto until = Clock::now() + patience;
+        if (parts_.find) {
+            try {
+                ronde_op *op = nullptr;
+                const int found = parts_.find(patience, &op);
+                if (found < 0 && !is_late()) return;
+                if (found < 0) {
+                    C10_THROW_ERROR(DistBackendError, c10::str("Ronde: the timeout of this call has passed: nobody has sent a message for a receive from anybody within ",
+                                    timeout_.count(), " ms"));
+                }
+                source_ = found, parts_.ops.push_back(op);
+            } catch (...) {
+                failed_ = std::current_exception();
+            }
+            parts_.find = nullptr;
+        }
         for (; next_ < parts_.ops.size(); next_++) {
             const auto left = std::max(milliseconds(0), std::chrono::ceil<milliseconds>(until - Clock::now()));
             ronde_op *op = parts_.ops[next_];
@@ -174,7 +192,10 @@ private:
         resolve();
     }
 
+    bool is_late() const { return Clock::now() >= began_ + timeout_; }
+
     void release() {
+        parts_.find = nullptr;
         for (ronde_op *op : parts_.ops) {
             // Nobody waits for it any more; what it works on lives until it has ended.
             if (!is_done()) keep_until_its_end(op, parts_.tensors);
@@ -212,7 +233,8 @@ private:
 
     const uint64_t number_;
     const milliseconds timeout_;
-    int source_ = -1;
+    const Clock::time_point began_ = Clock::now();
+    std::atomic<int> source_{-1};
     // Held by whoever waits for the ops.
     std::mutex progress_;
     Parts parts_;
