@@ -34,6 +34,8 @@ def build_library(to: Path) -> None:
     # Another file: a process may be using the one before.
     library.unlink(missing_ok=True)
     shutil.copyfile(target / "release" / "libronde.so", library)
+    # What compiles the shim for a PyTorch that none was shipped for needs it.
+    shutil.copyfile(ROOT / "include" / "ronde.h", to / "ronde.h")
     if shutil.which("strip"):
         subprocess.run(["strip", "--strip-debug", str(library)], check=True)
 

@@ -63,8 +63,8 @@ def _kept() -> Path:
 
 def header_folder() -> Path:
     """Where ronde.h is: in the package, or in the repository."""
-    packaged = Path(_library.__file__).parent / "_include"
-    return packaged if packaged.exists() else _HERE.parents[2] / "include"
+    packaged = Path(_library.__file__).parent / "_lib"
+    return packaged if (packaged / "ronde.h").exists() else _HERE.parents[2] / "include"
 
 
 def compile_to(library: Path) -> None:
