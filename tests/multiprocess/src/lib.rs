@@ -4,6 +4,7 @@
 //! returns at once unless [`is_child`] says that it is one.
 
 mod proxy;
+pub mod threads;
 
 pub use proxy::Proxy;
 use ronde::{Config, Group};

@@ -3,43 +3,19 @@
 
 use ronde::memory::lend;
 use ronde::{
-    Aborted, Call, CallOptions, CallState, Collective, CommitOptions, Config, DType, Digests, Group,
-    ReduceOp, Reduction, Result, Segment, SharedBuffer, Tag, Tolerance, UserReduce,
+    Call, CallOptions, CallState, Collective, CommitOptions, DType, ReduceOp, Reduction, Result, Tag,
+    Tolerance, UserReduce,
 };
-use ronde_multiprocess::free_port;
+use ronde_multiprocess::threads::{error, memory_for_ever, ranks, start_forever};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Barrier, Mutex};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 /// Long enough for anything that is not stuck.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Deadline of a call that nobody will complete.
 const SOON: Option<Duration> = Some(Duration::from_millis(300));
-
-/// Runs `each` as every rank of a job whose ranks may use these transports. Returns what they gave.
-///
-/// A call that has to miss its deadline gets that deadline itself: the group's is for all calls, also those
-/// that only take long on a machine that is busy.
-fn ranks<T: Send>(transports: &[&str], timeout: Duration, each: impl Fn(Group) -> T + Sync) -> Vec<T> {
-    let coordinator = format!("127.0.0.1:{}", free_port());
-    let size = transports.len() as u32;
-    std::thread::scope(|scope| {
-        let start = |(rank, list): (usize, &&str)| {
-            let config = Config::new().coordinator(&coordinator).rank(rank as u32).size(size);
-            let config =
-                config.digests(Digests::Always).timeout(timeout).transports(list.split(',')).unwrap();
-            let each = &each;
-            scope.spawn(move || each(config.join().expect("join")))
-        };
-        let threads: Vec<_> = transports.iter().enumerate().map(start).collect();
-        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
-    })
-}
-
-fn error<T>(result: Result<T>) -> String {
-    result.err().map(|e| e.to_string()).unwrap_or_else(|| "it worked".into())
-}
 
 /// A rank whose links are of another kind than the others' cuts and commits like them all the same.
 #[test]
@@ -99,214 +75,6 @@ fn a_longer_output_is_no_other_call() {
         assert!(output[..200].iter().all(|&x| x == 2.0) && output[200..].iter().all(|&x| x == 9.0));
         group.close().unwrap();
     });
-}
-
-/// Memory that lives for ever, for one op.
-fn memory_for_ever(group: &Group) -> Segment {
-    static KEPT: Mutex<Vec<SharedBuffer>> = Mutex::new(Vec::new());
-    let memory = group.mem_alloc(4096).unwrap();
-    // SAFETY: it is never freed, and only one op uses it.
-    let segment = unsafe { memory.segment() };
-    KEPT.lock().unwrap().push(memory);
-    segment
-}
-
-/// Starts an all-reduce on memory that lives for ever.
-fn start_forever(group: &Group, tag: Tag, timeout: Option<Duration>) -> ronde::Op {
-    let segment = memory_for_ever(group);
-    let call = Call {
-        collective: Collective::AllReduce,
-        dtype: DType::U64,
-        count: 8,
-        reduction: Some(Reduction::Builtin(ReduceOp::Sum)),
-        input: segment.slice(0, 64),
-        output: segment.slice(64, 64),
-        options: CallOptions { tag, timeout, ..CallOptions::default() },
-        ..Call::EMPTY
-    };
-    group.start(call).unwrap()
-}
-
-/// Starts a receive of one number into memory that lives for ever.
-fn receive_forever(group: &Group, from: u32) -> ronde::Op {
-    let output = memory_for_ever(group).slice(0, 8);
-    let (collective, dtype, count) = (Collective::Recv, DType::U64, 1);
-    group.start(Call { collective, dtype, count, peer: from, output, ..Call::EMPTY }).unwrap()
-}
-
-/// Whoever sends more than goes unasked is not left waiting by a receive that was taken back.
-#[test]
-fn a_large_message_for_a_cancelled_receive_is_sent_all_the_same() {
-    for transports in [["shm"; 2], ["tcp"; 2]] {
-        ranks(&transports, PATIENCE, |group| {
-            let options = CallOptions::default();
-            if group.rank() == 0 {
-                assert!(receive_forever(&group, 1).cancel());
-                let _ = group.barrier().unwrap();
-                let mut second = [0u64];
-                let _ = group.recv(&mut second, 1, &options).unwrap();
-                assert_eq!(second, [22]);
-            } else {
-                let _ = group.barrier().unwrap();
-                let _ = group.send(&vec![11u64; 1 << 20], 0, &options).unwrap();
-                let _ = group.send(&[22u64], 0, &options).unwrap();
-            }
-            group.close().unwrap();
-        });
-    }
-}
-
-/// A receive that was taken back has its number all the same: the message for it is dropped, the next one arrives.
-#[test]
-fn a_receive_is_cancelled_until_something_of_it_has_come() {
-    for transports in [["shm"; 2], ["tcp"; 2]] {
-        ranks(&transports, PATIENCE, |group| {
-            let options = CallOptions::default();
-            if group.rank() == 0 {
-                let receive = Arc::new(receive_forever(&group, 1));
-                assert!(receive.test().is_none());
-                let waiting = receive.clone();
-                let waiter = std::thread::spawn(move || error(waiting.wait()));
-                let collective = start_forever(&group, Tag(7), None);
-                assert!(!collective.cancel(), "others take part in it");
-                assert!(receive.cancel() && !receive.cancel());
-                assert_eq!(waiter.join().unwrap(), "the receive was cancelled on this rank");
-                assert_eq!(error(receive.wait()), "the receive was cancelled on this rank");
-                let _ = group.barrier().unwrap();
-                let mut second = [0u64];
-                let _ = group.recv(&mut second, 1, &options).unwrap();
-                assert_eq!(second, [22]);
-                let third = receive_forever(&group, 1);
-                let _ = group.barrier().unwrap();
-                while third.test().is_none() {
-                    std::thread::yield_now();
-                }
-                assert!(!third.cancel(), "it has come");
-                let _ = collective.wait().unwrap();
-            } else {
-                let _ = group.barrier().unwrap();
-                let _ = group.send(&[11u64], 0, &options).unwrap();
-                let _ = group.send(&[22u64], 0, &options).unwrap();
-                let _ = group.send(&[33u64], 0, &options).unwrap();
-                let _ = group.barrier().unwrap();
-                let _ = start_forever(&group, Tag(7), None).wait().unwrap();
-            }
-            group.close().unwrap();
-        });
-    }
-}
-
-/// Small ones and such of which most waits until somebody receives, of all lengths, in the order in which they came.
-#[test]
-fn messages_from_anybody_are_found_before_they_are_received() {
-    for transports in [["shm"; 3], ["tcp"; 3], ["shm,tcp"; 3]] {
-        ranks(&transports, PATIENCE, |group| {
-            let tagged = |tag| CallOptions { tag: Tag(tag), ..CallOptions::default() };
-            if group.rank() == 0 {
-                assert_eq!(group.probe(Tag(5), Duration::from_millis(30)).unwrap(), None);
-                let _ = group.barrier().unwrap();
-                for length in [0usize, 1, 1000, 3_000_000] {
-                    let mut seen = Vec::new();
-                    for _ in 0..2 {
-                        let from = group.probe(Tag(5), PATIENCE).unwrap().expect("two have sent");
-                        assert_eq!(group.probe(Tag(5), Duration::ZERO).unwrap(), Some(from), "it stays");
-                        let mut data = vec![u64::MAX; length];
-                        let _ = group.recv(&mut data, from, &tagged(5)).unwrap();
-                        assert!(data.iter().enumerate().all(|(i, &x)| x == u64::from(from) << 32 | i as u64));
-                        seen.push(from);
-                    }
-                    for &from in &seen {
-                        let _ = group.send(&[1u8], from, &tagged(6)).unwrap();
-                    }
-                    seen.sort();
-                    assert_eq!(seen, [1, 2], "length {length}");
-                }
-                assert_eq!(group.probe(Tag(5), Duration::ZERO).unwrap(), None);
-            } else {
-                assert_eq!(group.probe(Tag(5), Duration::ZERO).unwrap(), None);
-                let _ = group.barrier().unwrap();
-                for length in [0usize, 1, 1000, 3_000_000] {
-                    let data: Vec<u64> =
-                        (0..length as u64).map(|i| u64::from(group.rank()) << 32 | i).collect();
-                    let _ = group.send(&data, 0, &tagged(5)).unwrap();
-                    let _ = group.recv(&mut [0u8], 0, &tagged(6)).unwrap();
-                }
-            }
-            group.close().unwrap();
-        });
-    }
-}
-
-/// Also while another thread waits for it, and once it has a descriptor.
-#[test]
-fn a_wait_that_is_bounded_comes_back() {
-    ranks(&["shm,tcp"; 2], PATIENCE, |group| {
-        if group.rank() == 0 {
-            let receives =
-                [receive_forever(&group, 1), receive_forever(&group, 1), receive_forever(&group, 1)];
-            let [alone, waited_for, polled] = receives.map(Arc::new);
-            let waiting = waited_for.clone();
-            let waiter = std::thread::spawn(move || waiting.wait());
-            let _ = polled.descriptor().unwrap();
-            for op in [&alone, &waited_for, &polled] {
-                let (start, patience) = (Instant::now(), Duration::from_millis(60));
-                assert!(op.wait_for(patience).is_none() && start.elapsed() >= patience);
-                assert!(op.wait_for(Duration::ZERO).is_none());
-            }
-            let _ = group.barrier().unwrap();
-            for op in [&alone, &waited_for, &polled] {
-                assert_eq!(op.wait_for(Duration::MAX).unwrap().unwrap().bytes_received, 8);
-                assert!(op.wait_for(Duration::ZERO).unwrap().is_ok(), "it has ended");
-            }
-            let _ = waiter.join().unwrap().unwrap();
-        } else {
-            let _ = group.barrier().unwrap();
-            for value in [11u64, 22, 33] {
-                let _ = group.send(&[value], 0, &CallOptions::default()).unwrap();
-            }
-        }
-        group.close().unwrap();
-    });
-}
-
-/// What is sent for it later is dropped, and the next message is the next receive's.
-#[test]
-fn a_receive_to_which_nothing_comes_in_time_ends_alone() {
-    for transports in [["shm"; 2], ["tcp"; 2]] {
-        ranks(&transports, PATIENCE, |group| {
-            let (mut data, soon) = ([7u64], CallOptions { timeout: SOON, ..CallOptions::default() });
-            if group.rank() == 0 {
-                let late = group.recv(&mut data, 1, &soon).map(drop);
-                assert!(
-                    matches!(&late, Err(ronde::Error::Aborted(why)) if matches!(**why, Aborted::Timeout { .. }))
-                );
-                assert!(error(late).contains("nothing has come from rank 1"));
-                let _ = group.barrier().unwrap();
-                let _ = group.recv(&mut data, 1, &CallOptions::default()).unwrap();
-                assert_eq!(data, [22]);
-            } else {
-                let _ = group.barrier().unwrap();
-                let _ = group.send(&vec![11u64; 1 << 16], 0, &soon).unwrap();
-                let _ = group.send(&[22u64], 0, &soon).unwrap();
-            }
-            group.close().unwrap();
-        });
-    }
-}
-
-/// Whoever sends more than goes unasked waits for the receiver.
-#[test]
-fn a_message_that_nobody_takes_in_time_ends_the_job() {
-    for transports in [["shm"; 2], ["tcp"; 2]] {
-        let texts = ranks(&transports, PATIENCE, |group| {
-            if group.rank() == 0 {
-                let soon = CallOptions { timeout: SOON, ..CallOptions::default() };
-                let _ = error(group.send(&vec![1u64; 1 << 20], 1, &soon));
-            }
-            error(group.barrier())
-        });
-        assert!(texts.iter().all(|text| text.contains("send #0") && text.contains("rank 1")), "{texts:?}");
-    }
 }
 
 /// Somebody aborts while calls follow each other: what has returned on one rank has on all.
@@ -512,27 +280,6 @@ fn closing_ends_what_is_open_for_callbacks_and_descriptors() {
         }
         done.wait();
     });
-}
-
-#[test]
-fn messages_of_other_lengths_are_named_on_both_sides() {
-    for transport in ["tcp", "shm,tcp"] {
-        let sent = Barrier::new(2);
-        let texts = ranks(&[transport; 2], PATIENCE, |group| {
-            let options = CallOptions::default();
-            if group.rank() == 0 {
-                // Small, so it has ended before the other side makes its call.
-                let ended = group.send(&[1u64, 2], 1, &options);
-                sent.wait();
-                error(ended.and_then(|_| group.barrier()))
-            } else {
-                sent.wait();
-                error(group.recv(&mut [0u64; 3], 0, &options))
-            }
-        });
-        assert!(texts[0].contains("count 2") && texts[0].contains("count 3"), "{texts:?}");
-        assert_eq!(texts[0], texts[1]);
-    }
 }
 
 #[test]
