@@ -19,7 +19,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Jobs that run at a time. Where one waits for a process that has stopped, others work.
-const AT_A_TIME: usize = 16;
+const AT_A_TIME: usize = 8;
 /// Enough to see what they have in common.
 const MOST_FAILURES: usize = 5;
 
