@@ -4,7 +4,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use ronde::strangers;
-use ronde_core::membership::{FromMember, Hello, MachineId, MemberInfo, ToMember, View, decode, encode};
+use ronde_core::membership::{
+    FromMember, Hello, LinkEnd, MachineId, MemberInfo, ToMember, View, decode, encode,
+};
 use ronde_core::{Epoch, Generation, MemberId, PeerId};
 use ronde_fuzz::sockets;
 use std::io::{Read, Write};
@@ -45,7 +47,7 @@ fn of_member((which, number, _, text): &Words<'_>) -> Vec<u8> {
         1 => return with_length(text),
         2 => FromMember::Job(name()),
         3 => FromMember::Hello(hello(Some(*number))),
-        4 => FromMember::LinkFailed { member: MemberId(*number), reason: name(), silent: false },
+        4 => FromMember::LinkFailed { member: MemberId(*number), reason: name(), end: LinkEnd::Cut },
         _ => FromMember::Status,
     };
     encode(&message).expect("short enough")

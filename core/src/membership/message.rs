@@ -212,6 +212,19 @@ pub struct CallProgress {
     pub open: Option<(OpId, Collective, Duration)>,
 }
 
+/// How a link to a member ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum LinkEnd {
+    /// Without a word: its process has ended, or something between the two cut it.
+    Cut,
+    /// The member has ended it, and so lived then. Unless it left, or its job failed, it had been told that the one at this end is
+    /// lost: others may go on without that.
+    Farewell,
+    /// It did not end by itself: nothing came back on it. Others may find the same of that member, or of this one, only a
+    /// little later.
+    Silence,
+}
+
 /// From a member to the coordinator.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum FromMember {
@@ -242,9 +255,8 @@ pub enum FromMember {
         member: MemberId,
         /// What it saw.
         reason: String,
-        /// It did not end by itself: nothing came back on it. Others may find the same of that member, or of this one, only a
-        /// little later.
-        silent: bool,
+        /// How.
+        end: LinkEnd,
     },
     /// A member has left in order, and an op waits for it.
     Missed {
@@ -459,7 +471,8 @@ mod tests {
 
         #[test]
         fn reports_survive_the_wire(rank: u32, reason in ".{0,60}", silent: bool, extra in any::<u8>()) {
-            let message = FromMember::LinkFailed { member: MemberId(rank), reason, silent };
+            let end = if silent { LinkEnd::Silence } else { LinkEnd::Farewell };
+            let message = FromMember::LinkFailed { member: MemberId(rank), reason, end };
             let bytes = encode(&message).unwrap();
             prop_assert_eq!(decode::<FromMember>(&bytes[4..]), Ok(message));
             let mut longer = bytes[4..].to_vec();

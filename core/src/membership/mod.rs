@@ -20,7 +20,7 @@ pub use coordinator::{
 };
 pub use follower::Follower;
 pub use message::{
-    CallProgress, FromMember, Hello, MAX_MESSAGE_BYTES, MachineId, MemberInfo, MessageError, Rejoin,
+    CallProgress, FromMember, Hello, LinkEnd, MAX_MESSAGE_BYTES, MachineId, MemberInfo, MessageError, Rejoin,
     ToMember, Verdict, View, decode, encode,
 };
 pub use search::{Absence, Search, Step};

@@ -5,7 +5,7 @@ use crate::bootstrap::{PeerSockets, share_memory};
 use crate::config::Config;
 use ronde_algorithms::{Topology, Tuning};
 use ronde_core::error::{Aborted, Error};
-use ronde_core::membership::{FromMember, MemberInfo, View};
+use ronde_core::membership::{FromMember, LinkEnd, MemberInfo, View};
 use ronde_core::transport::{Link, LinkFailure};
 use ronde_core::{Instant, MemberId, PeerId};
 use ronde_shm::{Registry, ShmLink, ShmOptions};
@@ -24,10 +24,8 @@ pub(crate) struct LinkState {
     pub(crate) left: bool,
     /// Since when nothing has come back from its machine.
     unanswered_since: Option<Instant>,
-    /// That is why the link has ended.
-    pub(super) was_silent: bool,
-    /// The peer has ended the link, and so lived then.
-    pub(super) was_ended: bool,
+    /// How the link has ended.
+    pub(super) end: Option<LinkEnd>,
     /// When it was connected anew since nothing came back, and how often in a row.
     connected_anew: Option<(Instant, u32)>,
 }
@@ -192,10 +190,13 @@ impl Engine {
         let transport = inner.link_states[peer].transport;
         let reason = format!("rank {} saw on {transport}: {failure}", inner.rank());
         let member = MemberId(peer as u32);
-        let silent = failure == LinkFailure::Silent;
-        inner.link_states[peer].was_silent = silent;
-        inner.link_states[peer].was_ended = failure == LinkFailure::Closed;
-        self.control.say(&FromMember::LinkFailed { member, reason: reason.clone(), silent });
+        let end = match failure {
+            LinkFailure::Closed => LinkEnd::Farewell,
+            LinkFailure::Silent => LinkEnd::Silence,
+            _ => LinkEnd::Cut,
+        };
+        inner.link_states[peer].end = Some(end);
+        self.control.say(&FromMember::LinkFailed { member, reason: reason.clone(), end });
         if inner.executor.open_ops() > 0 {
             let text = format!(
                 "the link to rank {} ended ({reason}) and the coordinator gave no verdict",

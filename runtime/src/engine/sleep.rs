@@ -144,6 +144,16 @@ impl Waker {
 }
 
 impl Engine {
+    /// Has the next poll of each link see whether it has ended, which links look for now and then, and before a sleep.
+    pub(super) fn look_at_links(&self, inner: &mut Inner) {
+        for link in inner.links.iter_mut().flatten() {
+            link.prepare_sleep();
+            link.cancel_sleep();
+        }
+        // Nobody wakes a thread that sleeps since before.
+        self.waker.wake();
+    }
+
     /// Blocks until something may have happened, at most for `timeout`.
     pub(super) fn sleep<'a>(
         &'a self,

@@ -4,10 +4,13 @@ use super::{Engine, Inner, links, lock};
 use crate::planner::Planner;
 use ronde_core::collective::{GroupIndex, NewGroup};
 use ronde_core::error::Result;
-use ronde_core::membership::{FromMember, MemberInfo, Rejoin, View};
+use ronde_core::membership::{FromMember, LinkEnd, MemberInfo, Rejoin, View};
 use ronde_core::{Formation, Generation, GroupId, MemberId, Rank};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
+
+/// So often are links polled at most that still bring something, before it is looked at how they stand.
+const LAST_POLLS: usize = 64;
 
 /// A group as it stands in one generation.
 pub(crate) struct Current {
@@ -97,7 +100,7 @@ impl Engine {
             };
             if link.is_none() {
                 let reason = "its link was not there when it was needed".to_owned();
-                self.control.say(&FromMember::LinkFailed { member: member.id, reason, silent: false });
+                self.control.say(&FromMember::LinkFailed { member: member.id, reason, end: LinkEnd::Cut });
             }
             inner.links[at] = link;
             inner.link_states[at] = state;
@@ -179,10 +182,13 @@ impl Engine {
     /// Where this process stands, for a coordinator that takes the place of another, and who may host that.
     pub(super) fn rejoin(&self) -> (Rejoin, Vec<MemberInfo>) {
         let inner = &mut *lock(&self.inner);
-        // What the one before said counts, also what nobody has looked at yet; and who has died is seen now.
-        self.poll(inner);
+        // What the one before said counts, also what nobody has looked at yet; and who has died or said farewell is seen now.
+        self.look_at_links(inner);
+        let is_done = || !self.poll(inner);
+        std::iter::repeat_with(is_done).take(LAST_POLLS).find(|is_done| *is_done);
         inner.seeks_coordinator = true;
-        let ended = inner.link_states.iter().zip(0..).filter(|(state, _)| state.was_ended);
+        let ended =
+            inner.link_states.iter().zip(0..).filter(|(state, _)| state.end == Some(LinkEnd::Farewell));
         ended.for_each(|(_, at)| inner.follower.is_ended_by(MemberId(at)));
         let is_dead = |m: &&MemberInfo| {
             let at = m.id.index();
@@ -204,8 +210,8 @@ impl Engine {
             let ended = inner.links.get(at).is_none_or(Option::is_none);
             if ended && !inner.executor.is_lost(at) && !inner.link_states[at].left {
                 let reason = format!("rank {} has no link to it", inner.rank());
-                let silent = inner.link_states[at].was_silent;
-                self.control.say(&FromMember::LinkFailed { member: info.id, reason, silent });
+                let end = inner.link_states[at].end.unwrap_or(LinkEnd::Cut);
+                self.control.say(&FromMember::LinkFailed { member: info.id, reason, end });
             }
         }
     }

@@ -7,7 +7,7 @@ use crate::world::{
 };
 use crate::{Call, Scenario};
 use ronde_core::membership::{
-    Coordinator, CoordinatorOptions, Follower, FromMember, MemberInfo, ToMember, Verdict, View,
+    Coordinator, CoordinatorOptions, Follower, FromMember, LinkEnd, MemberInfo, ToMember, Verdict, View,
 };
 use ronde_core::{Epoch, Instant, MemberId};
 use std::sync::Arc;
@@ -656,7 +656,7 @@ impl World {
             let views = process.follower.iter().flat_map(|f| [Some(f.view()), f.armed()]);
             let members: Vec<_> = views.flatten().flat_map(|view| &view.members).collect();
             let Some(member) = members.iter().find(|m| m.peer == peer_id(q)).map(|m| m.id) else { return };
-            process.say(FromMember::LinkFailed { member, reason: String::new(), silent: false });
+            process.say(FromMember::LinkFailed { member, reason: String::new(), end: LinkEnd::Cut });
         });
     }
 

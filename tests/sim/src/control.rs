@@ -8,8 +8,8 @@ use ronde_core::call::Call;
 use ronde_core::collective::GroupIndex;
 use ronde_core::error::PeerLost;
 use ronde_core::membership::{
-    self, Coordinator, CoordinatorOptions, Effect, Follower, FromMember, Hello, MachineId, MemberInfo,
-    ToMember, Verdict, View,
+    self, Coordinator, CoordinatorOptions, Effect, Follower, FromMember, Hello, LinkEnd, MachineId,
+    MemberInfo, ToMember, Verdict, View,
 };
 use ronde_core::recovery::RecoveryPlan;
 use ronde_core::{Epoch, Instant, MemberId};
@@ -228,7 +228,7 @@ impl Cluster {
             if let Some(info) = view.members.iter().find(|m| m.peer == peer_id(dead)) {
                 let reason = format!("process {process} saw it end");
                 let member = info.id;
-                self.control.send(process, FromMember::LinkFailed { member, reason, silent: false });
+                self.control.send(process, FromMember::LinkFailed { member, reason, end: LinkEnd::Cut });
             }
         }
     }

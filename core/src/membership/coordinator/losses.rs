@@ -168,6 +168,7 @@ impl Coordinator {
                 if count.is_some() {
                     self.unproven.insert(id);
                 }
+                self.may_come_to_ask(id, now);
                 self.note_flapping(id, now);
                 return self.lose(id, reason, now);
             }
@@ -182,19 +183,28 @@ impl Coordinator {
         let lacks_quorum = self.count_without(id).map(|count| !count.has_quorum());
         let info = self.views().find_map(|view| view.member(id)).cloned();
         // One that does not know that it was taken in may come again.
-        let awaited = if unaware { Some(true) } else { lacks_quorum };
-        let (Some(awaited), Some(info)) = (awaited, info.filter(|_| !self.gone.contains(&id))) else {
+        let awaited = unaware || lacks_quorum == Some(true);
+        let Some(info) = info.filter(|_| !self.gone.contains(&id)) else {
             self.lose(id, CLOSED, now);
             return true;
         };
         self.effects.push(Effect::Probe(info.clone()));
         self.closed.insert(info.peer, Closed { info, awaited });
         if !awaited {
-            self.unproven.insert(id);
-            self.note_flapping(id, now);
+            if lacks_quorum.is_some() {
+                self.unproven.insert(id);
+                self.note_flapping(id, now);
+            }
+            self.may_come_to_ask(id, now);
             self.lose(id, CLOSED, now);
         }
         !awaited
+    }
+
+    /// One that is given up and whose process lives looks for its coordinator, unless it is stopped: then it knows of that.
+    fn may_come_to_ask(&mut self, id: MemberId, now: Instant) {
+        let peer = self.views().find_map(|view| view.member(id)).map(|info| info.peer);
+        self.may_ask.extend(peer.map(|peer| (peer, now.after(self.options.suspect_after))));
     }
 
     /// Whether it is being found out if a member has ended before it is given up.
@@ -203,6 +213,7 @@ impl Coordinator {
     }
 
     pub(super) fn closed_one_has_ended(&mut self, peer: PeerId, now: Instant) {
+        self.may_ask.remove(&peer);
         let Some(Closed { info, awaited }) = self.closed.remove(&peer) else { return };
         if self.unproven.remove(&info.id) {
             self.forgive_flapping(&info.machine);

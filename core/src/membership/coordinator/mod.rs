@@ -9,7 +9,7 @@ mod status;
 mod succession;
 mod views;
 
-use super::message::{CallProgress, FromMember, Hello, MemberInfo, ToMember, Verdict, View};
+use super::message::{CallProgress, FromMember, Hello, LinkEnd, MemberInfo, ToMember, Verdict, View};
 use crate::planted::{self, Bug};
 use crate::recovery::Abort;
 use crate::{Epoch, Incarnation, Instant, MemberId, OpId, PeerId, Rank};
@@ -24,7 +24,7 @@ pub use succession::QUORUM_SILENCES;
 use views::NextView;
 
 /// Version of the control protocol.
-pub const VERSION: u32 = 10;
+pub const VERSION: u32 = 11;
 
 /// Others find the same silence of a link as much later as they began to wait, or hear of it: so many silences are enough.
 const SILENCES_OF_A_LINK: u32 = 2;
@@ -148,6 +148,9 @@ pub struct Coordinator {
     unproven: BTreeSet<MemberId>,
     /// Members whose connection has ended and of whom it is not known yet whether they have too.
     closed: BTreeMap<PeerId, Closed>,
+    /// Who was given up without proof of its death, until when it may come to hear of that. Before, nobody who hosts this
+    /// coordinator is gone: it would be taken for dead, and with it all who have ended the job in order.
+    may_ask: BTreeMap<PeerId, Instant>,
     /// When the members were last told that the coordinator lives.
     beaten: Instant,
     /// When time last passed.
@@ -179,6 +182,7 @@ impl Coordinator {
             accusations: Vec::new(),
             unproven: BTreeSet::new(),
             closed: BTreeMap::new(),
+            may_ask: BTreeMap::new(),
             beaten: Instant(0),
             ticked: Instant(0),
             woke: None,
@@ -212,7 +216,9 @@ impl Coordinator {
         let lingering = lingers && self.lingers_until > self.ticked;
         let farewell = lingering.then_some(self.lingers_until);
         let starts = self.has_enough().then(|| self.held_until());
-        let changes = [starts, self.next_change_of_view(), self.succession_deadline(), self.reports_due()];
+        let asked = self.may_ask.values().min().copied();
+        let changes =
+            [starts, asked, self.next_change_of_view(), self.succession_deadline(), self.reports_due()];
         let all = [accusation, silent, beat, farewell].into_iter().chain(changes);
         all.fold(None, |first: Option<Instant>, next| match (first, next) {
             (Some(first), Some(next)) => Some(first.min(next)),
@@ -226,9 +232,9 @@ impl Coordinator {
             State::Gathering => false,
             State::Succeeding(_) => false,
             State::Failed(_) | State::SteppedDown => {
-                self.members.is_empty() && self.ticked >= self.lingers_until
+                self.members.is_empty() && self.ticked >= self.lingers_until && self.may_ask.is_empty()
             }
-            _ => self.bound().next().is_none(),
+            _ => self.bound().next().is_none() && self.may_ask.is_empty(),
         }
     }
 
@@ -268,9 +274,12 @@ impl Coordinator {
             FromMember::Entered(epoch) => self.entered(connection, epoch),
             FromMember::Report(report) => self.reported(connection, report),
             FromMember::Leave => self.leave(connection),
-            FromMember::LinkFailed { member, reason, silent } => {
+            FromMember::LinkFailed { member, reason, end } => {
+                if end == LinkEnd::Farewell {
+                    self.rejoined_and_is_ended_by(connection, member);
+                }
                 let silences = self.options.suspect_after * SILENCES_OF_A_LINK;
-                let patience = if silent { silences } else { self.options.grace };
+                let patience = if end == LinkEnd::Silence { silences } else { self.options.grace };
                 self.accuse(connection, member, reason, now.after(patience));
             }
             FromMember::Missed { member, reason } => self.miss(member, &reason, now),
@@ -329,6 +338,7 @@ impl Coordinator {
     /// Time passed.
     pub fn handle_tick(&mut self, now: Instant) {
         self.forgive_own_pause(now);
+        self.may_ask.retain(|_, until| *until > now);
         self.form_if_due(now);
         self.succeed_if_due(now);
         self.go_on_without_reports_if_due(now);

@@ -70,6 +70,7 @@ impl Coordinator {
             return self.effects.push(Effect::Close(connection));
         };
         let id = rejoin.view.members[rank.index()].id;
+        self.may_ask.remove(&rejoin.peer);
         let known = self.connection_of(id).map(|connection| &self.members[&connection]);
         if known.is_some_and(|m| m.hello.info.peer == rejoin.peer && m.asked > rejoin.asked) {
             // It has given this connection up.
@@ -313,6 +314,17 @@ impl Coordinator {
             gathered.suspect(accuser, &[id]);
         }
         self.succeed_if_due(self.ticked);
+    }
+
+    /// A member that has come hears a farewell that it had not heard when it came.
+    pub(super) fn rejoined_and_is_ended_by(&mut self, connection: u64, member: MemberId) {
+        let id = self.members.get(&connection).and_then(|m| m.id);
+        if let State::Succeeding(gathered) = &mut self.state
+            && !gathered.left.contains_key(&member)
+            && let Some(rejoin) = id.and_then(|id| gathered.rejoined.get_mut(&id))
+        {
+            rejoin.cut_off |= !rejoin.gone.contains(&member) && !planted::has(Bug::NobodyIsCutOff);
+        }
     }
 
     /// A process that was asked for ([`Effect::Probe`]) has ended: connections to it are refused.

@@ -171,7 +171,7 @@ fn who_leaves_instead_of_reporting_is_not_waited_for() {
 #[test]
 fn the_dead_ones_connection_beats_an_accusation() {
     let mut coordinator = active(3);
-    let accuse = FromMember::LinkFailed { member: MemberId(1), reason: "reset".into(), silent: false };
+    let accuse = FromMember::LinkFailed { member: MemberId(1), reason: "reset".into(), end: LinkEnd::Cut };
     coordinator.handle_message(10, accuse, Instant(0));
     coordinator.handle_tick(Instant(10_000_000));
     assert!(verdicts(&coordinator.take_effects()).is_empty(), "the grace has not passed");
@@ -183,7 +183,7 @@ fn the_dead_ones_connection_beats_an_accusation() {
 #[test]
 fn an_accusation_stands_after_the_grace() {
     let mut coordinator = active(3);
-    let accuse = FromMember::LinkFailed { member: MemberId(1), reason: "reset".into(), silent: false };
+    let accuse = FromMember::LinkFailed { member: MemberId(1), reason: "reset".into(), end: LinkEnd::Cut };
     coordinator.handle_message(10, accuse, Instant(0));
     coordinator.handle_tick(coordinator.next_deadline().unwrap());
     let effects = coordinator.take_effects();
@@ -195,7 +195,8 @@ fn an_accusation_stands_after_the_grace() {
 }
 
 fn link_failed(id: u32, silent: bool) -> FromMember {
-    FromMember::LinkFailed { member: MemberId(id), reason: "nothing comes".into(), silent }
+    let end = if silent { LinkEnd::Silence } else { LinkEnd::Cut };
+    FromMember::LinkFailed { member: MemberId(id), reason: "nothing comes".into(), end }
 }
 
 /// Lets time pass while all live; who was lost, and when.
@@ -312,7 +313,7 @@ fn who_leaves_in_order_is_not_lost() {
     let mut coordinator = active(2);
     coordinator.handle_message(11, FromMember::Leave, Instant(0));
     coordinator.handle_closed(11, Instant(1));
-    let accuse = FromMember::LinkFailed { member: MemberId(1), reason: "closed".into(), silent: false };
+    let accuse = FromMember::LinkFailed { member: MemberId(1), reason: "closed".into(), end: LinkEnd::Cut };
     coordinator.handle_message(10, accuse, Instant(2));
     coordinator.handle_tick(Instant(900_000_000));
     assert!(verdicts(&coordinator.take_effects()).is_empty());
@@ -543,7 +544,7 @@ fn who_has_left_is_lost_only_where_an_op_misses_it() {
     coordinator.handle_closed(12, Instant(1));
     drop(coordinator.take_effects());
     let reason = "rank 2 left the group before all_reduce #5".to_owned();
-    let ended = FromMember::LinkFailed { member: MemberId(2), reason: "closed".into(), silent: false };
+    let ended = FromMember::LinkFailed { member: MemberId(2), reason: "closed".into(), end: LinkEnd::Cut };
     say(&mut coordinator, &[10, 11], &ended, Instant(2));
     coordinator.handle_tick(Instant(900 * MS));
     assert!(prepared(&coordinator.take_effects()).is_empty(), "that its links end is no news");
@@ -582,7 +583,7 @@ fn many_newcomers_come_in_one_view() {
 
 /// Says that member `id` cannot be reached, and lets the others go on without it.
 fn give_up(coordinator: &mut Coordinator, others: &[u64], id: MemberId, now: Instant) -> Instant {
-    let failed = FromMember::LinkFailed { member: id, reason: "nothing came".into(), silent: false };
+    let failed = FromMember::LinkFailed { member: id, reason: "nothing came".into(), end: LinkEnd::Cut };
     coordinator.handle_message(others[0], failed, now);
     let judged = now.after(CoordinatorOptions::default().grace);
     say(coordinator, others, &FromMember::Heartbeat(CallProgress::default()), judged);

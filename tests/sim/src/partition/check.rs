@@ -162,7 +162,7 @@ impl World {
         self.alive().into_iter().filter(works).collect()
     }
 
-    /// Whether everybody is at work, in one view without holes and with one coordinator, or knows that it is over;
+    /// Whether everybody is at work, in one view without holes and with a coordinator that has all it waited for, or knows that it is over;
     /// and those at work have got on since calm began.
     pub fn is_settled(&self) -> bool {
         let at_work = self.at_work();
@@ -172,7 +172,12 @@ impl World {
             let Some(follower) = &this.follower else { return false };
             let view = follower.view();
             let is_all = view.members.len() == at_work.len();
-            is_all && at_work.iter().all(|&p| view.rank_of(peer_id(p)).is_some()) && this.ops.returned >= 3
+            let coordinator = self.coordinator_of(process).map(|c| &self.coordinators[c].machine);
+            let has_taken_over = coordinator.is_some_and(|machine| !machine.is_succeeding());
+            is_all
+                && has_taken_over
+                && at_work.iter().all(|&p| view.rank_of(peer_id(p)).is_some())
+                && this.ops.returned >= 3
         });
         self.alive().iter().all(|process| ended(process) || at_work.contains(process)) && in_one_view
     }
@@ -185,7 +190,11 @@ impl World {
             .collect();
         self.truth.agree(&at_work.union(&finished).copied().collect());
         let followed: BTreeSet<Option<usize>> = at_work.iter().map(|&p| self.coordinator_of(p)).collect();
-        assert!(followed.len() <= 1, "several coordinators are followed: {followed:?}");
+        assert!(
+            followed.len() <= 1,
+            "several coordinators are followed: {followed:?}: {:#?}",
+            self.describe()
+        );
         let admitted = self.truth.numbers.len() - self.truth.initial.min(self.truth.numbers.len());
         let is_over = at_work.is_empty() && !finished.is_empty();
         let stayed = |p: &usize| *p < self.truth.initial && self.processes[*p].ended.is_some();

@@ -7,7 +7,7 @@ use super::{Event, HEARTBEAT, JOIN_PATIENCE, SUSPECT_AFTER, World, peer_id, proc
 use rand::Rng;
 use ronde_core::membership::{
     self, Absence, CallProgress, Coordinator, CoordinatorOptions, Effect, Follower, FromMember, Hello,
-    Rejoin, Search, Step, ToMember, Verdict, View,
+    LinkEnd, Rejoin, Search, Step, ToMember, Verdict, View,
 };
 use ronde_core::{Epoch, Instant, MemberId};
 use std::sync::Arc;
@@ -399,7 +399,7 @@ impl World {
         let told = follower.rejoin(peer_id(process), Vec::new()).gone;
         self.say(process, FromMember::Entered(epoch));
         for member in self.dead_to(process).into_iter().filter(|id| !told.contains(id)) {
-            self.say(process, FromMember::LinkFailed { member, reason: "no link".into(), silent: false });
+            self.say(process, FromMember::LinkFailed { member, reason: "no link".into(), end: LinkEnd::Cut });
         }
     }
 
@@ -427,7 +427,7 @@ impl World {
         self.note(&[50, process as u64, other as u64]);
         // The other side sees the end, now or once the link carries something again.
         self.send_data(process, other, Data::End { farewell: true });
-        self.link_ended(process, other, true);
+        self.link_ended(process, other, LinkEnd::Silence);
     }
 
     /// The number of another in the view of a process, or in the one that waits for a safe point there.
@@ -437,7 +437,7 @@ impl World {
     }
 
     /// A link of a process has ended at the other side, or nothing came on it.
-    pub(super) fn link_ended(&mut self, process: usize, other: usize, silent: bool) {
+    pub(super) fn link_ended(&mut self, process: usize, other: usize, end: LinkEnd) {
         let this = &mut self.processes[process];
         if !this.ends.insert(other) || this.ended.is_some() {
             return;
@@ -447,7 +447,7 @@ impl World {
         }
         if let Some(member) = self.member_of(process, other) {
             let reason = format!("process {process} saw it end");
-            self.say(process, FromMember::LinkFailed { member, reason, silent });
+            self.say(process, FromMember::LinkFailed { member, reason, end });
         }
     }
 
@@ -615,7 +615,8 @@ impl World {
                 if farewell {
                     self.processes[to].ended_by.insert(from);
                 }
-                self.link_ended(to, from, false);
+                let end = if farewell { LinkEnd::Farewell } else { LinkEnd::Cut };
+                self.link_ended(to, from, end);
             }
             Data::Ask(op) => self.is_asked(from, to, op),
             Data::Returned(op) => self.has_returned(from, to, op),

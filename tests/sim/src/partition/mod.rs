@@ -426,7 +426,9 @@ impl World {
         self.note(&[9, process as u64]);
         let Some(connection) = self.processes[process].control else { return };
         let host = self.connections[connection].host;
-        if self.processes[host].machine != self.processes[process].machine {
+        // Within a machine no end is lost, and what a process that is stopped does not read stays what it is.
+        let is_seen = by_process && by_coordinator && !self.processes[process].stopped;
+        if self.processes[host].machine != self.processes[process].machine || is_seen {
             self.cut(connection, by_process, by_coordinator);
         }
     }

@@ -5,6 +5,7 @@
 
 use super::wires::{Connection, Line, Up, Wire};
 use super::{Event, MS, Process, SUSPECT_AFTER, World};
+use rand::Rng;
 
 /// The beats of a process, as it saw them itself.
 pub(super) struct Beats {
@@ -65,7 +66,11 @@ impl World {
         for (sees, event) in
             [(by_member, Event::Ended(member, connection)), (by_host, Event::Await(host, connection, None))]
         {
-            let delay = self.some_ms(3);
+            // A busy process looks late, though not so late that it knows of a pause.
+            let delay = match self.rng.random_ratio(1, 4) {
+                true => self.some_ms(SUSPECT_AFTER / MS * 2 / 5),
+                false => self.some_ms(3),
+            };
             if sees {
                 self.schedule(delay, event);
             }

@@ -284,8 +284,13 @@ impl World {
         }
     }
 
-    /// Whoever is at work reads what its links have brought.
+    /// Whoever is at work reads what its links have brought. Some of it may come later all the same: the network may have lost it
+    /// once, also if who sent it has ended since.
     pub(super) fn read_links(&mut self, process: usize) {
-        self.others(process).for_each(|other| self.arrive(Wire::Data(other, process)));
+        for other in self.others(process) {
+            if !self.rng.random_ratio(1, 8) {
+                self.arrive(Wire::Data(other, process));
+            }
+        }
     }
 }

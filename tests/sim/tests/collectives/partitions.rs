@@ -172,7 +172,10 @@ fn draw_end(rng: &mut SmallRng, members: usize) -> Vec<Fault> {
         1 => Act::ForgeEnd(victim, rng.random(), rng.random()),
         _ => Act::Strand(victim),
     };
-    let later = rng.random_range(0..3000) * MS;
+    let later = match rng.random() {
+        true => rng.random_range(0..50) * MS,
+        false => rng.random_range(0..3000) * MS,
+    };
     vec![
         Fault { at, act, lasts: draw_duration(rng, false) },
         Fault { at: at + later, act: Act::Finish(rng.random_range(0..3)), lasts: 0 },

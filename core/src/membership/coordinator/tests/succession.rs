@@ -270,7 +270,8 @@ fn links_that_end_prove_no_death() {
     let mut coordinator = successor();
     coordinator.handle_message(1, rejoin(1, 4, |r| r.dead.push(MemberId(0))), Instant(MS));
     for id in [2, 3] {
-        let ended = FromMember::LinkFailed { member: MemberId(id), reason: "closed".into(), silent: false };
+        let ended =
+            FromMember::LinkFailed { member: MemberId(id), reason: "closed".into(), end: LinkEnd::Cut };
         coordinator.handle_message(1, ended, Instant(MS));
     }
     let effects = coordinator.take_effects();
@@ -300,6 +301,64 @@ fn who_was_cut_off_does_not_go_on_without_a_quorum_even_if_all_others_are_dead()
         let effects = effects_when_the_dead_are_found(&mut coordinator);
         assert_eq!(prepared(&effects).is_empty(), cut_off, "{effects:?}");
     }
+}
+
+/// That the others have ended their links to a member tells that they may have gone on without it, also if it hears of it after it
+/// has come to the next coordinator. Of one that has left it is no news.
+#[test]
+fn a_farewell_that_comes_late_counts() {
+    for (end, has_left, goes_on) in [
+        (LinkEnd::Cut, false, true),
+        (LinkEnd::Farewell, false, false),
+        (LinkEnd::Farewell, true, true),
+        (LinkEnd::Silence, false, true),
+    ] {
+        let mut coordinator = successor();
+        coordinator.handle_message(2, rejoin(1, 4, |r| r.dead = vec![MemberId(0)]), Instant(MS));
+        coordinator.handle_message(3, rejoin(2, 4, |_| {}), Instant(MS));
+        if has_left {
+            coordinator.handle_message(3, FromMember::Leave, Instant(MS));
+        } else {
+            coordinator.handle_closed(3, Instant(MS));
+        }
+        for (member, end) in [(2, end), (3, LinkEnd::Cut)] {
+            let ended = FromMember::LinkFailed { member: MemberId(member), reason: "ended".into(), end };
+            coordinator.handle_message(2, ended, Instant(MS));
+        }
+        let effects = effects_when_the_dead_are_found(&mut coordinator);
+        assert_eq!(!prepared(&effects).is_empty(), goes_on, "{end:?} {has_left}: {effects:?}");
+    }
+}
+
+/// What became of a member that was given up and lives is for the host to say: who finds it gone takes it for dead.
+#[test]
+fn a_host_stays_for_those_whose_death_is_not_proven() {
+    let ends = |told: &dyn Fn(&mut Coordinator)| {
+        let mut coordinator = active(2);
+        coordinator.handle_closed(11, Instant(MS));
+        assert_eq!(prepared(&coordinator.take_effects()), [(10, Epoch(2), vec![1])]);
+        coordinator.handle_message(10, report(2), Instant(2 * MS));
+        coordinator.handle_message(10, FromMember::Leave, Instant(3 * MS));
+        coordinator.handle_closed(10, Instant(4 * MS));
+        coordinator.handle_tick(Instant(4 * MS));
+        assert!(!coordinator.is_finished());
+        told(&mut coordinator);
+        coordinator
+    };
+    assert!(ends(&|coordinator| coordinator.handle_ended(PeerId([1; 16]), Instant(5 * MS))).is_finished());
+    let asked = ends(&|coordinator| {
+        coordinator.handle_message(12, rejoin(1, 2, |_| {}), Instant(5 * MS));
+        let told = verdicts(&coordinator.take_effects());
+        assert!(matches!(told[..], [(12, Verdict::Deposed(_))]), "{told:?}");
+    });
+    assert!(asked.is_finished());
+    let mut nobody_asks = ends(&|_| {});
+    let mut now = Instant(4 * MS);
+    while !nobody_asks.is_finished() {
+        now = nobody_asks.next_deadline().expect("it does not stay for ever");
+        nobody_asks.handle_tick(now);
+    }
+    assert_eq!(now, Instant(MS).after(CoordinatorOptions::default().suspect_after));
 }
 
 /// Who has come and leaves before anybody goes on has told whom the others had given up, and in which view they were.
@@ -580,7 +639,7 @@ fn who_is_turned_away_accuses_nobody_and_ends_nothing() {
     let later = template.view.next(Epoch(3), &[MemberId(3)], vec![]);
     coordinator.handle_message(3, rejoin(3, 4, |_| ()), Instant(MS));
     let accusation =
-        |id: u32| FromMember::LinkFailed { member: MemberId(id), reason: "closed".into(), silent: false };
+        |id: u32| FromMember::LinkFailed { member: MemberId(id), reason: "closed".into(), end: LinkEnd::Cut };
     say(&mut coordinator, &[3], &accusation(1), Instant(MS));
     say(&mut coordinator, &[3], &accusation(2), Instant(MS));
     say(&mut coordinator, &[3], &FromMember::Abort { reason: "the others are gone".into() }, Instant(MS));
@@ -622,7 +681,8 @@ fn connections_that_end_prove_no_death() {
     assert_eq!(prepared(&effects), [10, 12].map(|to| (to, Epoch(2), vec![1])), "two of three may go on");
     coordinator.handle_closed(12, Instant(MS));
     assert!(prepared(&coordinator.take_effects()).is_empty(), "one of three may not");
-    let accusation = FromMember::LinkFailed { member: MemberId(2), reason: "closed".into(), silent: false };
+    let accusation =
+        FromMember::LinkFailed { member: MemberId(2), reason: "closed".into(), end: LinkEnd::Cut };
     say(&mut coordinator, &[10], &accusation, Instant(MS));
     for ms in (100..1000).step_by(100) {
         say(&mut coordinator, &[10], &FromMember::Heartbeat(CallProgress::default()), Instant(ms * MS));
