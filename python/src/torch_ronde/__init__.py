@@ -1,4 +1,4 @@
-"""Ronde as a backend of torch.distributed: `init_process_group("ronde")`.
+"""Ronde as a backend of torch.distributed: `init_process_group("ronde")`; and training among processes that come and go: [`join`].
 
 Newer versions of PyTorch find the backend by its entry point; for older ones `import torch_ronde` registers it.
 """
@@ -14,8 +14,12 @@ import torch
 import torch.distributed as dist
 from ronde import _library
 
+from ._elastic import Step, World, join
+from ._sampler import ElasticSampler
 from ._shim import load
+from ._state import State
 
+__all__ = ["ElasticSampler", "State", "Step", "World", "join", "register"]
 __version__ = ronde.__version__
 # Of a key of the store, under the prefix that a group has for itself.
 _ID = "ronde/id"
