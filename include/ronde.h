@@ -230,6 +230,10 @@ typedef struct ronde_config {
  * job, this one too, then joins with it. config may be NULL; max_peers and shrink_only are said here. */
 ronde_status ronde_id_create(const ronde_config *config, ronde_id *id);
 
+/* Ends the coordinator of an id that was made in this process and that this process has not joined with: it was made
+ * for a job that does not come to be, or has another. Else it does nothing. */
+ronde_status ronde_id_free(const ronde_id *id);
+
 /* Joins and returns when all ranks have, or min_peers. A job that runs already lets newcomers in, with the next
  * ranks, at its next safe point (ronde_update). config may be NULL: everything from the environment, and without
  * any of it a group of one. On failure *group is NULL. */

@@ -280,3 +280,18 @@ pub unsafe extern "C" fn ronde_id_create(place: *const ronde_config, id: *mut ro
         Ok(Status::Ok)
     })
 }
+
+/// See the header.
+///
+/// # Safety
+///
+/// The pointer is null or as the header says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ronde_id_free(id: *const ronde_id) -> i32 {
+    guard(|| {
+        // SAFETY: by the contract of this function.
+        let id = unsafe { id.as_ref() }.ok_or_else(|| null("the id"))?;
+        RondeId::from_bytes(&id.bytes)?.discard();
+        Ok(Status::Ok)
+    })
+}

@@ -13,6 +13,9 @@ static void nothing_given(void) {
     ronde_id id;
     FAILS(ronde_join(NULL, NULL), RONDE_INVALID_ARGUMENT, "null");
     FAILS(ronde_id_create(NULL, NULL), RONDE_INVALID_ARGUMENT, "null");
+    FAILS(ronde_id_free(NULL), RONDE_INVALID_ARGUMENT, "null");
+    memset(&id, 0x55, sizeof id);
+    FAILS(ronde_id_free(&id), RONDE_JOIN_FAILED, "no Ronde id");
     FAILS(ronde_failure(NULL), RONDE_INVALID_ARGUMENT, "group");
     FAILS(ronde_abort(NULL, "x"), RONDE_INVALID_ARGUMENT, "group");
     FAILS(ronde_split(NULL, 0, 0, NULL), RONDE_INVALID_ARGUMENT, "group");

@@ -156,6 +156,7 @@ _TAKES = {
     "last_error": [],
     "status_name": [c_int],
     "id_create": [POINTER(Config), POINTER(Id)],
+    "id_free": [POINTER(Id)],
     "join": [POINTER(Config), _place],
     "close": [_handle],
     "group_free": [_handle],

@@ -36,12 +36,16 @@ def _create(options: Any, _backend_options: Any, name: str = "ronde") -> Any:
     load()
     store, rank, size = options.store, options.group_rank, options.group_size
     timeout = options.timeout if isinstance(options.timeout, timedelta) else timedelta(seconds=options.timeout)
+    milliseconds = max(1, int(timeout.total_seconds() * 1000))
+    if getattr(options, "enable_reconfigure", False):
+        # It joins nothing: who is in it comes by reconfigure.
+        torch.ops.torch_ronde.attach_later(options.process_group.boxed(), rank, size, milliseconds, name)
+        return options.process_group._get_backend(torch.device("cpu"))
     if rank == 0:
         job = ronde.create_id(size=size)
         store.set(_ID, job)
     else:
         job = store.get(_ID)
-    milliseconds = max(1, int(timeout.total_seconds() * 1000))
     identity = torch.frombuffer(bytearray(job), dtype=torch.uint8)
     torch.ops.torch_ronde.attach(options.process_group.boxed(), identity, rank, size, milliseconds, milliseconds, name)
     return options.process_group._get_backend(torch.device("cpu"))

@@ -73,6 +73,12 @@ impl RondeId {
         Some(hosts.swap_remove(at).2)
     }
 
+    /// Ends the coordinator of this id, if it was made in this process and this process has not joined with it: for a job that does
+    /// not come to be, or has another.
+    pub fn discard(&self) {
+        drop(self.take_host());
+    }
+
     fn new(addresses: &[SocketAddr], token: &str) -> Result<RondeId> {
         let mut list = String::new();
         for address in addresses {
@@ -149,6 +155,19 @@ mod tests {
         assert_eq!(back, id);
         assert_eq!((back.addresses(&Config::new()).unwrap(), back.token()), (addresses, "a;token"));
         assert!(!format!("{back:?}").contains("token"));
+    }
+
+    #[test]
+    fn what_is_discarded_serves_no_more() {
+        let config = Config::new().connect_timeout(std::time::Duration::from_millis(50));
+        let id = RondeId::create(&config).unwrap();
+        let address = id.addresses(&config).unwrap()[0];
+        assert!(std::net::TcpStream::connect(address).is_ok());
+        id.discard();
+        let refused = std::net::TcpStream::connect(address).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        id.discard();
+        assert!(config.id(&id).rank(0).size(1).join().is_err());
     }
 
     #[test]

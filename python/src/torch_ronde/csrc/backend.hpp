@@ -1,9 +1,11 @@
 // The backend of torch.distributed over one group of Ronde.
 #pragma once
 
+#include "membership.hpp"
 #include "work.hpp"
 
 #include <torch/csrc/distributed/c10d/Backend.hpp>
+#include <torch/version.h>
 
 #include <atomic>
 #include <numeric>
@@ -25,14 +27,13 @@ public:
         c10::intrusive_ptr<c10d::Backend::Options> clone() const override { return c10::make_intrusive<Options>(*this); }
     };
 
-    RondeBackend(ronde_group *group, std::string name, c10::intrusive_ptr<Options> options)
-        : Backend(ronde_rank(group), ronde_size(group)), group_(group), name_(std::move(name)), options_(std::move(options)) {
+    // Without a group it waits for reconfigure, with this rank and size as the program gave them.
+    RondeBackend(ronde_group *group, int rank, int size, std::string name, c10::intrusive_ptr<Options> options)
+        : Backend(rank, size), members_(group), name_(std::move(name)), options_(std::move(options)) {
         for (const char *call : {"broadcast", "all_reduce", "sparse_all_reduce", "reduce", "all_gather", "gather", "scatter", "reduce_scatter",
                                  "all_to_all", "send", "recv", "recvAnySource", "barrier"})
             titles_.emplace(call, name_ + ":" + call);
     }
-
-    ~RondeBackend() override { ronde_group_free(group_); }
 
     const std::string getBackendName() const override { return name_; }
     c10::intrusive_ptr<c10d::Backend::Options> getBackendOptions() override { return options_; }
@@ -260,7 +261,7 @@ public:
             // Between the two steps no other receive may take what was found.
             std::lock_guard<std::mutex> lock(self->finding_);
             int32_t from = -1;
-            const ronde_status status = ronde_probe(self->group_, number, patience.count(), &from);
+            const ronde_status status = ronde_probe(self->group().get(), number, patience.count(), &from);
             if (status == RONDE_IN_PROGRESS) return -1;
             check(status);
             ronde_options options = RONDE_OPTIONS_INIT;
@@ -268,7 +269,7 @@ public:
             ronde_call call = RONDE_CALL_INIT;
             call.collective = RONDE_RECV, call.dtype = elements.dtype, call.count = static_cast<size_t>(flat.numel()) * elements.per_element;
             call.recv = flat.data_ptr(), call.peer = from, call.options = &options;
-            check(ronde_start(self->group_, &call, op));
+            check(ronde_start(self->group().get(), &call, op));
             return static_cast<int>(from);
         };
         bring_back(p, flat, data);
@@ -351,14 +352,16 @@ public:
                         " failed to pass monitoredBarrier in ", timeout.count(), " ms"));
     }
 
-    void abort() override { check(ronde_abort(group_, "torch.distributed aborted the process group")); }
+    void abort() override {
+        if (members_.is_there()) check(ronde_abort(group().get(), "torch.distributed aborted the process group"));
+    }
 
     void shutdown() override {
-        if (!closed_.exchange(true)) check(ronde_close(group_));
+        if (members_.is_there() && !closed_.exchange(true)) check(ronde_close(group().get()));
     }
 
     c10d::ErrorType getError() override {
-        switch (ronde_failure(group_)) {
+        switch (members_.is_there() ? ronde_failure(group().get()) : RONDE_OK) {
         case RONDE_OK: return c10d::ErrorType::SUCCESS;
         case RONDE_TIMEOUT: return c10d::ErrorType::TIMEOUT;
         case RONDE_PEER_LOST: return c10d::ErrorType::REMOTE_ERROR;
@@ -374,17 +377,37 @@ public:
         const auto at = std::find(ranks.begin(), ranks.end(), rank_);
         const bool is_in = at != ranks.end();
         ronde_group *part = nullptr;
-        check(ronde_split(group_, is_in ? ranks.front() : -1, static_cast<int32_t>(at - ranks.begin()), &part));
+        check(ronde_split(group().get(), is_in ? ranks.front() : -1, static_cast<int32_t>(at - ranks.begin()), &part));
         if (part == nullptr) return nullptr;
         auto options = c10::make_intrusive<Options>(opts ? opts->timeout : options_->timeout);
         if (opts) options->group_name = opts->group_name, options->group_desc = opts->group_desc, options->global_ranks_in_group = opts->global_ranks_in_group;
-        auto backend = c10::make_intrusive<RondeBackend>(part, name_, options);
+        auto backend = c10::make_intrusive<RondeBackend>(part, ronde_rank(part), ronde_size(part), name_, options);
         // The group that it is a part of lives as long.
         backend->parent_ = c10::intrusive_ptr<RondeBackend>::reclaim_copy(this);
         return backend;
     }
 
+#ifdef C10D_BACKEND_HAS_RECONFIGURE
+    bool supportsReconfigure() const override { return true; }
+    c10d::ReconfigureHandle get_reconfigure_handle() const override { return members_.handle(); }
+
+    // Returns when all are there: the work has ended.
+    WorkPtr reconfigure(const c10d::ReconfigureOptions &opts) override {
+        const Membership::Group joined = members_.reconfigure(opts, options_->timeout);
+        rank_ = ronde_rank(joined.get()), size_ = ronde_size(joined.get());
+        collectives_ = 0, messages_ = 0, closed_ = false;
+        auto work = c10::make_intrusive<RondeWork>(rank_, OpType::UNKNOWN, "ronde:reconfigure", Tensors{}, 0, options_->timeout);
+        work->isCompleted();
+        return work;
+    }
+#endif
+#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 15
+    bool isInitialized() override { return members_.is_there(); }
+#endif
+
 private:
+    Membership::Group group() const { return members_.group(); }
+
     // Calls that make one work.
     struct Prepared {
         OpType type;
@@ -511,7 +534,7 @@ private:
     void exchange(int64_t mine, int64_t *all, milliseconds timeout) {
         ronde_options options = RONDE_OPTIONS_INIT;
         options.timeout_ms = (timeout > kNoTimeout ? timeout : options_->timeout).count(), options.tolerance = RONDE_NONE;
-        check(ronde_all_gather(group_, &mine, all, 1, RONDE_I64, &options, nullptr));
+        check(ronde_all_gather(group().get(), &mine, all, 1, RONDE_I64, &options, nullptr));
     }
 
     // A byte to or from a rank.
@@ -521,7 +544,7 @@ private:
         ronde_call call = RONDE_CALL_INIT;
         call.collective = collective, call.count = 1, call.peer = rank, call.options = &options;
         call.send = call.recv = word;
-        return ronde_start(group_, &call, op);
+        return ronde_start(group().get(), &call, op);
     }
 
     ronde_status tell(int rank, ronde_collective collective, char *word, milliseconds timeout) {
@@ -617,7 +640,7 @@ private:
         for (size_t i = 0; i < p.calls.size() && !failed; i++) {
             options.tag = p.tags[i], p.calls[i].options = &options;
             ronde_op *op = nullptr;
-            const ronde_status status = ronde_start(group_, &p.calls[i], &op);
+            const ronde_status status = ronde_start(group().get(), &p.calls[i], &op);
             if (status == RONDE_OK) p.parts.ops.push_back(op);
             else failed = error_of(status);
         }
@@ -629,7 +652,7 @@ private:
         return work;
     }
 
-    ronde_group *const group_;
+    Membership members_;
     // That it is registered by, and what profilers call its calls.
     const std::string name_;
     std::unordered_map<std::string, std::string> titles_;
