@@ -33,15 +33,15 @@ _log = logging.getLogger("torch_ronde")
 
 
 def join(coordinator: str | None = None, *, min_size: int | None = None, max_size: int | None = None, **config: Any) -> World:
-    """Joins an elastic job, or starts it: then it waits for `min_size` processes (1 without it). Whoever comes later comes in at a
-    safe point of the others.
+    """Joins an elastic job, or starts it: then it waits for `min_size` processes, without it for as many as `size` or the environment
+    says. Whoever comes later comes in at a safe point of the others.
 
     `coordinator`: "host:port", where rank 0 hosts the coordinator unless one runs there (`ronde coordinator`); without it the
     environment says where (RONDE_*, torchrun, Open MPI, Slurm). More keywords are those of [`ronde.join`]: `rank`, `newcomer`,
     `token`, `timeout` and so on."""
     if coordinator is not None:
         coordinator = coordinator.removeprefix("tcp://")
-    return World(ronde.join(coordinator, min_peers=min_size or 1, max_peers=max_size, **config))
+    return World(ronde.join(coordinator, min_peers=min_size, max_peers=max_size, **config))
 
 
 class World:
