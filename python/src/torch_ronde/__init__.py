@@ -32,23 +32,33 @@ def register() -> None:
 
 
 def _create(options: Any, _backend_options: Any, name: str = "ronde") -> Any:
-    """The backend of a process group, which profilers know by `name`. Its first rank hosts the job's coordinator, and hands the id to the others by the store."""
-    load()
-    store, rank, size = options.store, options.group_rank, options.group_size
+    """The backend of a process group, which profilers know by `name`."""
     timeout = options.timeout if isinstance(options.timeout, timedelta) else timedelta(seconds=options.timeout)
-    milliseconds = max(1, int(timeout.total_seconds() * 1000))
+    group, rank, size = options.process_group, options.group_rank, options.group_size
     if getattr(options, "enable_reconfigure", False):
         # It joins nothing: who is in it comes by reconfigure.
-        torch.ops.torch_ronde.attach_later(options.process_group.boxed(), rank, size, milliseconds, name)
-        return options.process_group._get_backend(torch.device("cpu"))
+        load()
+        torch.ops.torch_ronde.attach_later(group.boxed(), rank, size, _milliseconds(timeout), name)
+    else:
+        _serve(group, options.store, rank, size, timeout, name)
+    return group._get_backend(torch.device("cpu"))
+
+
+def _serve(group: Any, store: Any, rank: int, size: int, timeout: timedelta, name: str) -> None:
+    """Gives a process group a backend. Its first rank hosts the job's coordinator, and hands the id to the others by the store."""
+    load()
     if rank == 0:
         job = ronde.create_id(size=size)
         store.set(_ID, job)
     else:
         job = store.get(_ID)
     identity = torch.frombuffer(bytearray(job), dtype=torch.uint8)
-    torch.ops.torch_ronde.attach(options.process_group.boxed(), identity, rank, size, milliseconds, milliseconds, name)
-    return options.process_group._get_backend(torch.device("cpu"))
+    limit = _milliseconds(timeout)
+    torch.ops.torch_ronde.attach(group.boxed(), identity, rank, size, limit, limit, name)
+
+
+def _milliseconds(timeout: timedelta) -> int:
+    return max(1, int(timeout.total_seconds() * 1000))
 
 
 # The shim finds the library's functions among those of the process.
