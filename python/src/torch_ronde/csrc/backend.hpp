@@ -328,8 +328,8 @@ public:
             // Rank 0 says who is missing after the timeout; its word comes a little later.
             const ronde_status status = tell(0, RONDE_RECV, &word, timeout + timeout / 2 + milliseconds(1000));
             if (status == RONDE_OK && word == 1) return;
-            C10_THROW_ERROR(DistBackendError, c10::str("[Rank ", rank_, "]: Ronde: rank 0 has not let the others pass monitoredBarrier: it has failed there, ",
-                            "or has not come. Its own error names who is missing. ", status == RONDE_OK ? "" : ronde_last_error()));
+            C10_THROW_ERROR(DistBackendError, c10::str("[Rank ", rank_, "]: Rank ", rank_, " successfully reached monitoredBarrier, but received errors while ",
+                            "waiting for send/recv from rank 0: it has failed there, or has not come. Its own error names who is missing. ", status == RONDE_OK ? "" : ronde_last_error()));
         }
         struct Awaited { ronde_op *op; char word; };
         std::vector<Awaited> awaited(size_, Awaited{nullptr, 0});
