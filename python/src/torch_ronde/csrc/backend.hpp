@@ -7,8 +7,12 @@
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/version.h>
 
+#include <ATen/record_function.h>
+
 #include <atomic>
 #include <numeric>
+#include <string_view>
+#include <unordered_map>
 
 namespace torch_ronde {
 
@@ -412,6 +416,7 @@ private:
     struct Prepared {
         OpType type;
         const char *title;
+        // For profilers.
         Tensors inputs;
         std::vector<ronde_call> calls;
         std::vector<uint32_t> tags;
@@ -423,8 +428,9 @@ private:
 
     Prepared prepare(OpType type, const char *call, const Tensors &inputs) const {
         for (const at::Tensor &tensor : inputs) check_tensor(tensor, call);
-        Prepared p{type, titles_.at(call).c_str(), inputs, {}, {}, {}, {}, {}, {}};
-        return p;
+        // Without a profiler nobody asks what it is called, and with which tensors.
+        const bool is_profiled = at::hasCallbacks();
+        return {type, is_profiled ? titles_.at(call).c_str() : nullptr, is_profiled ? inputs : Tensors{}, {}, {}, {}, {}, {}, {}};
     }
 
     static void check_tensor(const at::Tensor &tensor, const char *what) {
@@ -655,7 +661,7 @@ private:
     Membership members_;
     // That it is registered by, and what profilers call its calls.
     const std::string name_;
-    std::unordered_map<std::string, std::string> titles_;
+    std::unordered_map<std::string_view, std::string> titles_;
     const c10::intrusive_ptr<Options> options_;
     c10::intrusive_ptr<RondeBackend> parent_;
     std::atomic<uint64_t> collectives_{0}, messages_{0};

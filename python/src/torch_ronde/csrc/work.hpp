@@ -102,7 +102,7 @@ public:
 
     bool wait(milliseconds timeout = kNoTimeout) override {
         const bool is_bounded = timeout > kNoTimeout;
-        const auto until = Clock::now() + (is_bounded ? timeout : milliseconds(0));
+        const auto until = is_bounded ? Clock::now() + timeout : Clock::time_point();
         while (!is_done()) {
             auto slice = SLICE;
             if (is_bounded) {
@@ -158,7 +158,8 @@ private:
     // Waits for the ops, so long at most; under the lock of progress.
     void advance(milliseconds patience) {
         if (is_done()) return;
-        const auto until = Clock::now() + patience;
+        const bool waits = patience > milliseconds(0);
+        const auto until = waits ? Clock::now() + patience : Clock::time_point();
         if (parts_.find) {
             try {
                 ronde_op *op = nullptr;
@@ -175,7 +176,7 @@ private:
             parts_.find = nullptr;
         }
         for (; next_ < parts_.ops.size(); next_++) {
-            const auto left = std::max(milliseconds(0), std::chrono::ceil<milliseconds>(until - Clock::now()));
+            const auto left = waits ? std::max(milliseconds(0), std::chrono::ceil<milliseconds>(until - Clock::now())) : milliseconds(0);
             ronde_op *op = parts_.ops[next_];
             const ronde_status status = left.count() > 0 ? ronde_op_wait_for(op, left.count(), nullptr) : ronde_op_test(op, nullptr);
             if (status == RONDE_IN_PROGRESS) return;
