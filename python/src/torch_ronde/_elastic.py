@@ -69,14 +69,22 @@ class World:
         """What all members have alike, by names that are the same everywhere: the model, the optimizer, a schedule, a sampler."""
         return State(parts)
 
-    def elastic(self, module: Any, *arguments: Any, bucket_bytes: int = BUCKET, **keywords: Any) -> Any:
-        """Averages the gradients of a module over the members, as the backward pass brings them. Gives it back.
+    def elastic(
+        self,
+        module: Any,
+        *arguments: Any,
+        bucket_bytes: int = BUCKET,
+        wire: torch.dtype | None = None,
+        **keywords: Any,
+    ) -> Any:
+        """Averages the gradients of a module over the members, as the backward pass brings them. Gives it back. `wire`: what they are
+        on their way, such as torch.bfloat16, which halves what travels of float32; sums are made in float32 on up to 32 members.
 
         `elastic(DistributedDataParallel, module, …)` has PyTorch's own class do it. All parameters have to be used by all
         members in a step there."""
         if isinstance(module, type):
             return self._elastic_ddp(module, *arguments, **keywords)
-        self._gradients.append(Gradients(self, module, bucket_bytes))
+        self._gradients.append(Gradients(self, module, bucket_bytes, wire))
         return module
 
     def _elastic_ddp(self, kind: type, module: torch.nn.Module, **keywords: Any) -> Any:

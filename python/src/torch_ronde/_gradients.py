@@ -18,10 +18,10 @@ BUCKET = 25 << 20
 class _Bucket:
     """Gradients of one type that travel together."""
 
-    def __init__(self, parameters: list[torch.nn.Parameter]) -> None:
+    def __init__(self, parameters: list[torch.nn.Parameter], wire: torch.dtype | None) -> None:
         self.parameters = parameters
         parts = [local(parameter) for parameter in parameters]
-        self.flat = torch.zeros(sum(part.numel() for part in parts), dtype=parts[0].dtype)
+        self.flat = torch.zeros(sum(part.numel() for part in parts), dtype=wire or parts[0].dtype)
         split = self.flat.split([part.numel() for part in parts])
         self.views = [piece.view(part.shape) for piece, part in zip(split, parts)]
         self.missing: set[int] = set()
@@ -39,7 +39,8 @@ class _Bucket:
         for parameter, view in zip(self.parameters, self.views):
             if parameter.grad is None:
                 parameter.grad = torch.empty_like(parameter)
-            if parameter.device.type == "cpu" and type(parameter.grad) is torch.Tensor:
+            is_alike = parameter.device.type == "cpu" and parameter.dtype == view.dtype
+            if is_alike and type(parameter.grad) is torch.Tensor:
                 parameter.grad = view
             else:
                 local(parameter.grad).copy_(view)
@@ -49,19 +50,21 @@ class Gradients:
     """All gradients of a module, in buckets that start as soon as they are complete, in the same order on every member: the
     parameters' own from the last to the first, which is about that of the backward pass."""
 
-    def __init__(self, world: World, module: torch.nn.Module, bucket_bytes: int) -> None:
+    def __init__(
+        self, world: World, module: torch.nn.Module, bucket_bytes: int, wire: torch.dtype | None = None
+    ) -> None:
         self._world = world
         self.buckets: list[_Bucket] = []
         gathered: list[torch.nn.Parameter] = []
         size = 0
         for parameter in reversed([p for p in module.parameters() if p.requires_grad]):
             if gathered and (parameter.dtype != gathered[0].dtype or size >= bucket_bytes):
-                self.buckets.append(_Bucket(gathered))
+                self.buckets.append(_Bucket(gathered, wire))
                 gathered, size = [], 0
             gathered.append(parameter)
             size += local(parameter).numel() * parameter.element_size()
         if gathered:
-            self.buckets.append(_Bucket(gathered))
+            self.buckets.append(_Bucket(gathered, wire))
         for at, bucket in enumerate(self.buckets):
             for index, parameter in enumerate(bucket.parameters):
                 parameter.register_post_accumulate_grad_hook(self._hook(at, index))
