@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from datetime import timedelta
 
 import pytest
@@ -98,6 +99,52 @@ def destroyed(rank, size, coordinator):
 
 def test_a_group_is_destroyed_while_a_call_runs(ranks):
     assert ranks(2, destroyed) == [True] * 2
+
+
+def again(rank, size, coordinator):
+    """The same store, and the same names in it."""
+    import torch_ronde  # noqa: F401
+
+    host, port = coordinator.split(":")
+    store = dist.TCPStore(host, int(port), size, rank == 0, timedelta(seconds=30))
+    sums = []
+    for turn in range(3):
+        dist.init_process_group("ronde", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=20))
+        data = torch.tensor([float(turn + rank)])
+        dist.all_reduce(data)
+        sums.append(data.item())
+        dist.destroy_process_group()
+    store.set(f"done/{rank}", "")
+    store.wait([f"done/{r}" for r in range(size)])
+    return sums
+
+
+def test_groups_one_after_the_other_on_one_store(ranks):
+    assert ranks(2, again) == [[1.0, 3.0, 5.0]] * 2
+
+
+def dropped(rank, size, coordinator):
+    store = begin(rank, size, coordinator)
+    data = torch.full((1 << 18,), float(rank + 1))
+    outputs = [torch.zeros(1 << 18) for _ in range(size)]
+    with torch.inference_mode():
+        inferred = [torch.zeros(1 << 18) for _ in range(size)]
+        dist.all_gather(inferred, data, async_op=True)
+    # Nobody keeps what could be waited for.
+    dist.all_gather(outputs, data, async_op=True)
+    # A callback that makes a call and waits for it.
+    chained = dist.all_reduce(torch.ones(1 << 18), async_op=True).get_future()
+    chained = chained.then(lambda f: dist.all_reduce(f.value()[0], async_op=True).get_future().wait()[0])
+    total = chained.wait()[0].item()
+    until = time.monotonic() + 20
+    while any(o[-1].item() == 0 for o in outputs + inferred) and time.monotonic() < until:
+        time.sleep(0.01)
+    end(store)
+    return total, [o[-1].item() for o in outputs + inferred]
+
+
+def test_nobody_waits_and_callbacks_call(ranks):
+    assert ranks(2, dropped) == [(4.0, [1.0, 2.0] * 2)] * 2
 
 
 LEAVES = """

@@ -54,7 +54,12 @@ def _serve(group: Any, store: Any, rank: int, size: int, timeout: timedelta, nam
         job = store.get(_ID)
     identity = torch.frombuffer(bytearray(job), dtype=torch.uint8)
     limit = _milliseconds(timeout)
-    torch.ops.torch_ronde.attach(group.boxed(), identity, rank, size, limit, limit, name)
+    try:
+        torch.ops.torch_ronde.attach(group.boxed(), identity, rank, size, limit, limit, name)
+    finally:
+        # All have read it once all have joined. The next group may have the same store, with the same prefix.
+        if rank == 0:
+            store.delete_key(_ID)
 
 
 def _milliseconds(timeout: timedelta) -> int:

@@ -6,10 +6,13 @@ and where none came with the package it is compiled once, from the source that d
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
+import platform
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -46,7 +49,7 @@ def _find() -> Path:
 
 def _kept() -> Path:
     """What was compiled here before, of this very source and for this very PyTorch."""
-    digest = hashlib.sha256(torch.__version__.encode())
+    digest = hashlib.sha256(f"{torch.__version__} {platform.machine()} {platform.libc_ver()}".encode())
     for source in [*sorted(_SOURCES.iterdir()), header_folder() / "ronde.h"]:
         digest.update(source.read_bytes())
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch_ronde"
@@ -54,8 +57,9 @@ def _kept() -> Path:
     if not library.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with open(library.with_suffix(".lock"), "w") as lock:
-            # Of the ranks of one machine the first one compiles.
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Of the ranks of one machine the first one compiles. Some shared file systems have no locks: there each does.
+            with contextlib.suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX)
             if not library.exists():
                 compile_to(library)
     return library
@@ -80,7 +84,7 @@ def compile_to(library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         made = Path(folder) / library.name
         command = [
-            compiler, "-std=c++20", "-O2", "-fPIC", "-shared", "-fvisibility=hidden",
+            *shlex.split(compiler), "-std=c++20", "-O2", "-fPIC", "-shared", "-fvisibility=hidden",
             f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
             "-isystem", str(include), "-isystem", str(include / "torch" / "csrc" / "api" / "include"), "-I", str(header_folder()),
             str(_SOURCES / "shim.cpp"), "-o", str(made), f"-L{libraries}", "-ltorch_cpu", "-lc10", "-ldl", "-s",
@@ -90,4 +94,6 @@ def compile_to(library: Path) -> None:
             raise ImportError(
                 f"torch_ronde could not be compiled for torch {torch.__version__}:\n{' '.join(command)}\n{done.stderr[-4000:]}"
             )
-        made.replace(library)
+        # What is there stays: others may run it.
+        with contextlib.suppress(FileExistsError):
+            os.link(made, library)

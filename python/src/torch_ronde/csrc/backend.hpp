@@ -205,7 +205,7 @@ public:
         check_type(output, input, "all_to_all");
         at::Tensor from = input.contiguous(), to = landing(output);
         if (output_splits.empty() && input_splits.empty()) {
-            TORCH_CHECK_VALUE(input.numel() == output.numel() && (input.dim() == 0 || input.size(0) % size_ == 0), "all_to_all: ", size_,
+            TORCH_CHECK_VALUE(input.numel() == output.numel() && (size_ == 1 || (input.dim() > 0 && input.size(0) % size_ == 0)), "all_to_all: ", size_,
                               " ranks cannot share ", input.sizes(), " and ", output.sizes(), " evenly");
             move(p, RONDE_ALL_TO_ALL, &from, &to, from.numel() / size_, 0);
         } else {
@@ -642,6 +642,8 @@ private:
         } else if (!p.conclusions.empty()) {
             p.parts.conclude = [all = std::move(p.conclusions)] { for (const auto &one : all) one(); };
         }
+        const bool copies = static_cast<bool>(p.parts.conclude);
+        if (copies) p.parts.caller.emplace();
         std::exception_ptr failed;
         for (size_t i = 0; i < p.calls.size() && !failed; i++) {
             options.tag = p.tags[i], p.calls[i].options = &options;
@@ -655,15 +657,17 @@ private:
         if (failed) std::rethrow_exception(failed);
         if (!is_async) work->wait();
         else work->isCompleted();
+        if (is_async && copies) work->conclude_in_any_case();
         return work;
     }
 
+    // Goes after its part.
+    c10::intrusive_ptr<RondeBackend> parent_;
     Membership members_;
     // That it is registered by, and what profilers call its calls.
     const std::string name_;
     std::unordered_map<std::string_view, std::string> titles_;
     const c10::intrusive_ptr<Options> options_;
-    c10::intrusive_ptr<RondeBackend> parent_;
     std::atomic<uint64_t> collectives_{0}, messages_{0};
     std::atomic<bool> closed_{false};
     std::mutex finding_;

@@ -3,6 +3,7 @@
 
 #include "common.hpp"
 
+#include <ATen/ThreadLocalState.h>
 #include <torch/csrc/distributed/c10d/Work.hpp>
 
 #include <dlfcn.h>
@@ -14,6 +15,7 @@
 #include <chrono>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -71,6 +73,8 @@ public:
         std::vector<at::Tensor> tensors, outputs;
         // Copies results to where they belong.
         std::function<void()> conclude;
+        // What counts on the thread that has made the call, such as inference mode, counts where it is concluded.
+        std::optional<at::ThreadLocalState> caller;
         // Starts its op, once that can be done; waits for so long at most. The rank that it is with then, -1 else.
         std::function<int(milliseconds, ronde_op **)> find;
     };
@@ -134,6 +138,9 @@ public:
     milliseconds getTimeout() const override { return timeout_; }
     c10::intrusive_ptr<c10::ivalue::Future> getFuture() override;
 
+    // Also if nobody waits for it.
+    void conclude_in_any_case();
+
     bool is_done() const {
         std::lock_guard<std::mutex> lock(mutex_);
         return completed_;
@@ -141,15 +148,16 @@ public:
 
     void from(int source) { source_ = source; }
 
-    // Descriptors that become readable when its ops end.
+    // The descriptor that becomes readable when the op ends that is waited for first.
     std::vector<int> descriptors() {
         std::vector<int> all;
         std::unique_lock<std::mutex> lock(progress_, std::try_to_lock);
         // Who waits for it resolves its future.
         if (!lock) return all;
-        for (ronde_op *op : parts_.ops) {
+        // Those before have ended, and theirs stay readable.
+        if (next_ < parts_.ops.size()) {
             int descriptor = -1;
-            if (ronde_op_descriptor(op, &descriptor) == RONDE_OK) all.push_back(descriptor);
+            if (ronde_op_descriptor(parts_.ops[next_], &descriptor) == RONDE_OK) all.push_back(descriptor);
         }
         return all;
     }
@@ -184,7 +192,11 @@ private:
             if (status != RONDE_OK && !failed_) failed_ = error_of(status);
         }
         try {
-            if (!failed_ && parts_.conclude) parts_.conclude();
+            if (!failed_ && parts_.conclude) {
+                std::optional<at::ThreadLocalStateGuard> as_the_caller;
+                if (parts_.caller) as_the_caller.emplace(*parts_.caller);
+                parts_.conclude();
+            }
         } catch (...) {
             failed_ = std::current_exception();
         }
@@ -245,7 +257,8 @@ private:
     c10::intrusive_ptr<c10::ivalue::Future> future_;
 };
 
-// Resolves futures, on a thread of its own: users' callbacks run there, and may take long.
+// Resolves futures, on a thread of its own: users' callbacks run there, and may take long. It also concludes works whose results are
+// to be copied to where they belong, also if nobody waits for them.
 class Resolver {
 public:
     static Resolver &get() {
@@ -255,6 +268,17 @@ public:
     }
 
     void add(c10::intrusive_ptr<RondeWork> work) {
+        if (is_its_thread()) {
+            // A callback makes a call and may wait for it, here: somebody else has to see its end.
+            std::thread([work = std::move(work)] {
+                try {
+                    work->wait();
+                } catch (...) {
+                    // It is in its future.
+                }
+            }).detach();
+            return;
+        }
         std::lock_guard<std::mutex> lock(mutex_);
         // Of a process that was forked the child has no thread.
         if (!runs_ || owner_ != getpid()) {
@@ -268,7 +292,13 @@ public:
     }
 
 private:
+    static bool &is_its_thread() {
+        thread_local bool its = false;
+        return its;
+    }
+
     void run() {
+        is_its_thread() = true;
         std::vector<c10::intrusive_ptr<RondeWork>> mine;
         for (;;) {
             {
@@ -294,6 +324,10 @@ private:
     pid_t owner_ = 0;
     int wake_ = -1;
 };
+
+inline void RondeWork::conclude_in_any_case() {
+    if (!is_done()) Resolver::get().add(c10::intrusive_ptr<RondeWork>::reclaim_copy(this));
+}
 
 inline c10::intrusive_ptr<c10::ivalue::Future> RondeWork::getFuture() {
     auto future = c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()));
